@@ -1,0 +1,41 @@
+# `make` lists the targets. Variables: PYTHON, EXTRAS (see scripts/setup.sh), VENV, ARGS.
+VENV ?= .venv
+export VENV PYTHON EXTRAS
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-thin test lint fmt bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## create .venv and install everything (skipped when nothing changed)
+	@scripts/setup.sh
+
+demo: setup  ## the whole pipeline on MovieLens-100K, into demo/
+	$(VENV)/bin/llmaug datasets ml-100k --to demo/logs
+	$(VENV)/bin/python jobs/nightly.py --config configs/demo.yaml --root demo $(ARGS)
+
+demo-thin: setup  ## the same on thin logs: only each user's last events are known
+	$(VENV)/bin/llmaug datasets ml-100k --to demo/logs
+	$(VENV)/bin/python jobs/nightly.py --config configs/demo_thin.yaml --root demo $(ARGS)
+
+test: setup  ## run the tests (ARGS='-m "not slow"' to choose)
+	$(VENV)/bin/python -m pytest -q $(ARGS)
+
+lint: setup  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+fmt: setup  ## format the code and sort the imports
+	$(VENV)/bin/ruff check --select I --fix .
+	$(VENV)/bin/ruff format .
+
+bench: setup  ## run every benchmark; each ends with one line of JSON
+	@for file in $(wildcard benchmarks/*.py); do \
+		echo "== $$file"; $(VENV)/bin/python $$file $(ARGS) || exit 1; \
+	done
+
+clean:  ## remove caches and what the demo wrote; .venv stays
+	rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,308 @@
+"""The `llmaug` command. Heavy imports stay inside the commands: --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llmaug import __version__
+from llmaug.errors import UserError
+
+if TYPE_CHECKING:
+    from llmaug.config import Config
+    from llmaug.storage import Storage
+
+app = typer.Typer(
+    help="Language-model augmentation for recommenders: from logs to a published model.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ROOT = Annotated[
+    str | None,
+    typer.Option(envvar="LLMAUG_ROOT", help="Storage root: a folder or s3://bucket/prefix."),
+]
+ENDPOINT = Annotated[
+    str | None, typer.Option(envvar="AWS_ENDPOINT_URL", help="S3 endpoint, for servers not AWS.")
+]
+AS_JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+CONFIG = Annotated[Path, typer.Option("--config", "-c", help="YAML config.", show_default=False)]
+NAME = Annotated[str, typer.Option(help="Name of the published model.")]
+_DEFAULT_ROOT = "demo"
+
+
+@app.command()
+def run(
+    config: CONFIG,
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="Run folder; default: the config's name.")
+    ] = None,
+    until: Annotated[
+        str, typer.Option(help="Last step to run, e.g. `split` or `train`.")
+    ] = "report",
+    as_json: AS_JSON = False,
+) -> None:
+    """Run the job, or what is left of it.
+
+    Example: `llmaug run --config configs/demo.yaml --root demo --until split`
+    """
+    run_job(config, root, endpoint_url, run_id, until, as_json)
+
+
+def run_job(
+    config_path: Path,
+    root: str | None,
+    endpoint_url: str | None,
+    run_id: str | None,
+    until: str,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """What `llmaug run` and the scripts in jobs/ do: run, and print what came out."""
+    from llmaug import pipeline, report
+    from llmaug.cluster import disconnect
+    from llmaug.config import load_config
+    from llmaug.progress import Progress
+
+    config = load_config(config_path)
+    storage = _storage(config, root, endpoint_url)
+    run_id = run_id or config.name
+    console = Console(stderr=True)
+    try:
+        manifests = pipeline.run(
+            config, storage, run_id, until, lambda publish: Progress(console, publish)
+        )
+    finally:
+        disconnect()
+    metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
+    if as_json:
+        _print_json(metrics or {name: m["counts"] for name, m in manifests.items()})
+    elif metrics:
+        from llmaug.summary import print_summary
+
+        print_summary(Console(), storage, run_id, metrics)
+    else:
+        skipped = sum(m["skipped"] for m in manifests.values())
+        Console().print(f"Ran to {until}: {len(manifests)} stages, {skipped} unchanged.")
+    return manifests
+
+
+@app.command()
+def status(run: Annotated[str, typer.Argument(help="Run id.")], root: ROOT = None,
+           endpoint_url: ENDPOINT = None, as_json: AS_JSON = False) -> None:  # fmt: skip
+    """How far a run is: read from storage, so any machine can ask.
+
+    Example: `llmaug status demo --root demo`
+    """
+    from llmaug.status import read_status
+
+    state = read_status(_storage(None, root, endpoint_url), run)
+    if as_json:
+        return _print_json(state)
+    console = Console()
+    holder = state["holder"]
+    held = f"running: process {holder['pid']} on {holder['host']}" if holder else "not running"
+    console.print(f"run [bold]{run}[/bold], {held}")
+    table = Table("stage", "state", "seconds", "rows", box=None)
+    for stage in state["stages"]:
+        seconds = f"{stage['seconds']:.1f}" if stage["seconds"] is not None else ""
+        table.add_row(stage["name"], stage["state"], seconds, f"{stage['rows']:,}")
+    console.print(table)
+    if holder and state["progress"]:
+        now = state["progress"]
+        left = f", {now['remaining_s']:.0f} s left" if now.get("remaining_s") else ""
+        console.print(f"now: {now['stage']} {now['done']}/{now['total'] or '?'}{left}")
+
+
+@app.command()
+def recommend(
+    user: Annotated[str, typer.Option(help="User id as in the logs.")],
+    k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
+    name: NAME = "recommender",
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Recommendations for one user by the published model.
+
+    Example: `llmaug recommend --user 196 --k 10`
+    """
+    from llmaug.recommend import for_user
+
+    answer = for_user(_storage(None, root, endpoint_url), name, user, k)
+    if as_json:
+        return _print_json(answer)
+    console = Console()
+    if not answer["known_user"]:
+        console.print(f"[yellow]user {escape(user)} is not in the logs: what suits anyone[/yellow]")
+    table = Table("#", "item", "title", "score", box=None)
+    for row in answer["items"]:
+        table.add_row(
+            str(row["position"]), row["item_id"], escape(row["title"] or ""), f"{row['score']:.4f}"
+        )
+    console.print(table)
+    console.print(f"[dim]model {answer['model']} (arm {answer['arm']})[/dim]")
+
+
+@app.command()
+def score(
+    pairs: Annotated[Path, typer.Option(help="CSV with columns user_id and item_id.")],
+    name: NAME = "recommender",
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Score in (0, 1) of user-item pairs by the published model, as CSV.
+
+    Example: `llmaug score --pairs pairs.csv`
+    """
+    import csv
+
+    from llmaug.recommend import read_pairs, score_pairs
+
+    rows = score_pairs(_storage(None, root, endpoint_url), name, read_pairs(pairs))
+    if as_json:
+        return _print_json(rows)
+    writer = csv.DictWriter(sys.stdout, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+@app.command()
+def datasets(
+    dataset: Annotated[str, typer.Argument(help="ml-100k")],
+    to: Annotated[str, typer.Option(help="Folder or s3://bucket/prefix to write to.")],
+    endpoint_url: ENDPOINT = None,
+    max_users: Annotated[int | None, typer.Option(help="Only so many users.")] = None,
+) -> None:
+    """Write a public data set as an ordinary customer's logs.
+
+    Example: `llmaug datasets ml-100k --to demo/logs`
+    """
+    from llmaug.datasets import write_ml_100k
+
+    if dataset != "ml-100k":
+        raise UserError(f"no data set '{dataset}'; there is: ml-100k")
+    counts = write_ml_100k(to, endpoint_url=endpoint_url, max_users=max_users)
+    Console().print(f"{to}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+
+
+@config_app.command("schema")
+def schema() -> None:
+    """JSON schema of the config: every field with its meaning and default.
+
+    Example: `llmaug config schema > schema.json`
+    """
+    from llmaug.config import Config
+
+    _print_json(Config.model_json_schema())
+
+
+@config_app.command("check")
+def check(config: CONFIG) -> None:
+    """Read a config and print it whole, defaults filled in.
+
+    Example: `llmaug config check --config configs/demo.yaml`
+    """
+    import yaml
+
+    from llmaug.config import load_config
+
+    print(yaml.safe_dump(load_config(config).model_dump(mode="json"), sort_keys=False), end="")
+
+
+@app.command()
+def doctor(root: ROOT = None, endpoint_url: ENDPOINT = None, as_json: AS_JSON = False) -> None:
+    """What is installed, what storage allows, and how to mend what is wrong.
+
+    Example: `llmaug doctor --root s3://my-bucket/llmaug`
+    """
+    from dataclasses import asdict
+
+    from llmaug.doctor import checks
+
+    found = checks(_storage(None, root, endpoint_url))
+    if as_json:
+        _print_json([asdict(check) for check in found])
+    else:
+        table = Table("", "check", "found", "what to do", box=None)
+        marks = {
+            True: "[green]ok[/green]",
+            None: "[yellow]note[/yellow]",
+            False: "[red]wrong[/red]",
+        }
+        for item in found:
+            table.add_row(marks[item.ok], item.name, escape(item.found), escape(item.fix or ""))
+        Console().print(table)
+    if any(check.ok is False for check in found):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def job(until: str, about: str | None) -> None:
+    """Entry point of the scripts in jobs/: the options of `llmaug run`, `until` fixed."""
+
+    def script(
+        config: CONFIG,
+        root: ROOT = None,
+        endpoint_url: ENDPOINT = None,
+        run_id: Annotated[
+            str | None, typer.Option(help="Run folder; default: the config's name.")
+        ] = None,
+    ) -> None:
+        run_job(config, root, endpoint_url, run_id, until)
+
+    script.__doc__ = about
+    single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    single.command()(script)
+    guarded(single)
+
+
+def main() -> None:
+    """Entry point: a UserError is printed without a traceback, exit code 1."""
+    guarded(app)
+
+
+def guarded(command: Any) -> None:
+    """Call `command`; print what the user can mend in one line and exit with 1."""
+    try:
+        command()
+    except UserError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        message = "stopped: what is finished is kept; run the same command again to go on"
+        Console(stderr=True).print(message)
+        sys.exit(130)
+
+
+def _storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:
+    from llmaug.storage import Storage
+
+    if config:
+        root = root or config.storage.root
+        endpoint_url = endpoint_url or config.storage.endpoint_url
+    return Storage(root or _DEFAULT_ROOT, endpoint_url)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))

@@ -1,0 +1,465 @@
+"""The YAML config as pydantic models: every field described, unknown keys refused.
+
+A preset is a YAML file; a variant names its `base` and changes fields of it. Secrets never
+stand in a config: they come from the environment or the standard AWS files.
+"""
+
+from __future__ import annotations
+
+import difflib
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llmaug.errors import UserError
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class StorageConfig(_Model):
+    """Where everything is read from and written to."""
+
+    root: str = "llmaug-data"
+    """Folder or `s3://bucket/prefix`. `--root` and LLMAUG_ROOT win over it."""
+    endpoint_url: str | None = None
+    """S3 endpoint for servers other than AWS. `--endpoint-url` wins over it."""
+
+
+Format = Literal["parquet", "jsonl", "csv", "text"]
+
+
+class TableConfig(_Model):
+    """A side table: items or users."""
+
+    path: str
+    """Folder or file; `{root}` stands for the storage root."""
+    format: Literal["parquet", "jsonl", "csv"] = "parquet"
+    """Format of the files."""
+    columns: dict[str, str] = {}
+    """Our column name: the name in the files. Columns of the same name need no entry."""
+
+
+class IngestConfig(_Model):
+    """Reading, cleaning and sampling of the logs."""
+
+    path: str = "{root}/logs/events"
+    """Folder or file of the events; `{root}` stands for the storage root."""
+    format: Format = "parquet"
+    """parquet, jsonl, csv, or text (lines matched by `pattern`). `.gz` files are unpacked."""
+    columns: dict[str, str] = {}
+    """Our column name (user_id, item_id, action, timestamp, value): the name in the logs."""
+    pattern: str | None = None
+    """format text: a regular expression with named groups user_id and item_id (and, where
+    the lines have them, action, timestamp, value)."""
+    order: Literal["timestamp", "line"] = "timestamp"
+    """What orders a user's events. `line`: the logs have no time; the line number orders
+    them and stands in as seconds since 1970."""
+    timestamp_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """Unit of integer or float timestamps; not needed for timestamp columns and ISO 8601."""
+    default_action: str = "interact"
+    """Action of logs without an action column."""
+    actions: list[str] | None = None
+    """All actions that the logs may hold; a row with another one is quarantined. None: any."""
+    keep_actions: list[str] | None = None
+    """Actions that are training material; other rows are dropped and counted. None: all."""
+    date_partition: str | None = "dt"
+    """Hive partition key (`dt=2026-01-31/`) that `start` and `end` prune by."""
+    start: date | None = None
+    """First day (UTC) to read."""
+    end: date | None = None
+    """Last day (UTC) to read, inclusive."""
+    earliest: datetime = datetime.fromisoformat("1990-01-01T00:00:00+00:00")
+    """Timestamps before this are quarantined: most often a wrong unit."""
+    max_events_per_day: int | None = Field(default=2000, ge=1)
+    """A user with more events than this on one day (UTC) is a bot: all its rows are dropped."""
+    k_core: int = Field(default=1, ge=1)
+    """Drop users and items with fewer events than this, again and again until none is left."""
+    sample_users: float = Field(default=1.0, gt=0, le=1)
+    """Share of the users to keep, by a hash of the user id: the same users every night."""
+    max_quarantined: float = Field(default=0.01, ge=0, le=1)
+    """A larger share of quarantined rows stops the run: then the config is wrong, not a row."""
+    num_parts: int | None = Field(default=None, ge=1)
+    """User partitions, the unit of work of all later stages. None: by size (128 MB each)."""
+    items: TableConfig | None = None
+    """Catalogue: item_id, title, description, tags, price, image_uri."""
+    users: TableConfig | None = None
+    """User attributes: user_id and attribute columns."""
+
+    @model_validator(mode="after")
+    def _text_has_a_pattern(self) -> IngestConfig:
+        if (self.format == "text") != (self.pattern is not None):
+            raise ValueError("ingest.pattern goes with ingest.format: text, and is required there")
+        return self
+
+
+class SplitConfig(_Model):
+    """Held-out events."""
+
+    kind: Literal["leave_one_out", "temporal", "none"] = "temporal"
+    """temporal: events past a global cut-off; leave_one_out: each user's last event is test,
+    the one before validation; none: all events train, nothing is measured."""
+    validation_quantile: float = Field(default=0.8, gt=0, lt=1)
+    """temporal: share of the events before the validation cut-off (rounded to an hour)."""
+    test_quantile: float = Field(default=0.9, gt=0, lt=1)
+    """temporal: share of the events before the test cut-off (rounded to an hour)."""
+    max_train_events: int | None = Field(default=None, ge=1)
+    """Keep only each user's last N training events: an experiment on thin logs."""
+
+    @model_validator(mode="after")
+    def _quantiles_in_order(self) -> SplitConfig:
+        if self.validation_quantile >= self.test_quantile:
+            raise ValueError("split.validation_quantile must be below split.test_quantile")
+        return self
+
+
+class VocabularyConfig(_Model):
+    """Items to tokens."""
+
+    cold_items: bool = True
+    """Also give a token to catalogue items without a training event (the items table is then
+    taken to be the catalogue as of the cut-off)."""
+    min_tag_items: int = Field(default=3, ge=1)
+    """Tags on fewer items are left out of the item features."""
+
+
+class OptimiserConfig(_Model):
+    """AdamW with linear warm-up, early stop on validation NDCG@10."""
+
+    num_steps: int = Field(default=1000, ge=1)
+    """Optimiser steps at most: the same for every arm."""
+    batch_size: int = Field(default=128, ge=1)
+    """Sequences (or pairs) in one step, over all workers."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's decoupled weight decay."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Steps of linear warm-up."""
+    validate_every: int = Field(default=50, ge=1)
+    """Steps between validations; each one also writes a checkpoint."""
+    patience: int = Field(default=8, ge=1)
+    """Stop after this many validations without a better one; the best weights are kept."""
+    num_workers: int = Field(default=1, ge=1)
+    """Ray Train workers (DDP)."""
+    use_gpu: bool = False
+    """One GPU for each worker."""
+    threads_per_worker: int = Field(default=1, ge=1)
+    """CPU threads of each worker."""
+
+
+class LmConfig(OptimiserConfig):
+    """Behaviour language model: a small Llama over item tokens (DESIGN section 3)."""
+
+    name: str = "causal"
+    """Folder below `lm/` and first half of the generator's name."""
+    hidden_size: int = Field(default=64, ge=8)
+    """Width."""
+    num_layers: int = Field(default=2, ge=1)
+    """Transformer layers."""
+    num_heads: int = Field(default=2, ge=1)
+    """Attention heads; vLLM's CPU attention takes head sizes 32, 64, 80, 96, 112, 128."""
+    context_len: int = Field(default=64, ge=4)
+    """Longest sequence in tokens, prompt and continuation together."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout on embeddings and on the last hidden state while training."""
+    item_features: bool = True
+    """Add projected item tags to the item embeddings (folded into one table at export)."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW's decoupled weight decay."""
+
+    @model_validator(mode="after")
+    def _head_size(self) -> LmConfig:
+        size, rest = divmod(self.hidden_size, self.num_heads)
+        if rest or size not in (32, 64, 80, 96, 112, 128, 160, 192, 224, 256):
+            raise ValueError(
+                f"lm.hidden_size / lm.num_heads is {self.hidden_size}/{self.num_heads}; vLLM "
+                "takes head sizes 32, 64, 80, 96, 112, 128, 160, 192, 224, 256"
+            )
+        return self
+
+
+class SamplingConfig(_Model):
+    """How tokens are drawn."""
+
+    temperature: float = Field(default=0.8, gt=0)
+    """Below 1: closer to the likeliest items."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling."""
+    top_k: int = Field(default=-1, ge=-1)
+    """Draw among the k likeliest tokens; -1: all."""
+
+
+class ContinueConfig(SamplingConfig):
+    """Events after a user's training history."""
+
+    kind: Literal["continue"]
+    samples_per_user: int = Field(default=1, ge=1)
+    """Continuations of each history."""
+    num_events: int = Field(default=5, ge=1)
+    """Events of each continuation."""
+    max_history_len: int | None = Field(default=None, ge=1)
+    """Only users with at most this many training events: the sparse ones. None: all."""
+
+
+class NewUsersConfig(SamplingConfig):
+    """Whole histories of users who do not exist."""
+
+    kind: Literal["new_users"]
+    num_users: int = Field(default=1000, ge=1)
+    """How many."""
+    num_events: int = Field(default=10, ge=2)
+    """Events of each."""
+
+
+class PlanConfig(_Model):
+    """Which Units are generated."""
+
+    strategies: list[Annotated[ContinueConfig | NewUsersConfig, Field(discriminator="kind")]] = (
+        Field(default=[], max_length=16)
+    )
+    """What to generate; empty: nothing, only the arm `real` is trained."""
+    units_per_part: int = Field(default=512, ge=1)
+    """New-user units in one part: what a killed run may lose."""
+
+    @model_validator(mode="after")
+    def _no_question_twice(self) -> PlanConfig:
+        # A unit's id is made from its question: a repeated strategy repeats the units.
+        asked = [
+            strategy.model_dump(exclude={"num_users", "samples_per_user", "max_history_len"})
+            for strategy in self.strategies
+        ]
+        for number, question in enumerate(asked):
+            if question in asked[:number]:
+                raise ValueError(
+                    f"plan.strategies {asked.index(question)} and {number} ask the same questions; "
+                    "raise num_users or samples_per_user of one, or change its sampling"
+                )
+        return self
+
+
+class GenerateConfig(_Model):
+    """The generation actors."""
+
+    engine: Literal["vllm", "uniform"] = "vllm"
+    """vllm, or uniform: items drawn at random, a control that the gate must refuse."""
+    num_actors: int = Field(default=1, ge=1)
+    """Fixed number of engines."""
+    num_cpus: float = Field(default=1, ge=0)
+    """Ray CPUs of each engine."""
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs of each engine."""
+    max_num_seqs: int = Field(default=256, ge=1)
+    """Units in flight in one engine."""
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    """CPU only: key-value cache of each engine in GiB."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Weights and activations in the engine."""
+
+
+class FiltersConfig(_Model):
+    """What generated events must be."""
+
+    repeats: Literal["allow", "forbid"] = "forbid"
+    """forbid: an item already in the history (films); allow: news, groceries."""
+    min_events: int = Field(default=2, ge=1)
+    """Outcomes with fewer kept events are rejected."""
+    copied_ngram: int = Field(default=5, ge=2)
+    """Length of the runs of events by which copies of real people are recognised."""
+    max_copied_share: float = Field(default=0.5, ge=0, lt=1)
+    """New users of whose runs more than this share occur in training histories are rejected
+    as copies of real people."""
+
+
+class MergeConfig(_Model):
+    """Real and synthetic events into training shards."""
+
+    synthetic_weight: float = Field(default=1.0, gt=0)
+    """Training weight of a synthetic event; a real one has 1."""
+
+
+class TrainConfig(OptimiserConfig):
+    """The recommender."""
+
+    model: Literal["sasrec", "linear"] = "sasrec"
+    """sasrec (sequences), linear (sigmoid(beta^T [u; i]))."""
+    seeds: list[int] = Field(default=[1], min_length=1)
+    """One model a seed and arm; the first is the one published."""
+    embedding_dim: int = Field(default=64, ge=1)
+    """Width of item (and user) vectors."""
+    num_layers: int = Field(default=2, ge=1)
+    """sasrec: transformer layers."""
+    num_heads: int = Field(default=2, ge=1)
+    """sasrec: attention heads."""
+    history_len: int = Field(default=50, ge=1)
+    """sasrec: events the model looks at."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """sasrec: dropout."""
+    loss: Literal["bce", "mse"] = "bce"
+    """linear: binary cross-entropy or mean squared error on sigmoid outputs."""
+    interaction: Literal["concat", "hadamard"] = "concat"
+    """linear: [u; i], or [u; i; u*i]."""
+    num_negatives: int = Field(default=4, ge=0)
+    """linear: items drawn at random as negatives for each event."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> TrainConfig:
+        if self.model == "sasrec" and self.embedding_dim % self.num_heads:
+            raise ValueError(
+                f"train.embedding_dim {self.embedding_dim} is not a multiple of train.num_heads "
+                f"{self.num_heads}"
+            )
+        return self
+
+
+class EvaluateConfig(_Model):
+    """Before and after, on held-out real events."""
+
+    cutoffs: list[int] = Field(default=[10, 20], min_length=1)
+    """k of the metrics; the first is the one that gate and lift look at."""
+    exclude_seen: bool = True
+    """Leave items of the history out of the ranking (false where repeats are normal)."""
+    num_bootstrap: int = Field(default=2000, ge=100)
+    """Paired bootstrap samples over users."""
+    min_users: int = Field(default=100, ge=1)
+    """Warn below this many held-out users."""
+
+
+class GateConfig(_Model):
+    """When the augmented model may go out."""
+
+    min_lift: float = 0.0
+    """The whole 95% interval of the relative NDCG lift must lie above this."""
+    max_segment_loss: float = Field(default=0.0, ge=0)
+    """A segment fails the gate when its 95% interval lies below minus this (absolute NDCG)."""
+    min_segment_users: int = Field(default=30, ge=1)
+    """Segments with fewer users are shown but do not decide."""
+
+
+class PublishConfig(_Model):
+    """The versioned model folder."""
+
+    name: str = "recommender"
+    """Folder below `published/`."""
+
+
+class RecommendConfig(_Model):
+    """Batch recommendations from the published model."""
+
+    k: int = Field(default=10, ge=1)
+    """Items for each user."""
+    include_seen: bool = False
+    """Recommend items of the history again."""
+
+
+class RayConfig(_Model):
+    """The cluster."""
+
+    address: str | None = None
+    """None: RAY_ADDRESS if set, else a local single-node Ray; `auto` inside a cluster."""
+    num_cpus: int | None = Field(default=None, ge=4)
+    """Logical CPUs of a local Ray (Ray Data needs spare ones: at least 4)."""
+
+
+class Config(_Model):
+    """One nightly job."""
+
+    name: str = "llmaug"
+    """Name of the job; also the run id when none is given."""
+    seed: int = 7
+    """Of everything random."""
+    storage: StorageConfig = StorageConfig()
+    ingest: IngestConfig = IngestConfig()
+    split: SplitConfig = SplitConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    lm: LmConfig = LmConfig()
+    plan: PlanConfig = PlanConfig()
+    generate: GenerateConfig = GenerateConfig()
+    filters: FiltersConfig = FiltersConfig()
+    merge: MergeConfig = MergeConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    publish: PublishConfig = PublishConfig()
+    recommend: RecommendConfig = RecommendConfig()
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        for strategy in self.plan.strategies:
+            if strategy.num_events + 2 > self.lm.context_len:
+                raise ValueError(
+                    f"plan.strategies: num_events {strategy.num_events} does not fit into "
+                    f"lm.context_len {self.lm.context_len}; at most {self.lm.context_len - 2}"
+                )
+        return self
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a YAML config, its `base` first.
+
+    Raises UserError naming the file, the field and, for an unknown key, the likely one.
+    """
+    return parse_config(_read_yaml(Path(path)), str(path))
+
+
+def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
+    """Check a config that was read already; `where` names it in messages."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such config file; examples are in configs/") from error
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a config is a mapping of sections, not a {type(raw).__name__}")
+    base = raw.pop("base", None)
+    return _merged(_read_yaml(path.parent / base), raw) if base else raw
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if both else value
+    return out
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(step) for step in problem["loc"]) or "(top level)"
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    known = _fields_at(problem["loc"][:-1])
+    close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+    return f"{where}: unknown key; {hint}"
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    """Field names of the model that `path` leads to (list items and unions by their tag)."""
+    models: list[type[BaseModel]] = [Config]
+    for step in path:
+        if step == "strategies":
+            models = [ContinueConfig, NewUsersConfig]
+        elif any(step in model.model_fields for model in models):
+            annotations = [
+                m.model_fields[step].annotation for m in models if step in m.model_fields
+            ]
+            found = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+            models = found or [TableConfig]
+        else:  # an index or a union tag
+            tagged = [m for m in models if f"'{step}'" in str(m.model_fields.get("kind"))]
+            models = tagged or models
+    return [name for model in models for name in model.model_fields]

@@ -1,0 +1,261 @@
+"""Which generated events are kept, and why the others are not.
+
+An ordered list of small pure functions. Event filters give each event a reason to drop it
+or None; outcome filters then accept the rest or reject it whole with (reason, detail).
+Nothing is deleted: every event is written with its verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from llmaug.config import FiltersConfig
+from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, validate
+from llmaug.sequences import group_bounds, user_histories
+from llmaug.split import TRAIN
+from llmaug.stage import Context, Stage, map_parts
+from llmaug.storage import Storage, digest
+from llmaug.vocabulary import NUM_SPECIAL, Statistics, load, load_statistics
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One outcome as the filters see it."""
+
+    strategy: str
+    tokens: list[int]
+    """As generated."""
+    history: frozenset[int]
+    """Item tokens of the user's training history; empty for new users."""
+    num_tokens: int
+    """Size of the vocabulary."""
+    real_runs: np.ndarray
+    """Sorted hashes of the runs of `copied_ngram` events in all training histories."""
+
+
+EventFilter = Callable[[Candidate, FiltersConfig], list[str | None]]
+OutcomeFilter = Callable[[Candidate, list[int], FiltersConfig], tuple[str, str] | None]
+
+
+def outside_catalogue(candidate: Candidate, config: FiltersConfig) -> list[str | None]:
+    """Special tokens and token ids that no item has."""
+    return [
+        None if NUM_SPECIAL <= token < candidate.num_tokens else "outside_catalogue"
+        for token in candidate.tokens
+    ]
+
+
+def repeated(candidate: Candidate, config: FiltersConfig) -> list[str | None]:
+    """Items that the user had already, in the history or earlier in this outcome."""
+    if config.repeats == "allow":
+        return [None] * len(candidate.tokens)
+    seen = set(candidate.history)
+    reasons: list[str | None] = []
+    for token in candidate.tokens:
+        reasons.append("repeated" if token in seen else None)
+        seen.add(token)
+    return reasons
+
+
+def too_short(
+    candidate: Candidate, kept: list[int], config: FiltersConfig
+) -> tuple[str, str] | None:
+    """Too few events are left to learn from."""
+    if len(kept) >= config.min_events:
+        return None
+    return "too_short", f"{len(kept)} of {len(candidate.tokens)} events kept"
+
+
+def copied(candidate: Candidate, kept: list[int], config: FiltersConfig) -> tuple[str, str] | None:
+    """A new user who is mostly runs of real people's histories."""
+    if candidate.strategy != "new_users" or len(kept) < config.copied_ngram:
+        return None
+    runs = run_hashes(np.array(kept), config.copied_ngram)
+    real = candidate.real_runs
+    place = np.searchsorted(real, runs)
+    share = float((real[np.minimum(place, len(real) - 1)] == runs).mean()) if len(real) else 0.0
+    if share <= config.max_copied_share:
+        return None
+    return (
+        "copied",
+        f"{share:.0%} of the runs of {config.copied_ngram} events are in real histories",
+    )
+
+
+EVENT_FILTERS: list[EventFilter] = [outside_catalogue, repeated]
+OUTCOME_FILTERS: list[OutcomeFilter] = [too_short, copied]
+
+
+def judge(
+    candidate: Candidate, config: FiltersConfig
+) -> tuple[list[str | None], tuple[str, str] | None]:
+    """(a reason or None for each event, (reason, detail) or None for the outcome).
+
+    The first filter that objects gives the reason.
+    """
+    reasons: list[str | None] = [None] * len(candidate.tokens)
+    for event_filter in EVENT_FILTERS:
+        verdicts = event_filter(candidate, config)
+        reasons = [old or new for old, new in zip(reasons, verdicts, strict=True)]
+    kept = [t for t, reason in zip(candidate.tokens, reasons, strict=True) if reason is None]
+    for outcome_filter in OUTCOME_FILTERS:
+        verdict = outcome_filter(candidate, kept, config)
+        if verdict:
+            return reasons, verdict
+    return reasons, None
+
+
+def run_hashes(tokens: np.ndarray, length: int) -> np.ndarray:
+    """(N,) tokens to (N - length + 1,) uint64 hashes of its runs (polynomial, modulo 2^64)."""
+    if len(tokens) < length:
+        return np.empty(0, np.uint64)
+    windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64) + 1, length)
+    # An odd multiplier keeps the order of the events in the hash.
+    powers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, np.uint64))
+    return (windows * powers).sum(axis=1, dtype=np.uint64)
+
+
+def event_times(
+    rng: np.random.Generator, num_events: int, after: datetime | None, statistics: Statistics
+) -> list[datetime]:
+    """Increasing times for generated events, gaps drawn from the training gaps.
+
+    They start after the user's last training event (new users: at a training user's
+    start) and end by the last training event of all, squeezed where they would not.
+    """
+
+    def draw(quantiles: list[float], size: int) -> np.ndarray:
+        place = rng.random(size) * (len(quantiles) - 1)
+        return np.interp(place, np.arange(len(quantiles)), quantiles)
+
+    end = statistics.window_end_s
+    start = after.timestamp() if after else float(draw(statistics.start_s, 1)[0])
+    offsets = np.cumsum(draw(statistics.gap_s, num_events))
+    room = max(end - start, 0.0)
+    if offsets[-1] > room:
+        offsets *= room / offsets[-1]
+    return [datetime.fromtimestamp(start + offset, UTC) for offset in offsets]
+
+
+def run(context: Context) -> dict[str, Any]:
+    config, storage = context.config, context.storage
+    outcomes, folder = context.folder("outcomes"), context.folder("filtered")
+    train = f"{context.folder('split')}/{TRAIN}"
+    vocabulary_folder = context.folder("vocabulary")
+    # Workers keep the hashes: the name must change with what they were made from.
+    basis = [context.manifest("split")["fingerprint"], config.filters.copied_ngram]
+    runs = f"{folder}/runs-{digest(basis)[:12]}"
+    work = partial(_runs_part, storage, train, runs, vocabulary_folder, config.filters.copied_ngram)
+    map_parts(context, runs, storage.parts(train), work)
+    work = partial(
+        _filter_part, storage, outcomes, folder, train, runs, vocabulary_folder,
+        context.folder("plan"), config.filters, config.seed,
+    )  # fmt: skip
+    counts = map_parts(context, folder, storage.parts(outcomes), work)
+    storage.delete(runs)
+    units = context.manifest("outcomes")["counts"]["units"]
+    assert units == counts[ACCEPTED] + counts[REJECTED] + counts[FAILED], counts
+    context.progress.note(
+        f"{units:,} units = {counts[ACCEPTED]:,} accepted + {counts[REJECTED]:,} rejected + "
+        f"{counts[FAILED]:,} failed; {counts['events_kept']:,} of "
+        f"{counts['events_generated']:,} events kept"
+    )
+    return {"units": units, ACCEPTED: 0, REJECTED: 0, FAILED: 0, **counts}
+
+
+def _runs_part(
+    storage: Storage, train: str, folder: str, vocabulary_folder: str, length: int, part: str
+) -> dict[str, Any]:
+    events = storage.read_part(train, part, columns=["user_id", "item_id"])
+    tokens = load(storage, vocabulary_folder).encode(events["item_id"])
+    users = events["user_id"].to_numpy(zero_copy_only=False)
+    hashes = [run_hashes(tokens[start:end], length) for start, end in group_bounds(users)]
+    table = pa.table({"hash": np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))})
+    storage.write_part(table, {}, folder, part)
+    return {}
+
+
+@lru_cache(maxsize=1)
+def _real_runs(storage: Storage, folder: str) -> np.ndarray:
+    tables = [storage.read_part(folder, part)["hash"].to_numpy() for part in storage.parts(folder)]
+    return np.unique(np.concatenate(tables))
+
+
+def _filter_part(
+    storage: Storage,
+    outcomes: str,
+    folder: str,
+    train: str,
+    runs: str,
+    vocabulary_folder: str,
+    plan: str,
+    config: FiltersConfig,
+    seed: int,
+    part: str,
+) -> dict[str, Any]:
+    vocabulary = load(storage, vocabulary_folder)
+    statistics = load_statistics(storage, vocabulary_folder)
+    units = storage.read_part(plan, part, columns=["unit_id", "after"]).to_pylist()
+    after = {unit["unit_id"]: unit["after"] for unit in units}
+    rows = storage.read_part(outcomes, part).to_pylist()
+    histories: dict[str, list[int]] = {}
+    if any(row["user_id"] for row in rows):
+        histories = user_histories(storage, [train], part.split("-", 1)[1], vocabulary)
+    counts: dict[str, int] = {}
+
+    def count(name: str, number: int = 1) -> None:
+        counts[name] = counts.get(name, 0) + number
+
+    for row in rows:
+        if row["status"] != GENERATED:
+            count(FAILED)
+            count(f"{FAILED}.{row['reason']}")
+            continue
+        candidate = Candidate(
+            strategy=row["strategy"],
+            tokens=row["tokens"],
+            history=frozenset(histories.get(row["user_id"], ())),
+            num_tokens=vocabulary.num_tokens,
+            real_runs=_real_runs(storage, runs),
+        )
+        reasons, verdict = judge(candidate, config)
+        rng = np.random.default_rng([seed, int(row["unit_id"][:15], 16)])
+        times = event_times(rng, len(row["tokens"]), after[row["unit_id"]], statistics)
+        row["status"] = REJECTED if verdict else ACCEPTED
+        row["reason"], row["detail"] = verdict or (None, None)
+        row["events"] = [
+            {
+                "item_id": vocabulary.decode(token),
+                "timestamp": times[position],
+                "position": position,
+                "logprob": None,
+                "keep": verdict is None and reason is None,
+                "reason": reason,
+            }
+            for position, (token, reason) in enumerate(zip(row["tokens"], reasons, strict=True))
+        ]
+        count(row["status"])
+        if verdict:
+            count(f"{REJECTED}.{verdict[0]}")
+        for reason in filter(None, reasons):
+            count(f"events_dropped.{reason}")
+        count("events_generated", len(reasons))
+        count("events_kept", sum(event["keep"] for event in row["events"]))
+    table = validate(pa.Table.from_pylist(rows, schema=OUTCOME), OUTCOME, part)
+    storage.write_part(table, counts, folder, part)
+    return counts
+
+
+STAGE = Stage(
+    name="filtered",
+    run=run,
+    inputs=("outcomes", "plan", "split", "vocabulary"),
+    settings=lambda config: config.filters,
+)

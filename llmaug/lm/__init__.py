@@ -1,0 +1,1 @@
+"""Behaviour language models: what generates synthetic events."""

@@ -1,0 +1,107 @@
+"""The whole job as a visible list: read it top to bottom and you know the system.
+
+logs - ingest - split - vocabulary - lm - plan - generate - filter - merge - train
+     - evaluate - gate - publish - recommend - report
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from llmaug import (
+    evaluate,
+    filters,
+    gate,
+    generate,
+    ingest,
+    merge,
+    plan,
+    publish,
+    recommend,
+    report,
+    split,
+    train,
+    vocabulary,
+)
+from llmaug.config import Config
+from llmaug.errors import UserError
+from llmaug.lease import Lease
+from llmaug.lm import train as lm_train
+from llmaug.merge import AUGMENTED_ARM, REAL_ARM
+from llmaug.progress import Progress
+from llmaug.stage import Context, Stage, run_stage
+from llmaug.storage import Storage
+
+STEPS = ["ingest", "split", "vocabulary", "lm", "plan", "generate", "filter", "merge", "train",
+         "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
+
+
+def stages(config: Config) -> list[tuple[str, Stage]]:
+    """(step, stage) in order; without generation strategies only the real arm is left."""
+    augment = bool(config.plan.strategies)
+    arms = (REAL_ARM, AUGMENTED_ARM) if augment else (REAL_ARM,)
+    lm_name = f"lm/{config.lm.name}"
+    uses_lm = augment and config.generate.engine == "vllm"
+
+    path: list[tuple[str, Stage]] = []
+    path += [("ingest", ingest.STAGE)]
+    path += [("split", split.STAGE)]
+    path += [("vocabulary", vocabulary.STAGE)]
+    if uses_lm:
+        path += [("lm", lm_train.stage(config.lm.name))]
+    if augment:
+        path += [("plan", plan.stage((lm_name,) if uses_lm else ()))]
+        path += [("generate", generate.STAGE)]
+        path += [("filter", filters.STAGE)]
+    path += [("merge", merge.stage(arm)) for arm in arms]
+    path += [("train", train.stage(arm)) for arm in arms]
+    path += [("evaluate", evaluate.stage(arms))]
+    path += [("gate", gate.STAGE)]
+    path += [("publish", publish.STAGE)]
+    path += [("recommend", recommend.STAGE)]
+    path += [("report", report.stage(tuple(stage.name for _, stage in path)))]
+    return path
+
+
+def run(
+    config: Config,
+    storage: Storage,
+    run_id: str,
+    until: str = "report",
+    progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+) -> dict[str, Any]:
+    """Run the job up to and with step `until`; finished stages are skipped, others resumed.
+
+    `progress` makes the Progress from the function that puts its state to storage.
+    Returns the manifests by stage name. Raises UserError for what the user can mend.
+    """
+    if until not in STEPS:
+        raise UserError(f"no step '{until}'; steps are: {', '.join(STEPS)}")
+    wanted = STEPS[: STEPS.index(until) + 1]
+    path = [stage for step, stage in stages(config) if step in wanted]
+    folder = f"runs/{run_id}"
+    with Lease(storage, folder) as lease:
+        put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))
+        shown = progress(put) if progress else Progress(publish=put)
+        shown.plan([stage.name for stage in path])
+        context = Context(storage, config, run_id, shown, lease)
+        storage.write_json(
+            {"run_id": run_id, "config": config.model_dump(mode="json"), "until": until,
+             "stages": [stage.name for stage in path]},
+            folder, "run.json",
+        )  # fmt: skip
+        return {stage.name: run_stage(stage, context) for stage in path}
+
+
+class _Throttled:
+    """Calls `put` at most every two seconds: progress must not cost storage calls."""
+
+    def __init__(self, put: Callable[[dict], None], every_s: float = 2.0) -> None:
+        self._put, self._every_s, self._last = put, every_s, 0.0
+
+    def __call__(self, state: dict[str, Any]) -> None:
+        if time.monotonic() - self._last >= self._every_s:
+            self._last = time.monotonic()
+            self._put(state)

@@ -1,0 +1,187 @@
+"""Recommendations from a published model: for all users in batch, or for one."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llmaug import publish, recommenders
+from llmaug.cleaning import user_hash
+from llmaug.errors import UserError
+from llmaug.ranking import hide
+from llmaug.schema import RECOMMENDATION, validate
+from llmaug.sequences import user_histories
+from llmaug.stage import Context, Stage, map_parts
+from llmaug.storage import Storage
+from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
+
+_BATCH = 256
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Top k of every user in the logs, to `recommendations/part-*.parquet`."""
+    storage, config = context.storage, context.config.recommend
+    card = context.manifest("publish")["counts"]
+    model = (card["version"], card["model_digest"])
+    events, folder = context.folder("ingest"), context.folder("recommendations")
+    work = partial(_recommend_part, storage, model, events, folder, config.k, config.include_seen)
+    return dict(map_parts(context, folder, storage.parts(events), work))
+
+
+def _recommend_part(
+    storage: Storage,
+    model_at: tuple[str, str],
+    events: str,
+    folder: str,
+    k: int,
+    include_seen: bool,
+    part: str,
+) -> dict[str, Any]:
+    model, vocabulary = recommenders.load_once(storage, *model_at)
+    histories = user_histories(storage, [events], part, vocabulary)
+    users = list(histories)
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(users), _BATCH):
+        batch = users[start : start + _BATCH]
+        ranked = top_k(model, vocabulary, batch, [histories[u] for u in batch], k, include_seen)
+        for user, items in zip(batch, ranked, strict=True):
+            rows += [
+                {"user_id": user, "item_id": item, "position": place, "score": score}
+                for place, (item, score) in enumerate(items, start=1)
+            ]
+    table = pa.Table.from_pylist(rows, schema=RECOMMENDATION)
+    counts = {"users": len(users)}
+    storage.write_part(validate(table, RECOMMENDATION, part), counts, folder, part)
+    return counts
+
+
+def top_k(
+    model: Any,
+    vocabulary: Vocabulary,
+    users: Sequence[str],
+    histories: Sequence[list[int]],
+    k: int,
+    include_seen: bool = False,
+) -> list[list[tuple[str, float]]]:
+    """For each user up to k (item id, probability), best first; fewer when items run out."""
+    import torch
+
+    with torch.inference_mode():
+        scores = model.score(list(users), list(histories))
+        probability = model.probability(scores.clone())
+        hide(scores, [] if include_seen else histories)
+        best = scores.topk(min(k, vocabulary.num_items), dim=1)
+        out = []
+        for row in range(len(users)):
+            pairs = zip(best.values[row].tolist(), best.indices[row].tolist(), strict=True)
+            out.append(
+                [
+                    (vocabulary.item_ids[token - NUM_SPECIAL], float(probability[row, token]))
+                    for value, token in pairs
+                    if value != float("-inf")
+                ]
+            )
+    return out
+
+
+def for_user(storage: Storage, name: str, user_id: str, k: int) -> dict[str, Any]:
+    """Top k for one user by the published model `name`, with titles.
+
+    A user who is not in the logs gets what the model says of an empty history, and
+    `known_user` is false.
+    """
+    card = publish.current(storage, name)
+    model, vocabulary, _ = recommenders.load(storage, card["version"])
+    history = history_of(storage, card["run_id"], user_id, vocabulary)
+    titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
+    [ranked] = top_k(model, vocabulary, [user_id], [history or []], k)
+    return {
+        "user_id": user_id,
+        "known_user": history is not None,
+        "history_len": len(history or []),
+        "model": card["version"],
+        "arm": card["arm"],
+        "items": [
+            {"position": place, "item_id": item, "title": titles.get(item), "score": score}
+            for place, (item, score) in enumerate(ranked, start=1)
+        ],
+    }
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """(user id, item id) rows of a CSV with those column names.
+
+    Raises UserError naming the file, and the line where a field is missing.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read it as a UTF-8 CSV file: {error}") from error
+    for line, row in enumerate(rows, start=2):
+        if not row.get("user_id") or not row.get("item_id"):
+            raise UserError(
+                f"{path}, line {line}: no user_id or item_id; the first line of the file must "
+                "be 'user_id,item_id'"
+            )
+    if not rows:
+        raise UserError(f"{path}: no pairs in it; the first line is 'user_id,item_id'")
+    return [(row["user_id"], row["item_id"]) for row in rows]
+
+
+def score_pairs(storage: Storage, name: str, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Score in (0, 1) of each (user id, item id) by the published model `name`.
+
+    An item outside the catalogue has score None with a sequence model, and that of the
+    mean item with the linear one; `known_user` and `known_item` say what was known.
+    """
+    import torch
+
+    card = publish.current(storage, name)
+    model, vocabulary, _ = recommenders.load(storage, card["version"])
+    users = [user for user, _ in pairs]
+    tokens = vocabulary.encode([item for _, item in pairs]).tolist()
+    histories = {u: history_of(storage, card["run_id"], u, vocabulary) for u in set(users)}
+    with torch.inference_mode():
+        if hasattr(model, "score_pairs"):
+            scores = model.probability(model.score_pairs(users, tokens)).tolist()
+        else:
+            rows = model.probability(model.score(users, [histories[u] or [] for u in users]))
+            scores = [
+                float(rows[row, token]) if token >= 0 else None for row, token in enumerate(tokens)
+            ]
+    return [
+        {
+            "user_id": user,
+            "item_id": item,
+            "score": score,
+            "known_user": histories[user] is not None,
+            "known_item": token >= 0,
+        }
+        for (user, item), token, score in zip(pairs, tokens, scores, strict=True)
+    ]
+
+
+def history_of(
+    storage: Storage, run_id: str, user_id: str, vocabulary: Vocabulary
+) -> list[int] | None:
+    """Item tokens of one user in the logs of a run; None when the user is not there."""
+    events = f"runs/{run_id}/ingest"
+    parts = storage.parts(events)
+    if not parts:
+        raise UserError(f"{storage.uri(events)}: the logs that this model came from are gone")
+    part = parts[int(user_hash(pa.array([user_id]))[0] % len(parts))]
+    return user_histories(storage, [events], part, vocabulary).get(user_id)
+
+
+STAGE = Stage(
+    name="recommendations",
+    run=run,
+    inputs=("publish", "ingest"),
+    settings=lambda config: config.recommend,
+)

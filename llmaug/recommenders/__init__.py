@@ -1,0 +1,111 @@
+"""Recommenders: torch modules behind one small protocol, saved as plain files.
+
+A model folder holds `model.safetensors`, `config.json`, `items.parquet` (item_id, title,
+train_events; row i has token NUM_SPECIAL + i) and, for models with user vectors,
+`users.parquet`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmaug.config import TrainConfig
+from llmaug.errors import UserError
+from llmaug.storage import Storage
+from llmaug.vocabulary import Vocabulary, of_items
+
+
+class Recommender(Protocol):
+    """What training, evaluation and serving need of a model (a torch.nn.Module)."""
+
+    def loss(self, *batch: Any) -> Any:
+        """Mean loss of a batch as its task makes it (scalar tensor)."""
+
+    def score(self, users: list[str], histories: list[list[int]]) -> Any:
+        """(B, num_tokens) scores of all tokens for each user; higher is better."""
+
+    def probability(self, scores: Any) -> Any:
+        """`scores` mapped into (0, 1), same shape."""
+
+
+def build(config: TrainConfig, num_tokens: int, user_ids: list[str]) -> Any:
+    """A fresh model of `config.model`."""
+    if config.model == "linear":
+        from llmaug.recommenders.linear import Linear
+
+        return Linear(config, num_tokens, user_ids)
+    from llmaug.recommenders.sasrec import SASRec
+
+    return SASRec(config, num_tokens)
+
+
+def save(
+    storage: Storage, folder: str, model: Any, config: TrainConfig, vocabulary: Vocabulary
+) -> str:
+    """Write the model folder; returns its content digest."""
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as local:
+        weights = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+        save_file(weights, f"{local}/model.safetensors")
+        items = vocabulary.items.select(["item_id", "title", "train_events"])
+        pq.write_table(items, f"{local}/items.parquet")
+        facts = {
+            "config": config.model_dump(mode="json"),
+            "vocabulary_digest": vocabulary.digest,
+            "num_items": vocabulary.num_items,
+        }
+        user_ids = getattr(model, "user_ids", None)
+        if user_ids is not None:
+            pq.write_table(
+                pa.table({"user_id": pa.array(user_ids, pa.string())}), f"{local}/users.parquet"
+            )
+        Path(local, "config.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        return storage.put_folder(local, folder)
+
+
+def load(storage: Storage, folder: str) -> tuple[Any, Vocabulary, dict[str, Any]]:
+    """(model in eval mode, its vocabulary, config.json) of a model folder.
+
+    Raises UserError when the folder is not one, or its parts do not fit together.
+    """
+    from safetensors.torch import load as load_weights
+
+    facts = storage.read_json(folder, "config.json")
+    if facts is None or "vocabulary_digest" not in facts:
+        raise UserError(f"{storage.uri(folder)}: not a recommender folder (no config.json)")
+    config = TrainConfig(**facts["config"])
+    vocabulary = of_items(storage.read_table(folder, "items.parquet"))
+    if vocabulary.digest != facts["vocabulary_digest"]:
+        raise UserError(
+            f"{storage.uri(folder)}: items.parquet and config.json do not belong together"
+        )
+    user_ids: list[str] = []
+    if "users.parquet" in storage.names(folder):
+        user_ids = storage.read_table(folder, "users.parquet")["user_id"].to_pylist()
+    model = build(config, vocabulary.num_tokens, user_ids)
+    try:
+        model.load_state_dict(load_weights(storage.read(folder, "model.safetensors")))
+    except Exception as error:
+        raise UserError(f"{storage.uri(folder)}: model.safetensors is damaged: {error}") from error
+    return model.eval(), vocabulary, facts
+
+
+@lru_cache(maxsize=1)
+def load_once(storage: Storage, folder: str, model_digest: str) -> tuple[Any, Vocabulary]:
+    """`load` for workers that score many parts: one model stays in the process.
+
+    `model_digest` is part of the key: a later run may write another model to `folder`.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    model, vocabulary, _ = load(storage, folder)
+    return model, vocabulary

@@ -1,0 +1,129 @@
+"""One self-contained HTML page for people and `metrics.json` for machines."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from llmaug.config import Config
+from llmaug.merge import AUGMENTED_ARM
+from llmaug.schema import ACCEPTED, FAILED, REJECTED
+from llmaug.stage import MANIFEST, Context, Stage
+from llmaug.storage import Storage
+
+_SAMPLE_USERS = 3
+
+
+def run(context: Context) -> dict[str, Any]:
+    storage, folder = context.storage, context.folder("report")
+    manifests = {name: m for name in _stages(context) if (m := _manifest(context, name))}
+    metrics = collect(manifests, context.skipped)
+    storage.write_json(metrics, folder, "metrics.json")
+    page = render(context.config, context.run_id, metrics, manifests, _sample(context))
+    storage.write(page.encode(), folder, "report.html")
+    return {"report": storage.uri(folder, "report.html")}
+
+
+def collect(manifests: dict[str, dict[str, Any]], skipped: set[str]) -> dict[str, Any]:
+    """The figures a machine reads (DESIGN section 6), from the stages' manifests."""
+    evaluation = manifests["evaluation"]["counts"]
+    filtered = manifests.get("filtered", {}).get("counts", {})
+    outcomes = manifests.get("outcomes", {}).get("counts", {})
+    last_arm = manifests.get("merged/augmented") or manifests["merged/real"]
+    seconds = outcomes.get("engine_seconds", 0)
+    kept = filtered.get("events_kept", 0)
+    return {
+        "run_id": manifests["publish"]["counts"]["run_id"],
+        "ingest": manifests["ingest"]["counts"],
+        "split": manifests["split"]["counts"],
+        "ledger": {
+            "units": filtered.get("units", 0),
+            **{status: filtered.get(status, 0) for status in (ACCEPTED, REJECTED, FAILED)},
+            "by_reason": {
+                name: count
+                for name, count in filtered.items()
+                if name.startswith((f"{REJECTED}.", f"{FAILED}.", "events_dropped."))
+            },
+        },
+        "events": {
+            "real": last_arm["counts"].get("real", 0),
+            "synthetic": last_arm["counts"].get("synthetic", 0),
+        },
+        "num_users": evaluation["num_users"],
+        "arms": evaluation["arms"],
+        "lift": evaluation["lift"],
+        "segments": evaluation["segments"],
+        "gate": manifests["gate"]["counts"],
+        "published": manifests["publish"]["counts"],
+        "stages": {
+            name: {
+                "seconds": m["seconds"],
+                "peak_rss_mb": m["peak_rss_mb"],
+                "skipped": name in skipped,
+            }
+            for name, m in manifests.items()
+        },
+        "throughput": {
+            "output_tokens_per_s": outcomes.get("output_tokens_per_s", 0.0),
+            "events_per_s": round(kept / seconds, 1) if seconds else 0.0,
+        },
+    }
+
+
+def render(
+    config: Config,
+    run_id: str,
+    metrics: dict[str, Any],
+    manifests: dict[str, dict[str, Any]],
+    sample: list[dict[str, Any]],
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    source = files("llmaug").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        run_id=run_id,
+        config=json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False),
+        metrics=metrics,
+        manifests=manifests,
+        sample=sample,
+        augmented=AUGMENTED_ARM in metrics["arms"],
+    )
+
+
+def _stages(context: Context) -> list[str]:
+    from llmaug.pipeline import stages
+
+    return [stage.name for _, stage in stages(context.config) if stage.name != "report"]
+
+
+def _manifest(context: Context, name: str) -> dict[str, Any] | None:
+    return context.storage.read_json(context.folder(name), MANIFEST)
+
+
+def _sample(context: Context) -> list[dict[str, Any]]:
+    """Recommendations of the first few users, with titles."""
+    storage, folder = context.storage, context.folder("recommendations")
+    version = context.manifest("publish")["counts"]["version"]
+    items = storage.read_table(version, "items.parquet", columns=["item_id", "title"])
+    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    for part in storage.parts(folder):
+        rows = storage.read_part(folder, part).to_pylist()
+        if rows:
+            users = list(dict.fromkeys(row["user_id"] for row in rows))[:_SAMPLE_USERS]
+            return [
+                {**row, "title": titles.get(row["item_id"])}
+                for row in rows
+                if row["user_id"] in users
+            ]
+    return []
+
+
+def load_metrics(storage: Storage, run_id: str) -> dict[str, Any] | None:
+    return storage.read_json(f"runs/{run_id}/report", "metrics.json")
+
+
+def stage(names: tuple[str, ...]) -> Stage:
+    """Depends on every stage before it."""
+    return Stage(name="report", run=run, inputs=names)

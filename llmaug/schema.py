@@ -1,0 +1,171 @@
+"""Column names and Arrow schemas of everything that crosses a stage boundary.
+
+A part file holds rows of one of these schemas. `validate` is called once at each boundary.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from llmaug.errors import UserError
+
+REAL, SYNTHETIC = "real", "synthetic"
+
+# One row of behaviour, real or synthetic (the last six columns are null for real rows).
+EVENT = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("action", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("value", pa.float32()),  # rating, dwell seconds, amount
+        pa.field("weight", pa.float32(), nullable=False),  # training weight
+        pa.field("origin", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("run_id", pa.string()),
+        pa.field("unit_id", pa.string()),
+        pa.field("strategy", pa.string()),
+        pa.field("generator", pa.string()),  # model name @ content digest
+        pa.field("position", pa.int16()),  # place among the unit's generated events, from 0
+        pa.field("logprob", pa.float32()),
+    ]
+)
+
+ITEM = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("description", pa.string()),
+        pa.field("tags", pa.list_(pa.string())),
+        pa.field("price", pa.float32()),
+        pa.field("image_uri", pa.string()),
+        pa.field("origin", pa.string(), nullable=False),
+    ]
+)
+
+USER = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("attributes", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+# Rows that ingest refused, with where they stood.
+QUARANTINE = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64()),  # from 1; null when the whole file is unreadable
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+SAMPLING = pa.struct(
+    [
+        pa.field("temperature", pa.float32()),
+        pa.field("top_p", pa.float32()),
+        pa.field("top_k", pa.int32()),  # -1: all tokens
+        pa.field("max_tokens", pa.int32()),
+    ]
+)
+
+# One request to a generator.
+UNIT = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),  # null for new users
+        pa.field("strategy", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("prompt", pa.list_(pa.int32()), nullable=False),  # token ids
+        pa.field("sampling", SAMPLING, nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("after", pa.timestamp("us", "UTC")),  # time of the last event in the prompt
+    ]
+)
+
+GENERATED, FAILED, ACCEPTED, REJECTED = "generated", "failed", "accepted", "rejected"
+
+GENERATED_EVENT = pa.struct(
+    [
+        pa.field("item_id", pa.string()),
+        pa.field("timestamp", pa.timestamp("us", "UTC")),
+        pa.field("position", pa.int16()),
+        pa.field("logprob", pa.float32()),
+        pa.field("keep", pa.bool_()),
+        pa.field("reason", pa.string()),
+    ]
+)
+
+# Exactly one a Unit. `generate` writes status generated or failed with the raw tokens;
+# `filter` writes the final status (accepted, rejected, failed) with the events.
+OUTCOME = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("strategy", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("tokens", pa.list_(pa.int32())),
+        pa.field("events", pa.list_(GENERATED_EVENT)),
+        pa.field("num_prompt_tokens", pa.int32(), nullable=False),
+        pa.field("num_generated_tokens", pa.int32(), nullable=False),
+        pa.field("engine_seconds", pa.float32(), nullable=False),
+        pa.field("attempts", pa.int16(), nullable=False),
+    ]
+)
+
+# Where a held-out item of one user was ranked by one trained model.
+RANK = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("arm", pa.string(), nullable=False),
+        pa.field("seed", pa.int32(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # from 0 among the unseen items
+        pa.field("history_len", pa.int32(), nullable=False),  # training events of the user
+        pa.field("item_train_events", pa.int32(), nullable=False),
+    ]
+)
+
+RECOMMENDATION = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("position", pa.int16(), nullable=False),  # from 1
+        pa.field("score", pa.float32(), nullable=False),
+    ]
+)
+
+
+def validate(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """`table` with exactly the columns of `schema`, cast; columns it lacks become null.
+
+    Raises UserError naming `where` and the column when a cast fails, a column is not in
+    the schema, or a null stands where none may.
+    """
+    unknown = set(table.column_names) - set(schema.names)
+    if unknown:
+        raise UserError(f"{where}: unknown columns {sorted(unknown)}; known: {schema.names}")
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            column = table[field.name]
+        else:
+            column = pa.nulls(table.num_rows, field.type)
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise UserError(
+                    f"{where}: column '{field.name}' is {column.type}, not {field.type}: {error}"
+                ) from error
+        if not field.nullable and column.null_count:
+            raise UserError(f"{where}: column '{field.name}' has {column.null_count} nulls")
+        columns.append(column)
+    return pa.table(columns, schema=schema)
+
+
+def empty(schema: pa.Schema) -> pa.Table:
+    """A table of `schema` without rows."""
+    return schema.empty_table()

@@ -1,0 +1,213 @@
+"""What a stage is: a folder of parts, a fingerprint, and a manifest written last.
+
+A stage whose manifest carries the fingerprint of tonight's inputs, config and code is
+skipped. A stage without a manifest has not happened: it is resumed from the parts it
+finished. When the fingerprint changed, its folder is emptied first.
+
+Nearly every stage is a map over parts: part in, part of the same name out, one Ray Data
+row each. A part counts once its note (`part-00000.json`) exists, so kill -9 costs at most
+the parts in flight, and nothing is ever there twice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmaug import __version__
+from llmaug.config import Config
+from llmaug.errors import find_user_error
+from llmaug.lease import Lease
+from llmaug.progress import MemoryMeter, Progress
+from llmaug.storage import Storage, digest
+
+MANIFEST, STARTED = "_manifest.json", "_started.json"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage is handed."""
+
+    storage: Storage
+    config: Config
+    run_id: str
+    progress: Progress = field(default_factory=Progress)
+    lease: Lease | None = None
+    skipped: set[str] = field(default_factory=set)
+    """Names of the stages that this run found unchanged."""
+
+    def folder(self, name: str) -> str:
+        """Folder of stage `name` below the storage root."""
+        return f"runs/{self.run_id}/{name}"
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """Manifest of a stage that has happened."""
+        manifest = self.storage.read_json(self.folder(name), MANIFEST)
+        assert manifest is not None, f"stage {name} has not run"
+        return manifest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline. `run` writes parts into the stage's folder and returns the
+    counts for its manifest."""
+
+    name: str
+    """Also its folder in the run."""
+    run: Callable[[Context], dict[str, Any]]
+    inputs: tuple[str, ...] = ()
+    """Stages whose fingerprints are part of this one's."""
+    settings: Callable[[Config], Any] = lambda config: None
+    """The part of the config that this stage depends on."""
+    outside: Callable[[Context], Any] = lambda context: None
+    """Identity of inputs from outside the run (log files and their versions)."""
+    code: tuple[str, ...] = ()
+    """Modules besides its own whose source decides its result: an edit there runs it again,
+    an edit elsewhere does not cost a night of generation."""
+    part_folders: tuple[str, ...] = ("",)
+    """Sub-folders that hold its parts."""
+
+
+def code_version(stage: Stage) -> str:
+    """Package version and digest of the modules that decide the stage's result."""
+    own = getattr(stage.run, "func", stage.run).__module__  # functools.partial hides it
+    sources = [inspect.getsource(importlib.import_module(name)) for name in (own, *stage.code)]
+    return f"{__version__}+{digest(sources)[:8]}"
+
+
+def fingerprint(stage: Stage, context: Context) -> dict[str, Any]:
+    """All that the result of `stage` depends on, and the digest of it."""
+    basis = {
+        "stage": stage.name,
+        "inputs": {name: context.manifest(name)["fingerprint"] for name in stage.inputs},
+        "config": _plain({"seed": context.config.seed, "settings": stage.settings(context.config)}),
+        "outside": stage.outside(context),
+        "code_version": code_version(stage),
+    }
+    return {"fingerprint": digest(basis), **basis}
+
+
+def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
+    """Run, resume or skip `stage`; returns its manifest with `skipped` added."""
+    storage, folder = context.storage, context.folder(stage.name)
+    identity = fingerprint(stage, context)
+    manifest = storage.read_json(folder, MANIFEST)
+    if manifest and manifest["fingerprint"] == identity["fingerprint"]:
+        context.progress.skipped(stage.name)
+        context.skipped.add(stage.name)
+        return {**manifest, "skipped": True}
+    started = storage.read_json(folder, STARTED)
+    if not started or started["fingerprint"] != identity["fingerprint"] or manifest:
+        storage.delete(folder)
+        storage.write_json(identity, folder, STARTED)
+    context.progress.start(stage.name)
+    begin = time.monotonic()
+    with MemoryMeter() as memory:
+        try:
+            counts = stage.run(context)
+        except Exception as error:
+            raise find_user_error(error) or error from error
+    if context.lease:
+        context.lease.check()
+    manifest = {
+        **identity,
+        "counts": counts,
+        "parts": [
+            {**storage.read_json(path, f"{part}.json"), "folder": sub}
+            for sub in stage.part_folders
+            for path in [f"{folder}/{sub}".rstrip("/")]
+            for part in storage.parts(path)
+        ],
+        "seconds": round(time.monotonic() - begin, 2),
+        "peak_rss_mb": memory.peak_mb,
+        "finished_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    storage.write_json(manifest, folder, MANIFEST)
+    context.progress.finish(stage.name, manifest["seconds"])
+    return {**manifest, "skipped": False}
+
+
+def map_parts(
+    context: Context,
+    folder: str,
+    parts: list[str],
+    work: Callable[[str], dict[str, Any]] | type,
+    *,
+    unit: str = "parts",
+    **ray_options: Any,
+) -> Counter[str]:
+    """Do `work(part)` for each part that has no note in `folder` yet, spread by Ray Data.
+
+    `work` is a picklable callable, or a class for Ray Data actors (then `ray_options` has
+    `concurrency` and `fn_constructor_kwargs`). It writes its part with `write_part` and
+    returns the counts. Returns the counts of all parts added up, finished earlier or now.
+    """
+    import ray.data
+
+    from llmaug.cluster import connect
+
+    storage = context.storage
+    done = set(storage.parts(folder)) & set(parts)
+    pending = [part for part in parts if part not in done]
+    if pending:
+        connect(context.config.ray)
+        rows = ray.data.from_items(
+            [{"part": part} for part in pending], override_num_blocks=len(pending)
+        )
+        run = _actor_of(work) if isinstance(work, type) else _task_of(work)
+        ray_options.setdefault("num_cpus", 1)
+        with context.progress.track(len(parts), unit, done=len(done)) as advance:
+            for row in rows.map(run, **ray_options).iter_rows():
+                if context.lease:
+                    context.lease.check()
+                advance(1, row["counts"])
+    return total_counts(storage, folder)
+
+
+def total_counts(storage: Storage, folder: str) -> Counter[str]:
+    """The counts in the notes of all finished parts of `folder`, added up, and `rows`."""
+    total: Counter[str] = Counter()
+    for part in storage.parts(folder):
+        note = storage.read_json(folder, f"{part}.json")
+        total.update({"rows": note["rows"], **note["counts"]})
+    return total
+
+
+def _task_of(work: Callable[[str], dict[str, Any]]) -> Callable[[dict], dict]:
+    def run(row: dict[str, Any]) -> dict[str, Any]:
+        return {"part": row["part"], "counts": _numbers(work(row["part"]))}
+
+    return run
+
+
+def _actor_of(work: type) -> type:
+    class PartActor:
+        def __init__(self, **arguments: Any) -> None:
+            self._work = work(**arguments)
+
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            return {"part": row["part"], "counts": _numbers(self._work(row["part"]))}
+
+    PartActor.__name__ = work.__name__
+    return PartActor
+
+
+def _numbers(counts: dict[str, Any]) -> str:
+    # One string column: parts with different reasons would be different Arrow schemas.
+    return json.dumps(counts)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value

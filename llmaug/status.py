@@ -1,0 +1,41 @@
+"""How far a run is, read from storage alone."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from llmaug.errors import UserError
+from llmaug.lease import EXPIRES_S
+from llmaug.stage import MANIFEST, STARTED
+from llmaug.storage import Storage
+
+
+def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
+    """{run_id, holder, progress, stages: [{name, state, seconds, rows}]}.
+
+    Raises UserError when there is no such run, listing those that there are.
+    """
+    folder = f"runs/{run_id}"
+    run = storage.read_json(folder, "run.json")
+    if run is None:
+        known = ", ".join(storage.names("runs")) or "none"
+        raise UserError(f"{storage.uri(folder)}: no such run; runs here: {known}")
+    lease = storage.read_json(folder, "lease.json")
+    alive = lease is not None and time.time() - lease["heartbeat"] <= EXPIRES_S
+    return {
+        "run_id": run_id,
+        "holder": lease if alive else None,
+        "progress": storage.read_json(folder, "progress.json"),
+        "stages": [_stage(storage, folder, name) for name in run["stages"]],
+    }
+
+
+def _stage(storage: Storage, folder: str, name: str) -> dict[str, Any]:
+    manifest = storage.read_json(f"{folder}/{name}", MANIFEST)
+    if manifest:
+        rows = sum(part["rows"] for part in manifest["parts"])
+        return {"name": name, "state": "done", "seconds": manifest["seconds"], "rows": rows}
+    started = storage.exists(f"{folder}/{name}", STARTED)
+    state = "started" if started else "waiting"
+    return {"name": name, "state": state, "seconds": None, "rows": 0}

@@ -1,0 +1,307 @@
+"""One root URI (a folder, or s3://bucket/prefix) and how bytes get in and out of it safely.
+
+Writes are atomic: a reader sees the whole object or none. `create` and `swap` are the
+conditional writes (put-if-absent, compare-and-swap) that the lease and the published
+pointer stand on. Credentials come from the environment or the standard AWS files only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmaug.errors import UserError
+
+
+def digest(value: Any) -> str:
+    """Content digest (32 hex digits of SHA-256) of bytes, or of a JSON-able value."""
+    if not isinstance(value, bytes):
+        value = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()
+    return hashlib.sha256(value).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A filesystem and a root in it. Small and picklable: workers rebuild the connection."""
+
+    root: str
+    """`/data/llmaug`, `file:///data/llmaug` or `s3://bucket/prefix`."""
+    endpoint_url: str | None = None
+    """S3 endpoint of a server that is not AWS; default: AWS_ENDPOINT_URL, then AWS."""
+
+    def __post_init__(self) -> None:
+        # Workers have another working folder: a relative root would be another place there.
+        if "://" not in self.root or self.root.startswith("file://"):
+            object.__setattr__(self, "root", os.path.abspath(self.root.removeprefix("file://")))
+        elif not self.root.startswith("s3://"):
+            raise UserError(f"{self.root}: roots are folders or s3://bucket/prefix")
+
+    @property
+    def is_local(self) -> bool:
+        return not self.root.startswith("s3://")
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        return filesystem(self.root, self.endpoint_url)
+
+    def path(self, *names: str) -> str:
+        """Path inside the filesystem (no protocol) of `names` below the root."""
+        base = self.root.removeprefix("s3://").rstrip("/")
+        return "/".join([base, *names])
+
+    def uri(self, *names: str) -> str:
+        return ("" if self.is_local else "s3://") + self.path(*names)
+
+    def arrow_fs(self) -> pa.fs.FileSystem:
+        """The same filesystem for pyarrow and Ray Train."""
+        import pyarrow.fs
+
+        if self.is_local:
+            return pyarrow.fs.LocalFileSystem()
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
+
+    # -- plain objects ---------------------------------------------------------------
+
+    def exists(self, *names: str) -> bool:
+        with _explained(self.uri(*names)):
+            return bool(self.fs.exists(self.path(*names)))
+
+    def read(self, *names: str) -> bytes:
+        """Raises FileNotFoundError when there is no such object."""
+        with _explained(self.uri(*names)):
+            return bytes(self.fs.cat_file(self.path(*names)))
+
+    def write(self, data: bytes, *names: str) -> None:
+        """Put `data`, atomically, over whatever was there."""
+        path = self.path(*names)
+        with _explained(self.uri(*names)):
+            if not self.is_local:
+                self.fs.pipe_file(path, data)
+                return
+            with _temporary(path, data) as temporary:
+                os.replace(temporary, path)
+
+    def read_json(self, *names: str) -> Any:
+        """The parsed object, or None when there is none."""
+        try:
+            return json.loads(self.read(*names))
+        except FileNotFoundError:
+            return None
+
+    def write_json(self, value: Any, *names: str) -> None:
+        self.write(_dumps(value), *names)
+
+    def names(self, *folder: str) -> list[str]:
+        """Sorted names of the objects directly in `folder`; empty when it does not exist."""
+        with _explained(self.uri(*folder)):
+            try:
+                listed = self.fs.ls(self.path(*folder), detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        own = self.path(*folder)  # S3 servers may list a folder's marker inside itself
+        listed = [name for name in listed if name.rstrip("/") != own]
+        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in listed)
+
+    def delete(self, *names: str) -> None:
+        """Remove an object or a whole folder; nothing to remove is fine."""
+        with _explained(self.uri(*names)), contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self.path(*names), recursive=True)
+
+    # -- conditional writes ----------------------------------------------------------
+
+    def create(self, value: Any, *names: str) -> bool:
+        """Put JSON only if nothing is there; False when something is."""
+        path = self.path(*names)
+        with _explained(self.uri(*names)):
+            if not self.is_local:
+                return self._put_if(path, _dumps(value), IfNoneMatch="*")
+            with _temporary(path, _dumps(value)) as temporary:
+                try:
+                    os.link(temporary, path)  # atomic, and refused when the target exists
+                except FileExistsError:
+                    return False
+                return True
+
+    def read_version(self, *names: str) -> tuple[Any, str | None]:
+        """(parsed JSON, version) for `swap`; (None, None) when there is no such object."""
+        path = self.path(*names)
+        with _explained(self.uri(*names)):
+            try:
+                if not self.is_local:
+                    tag = self.fs.info(path)["ETag"]
+                    body = self.fs.cat_file(path)
+                    # The body came with a second call: trust it only if the tag stood still.
+                    if self.fs.info(path)["ETag"] != tag:
+                        return self.read_version(*names)
+                    return json.loads(body), tag
+                data = Path(path).read_bytes()
+                return json.loads(data), digest(data)
+            except FileNotFoundError:
+                return None, None
+
+    def swap(self, value: Any, version: str, *names: str) -> bool:
+        """Put JSON only if the object still has `version`; False when it has changed."""
+        path = self.path(*names)
+        with _explained(self.uri(*names)):
+            if not self.is_local:
+                return self._put_if(path, _dumps(value), IfMatch=version)
+            import fcntl
+
+            with open(f"{path}.lock", "a") as guard:
+                fcntl.flock(guard, fcntl.LOCK_EX)
+                if self.read_version(*names)[1] != version:
+                    return False
+                self.write(_dumps(value), *names)
+                return True
+
+    def _put_if(self, path: str, data: bytes, **condition: str) -> bool:
+        bucket, _, key = path.partition("/")
+        try:
+            self.fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        except (OSError, ValueError) as error:
+            if "pre-condition" in str(error).lower() or "precondition" in str(error).lower():
+                return False
+            raise
+        return True
+
+    # -- tables ----------------------------------------------------------------------
+
+    def read_table(self, *names: str, columns: list[str] | None = None) -> pa.Table:
+        with _explained(self.uri(*names)):
+            return pq.read_table(pa.BufferReader(self.read(*names)), columns=columns)
+
+    def write_table(self, table: pa.Table, *names: str) -> str:
+        """Write Parquet; returns the content digest of the file."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        data = sink.getvalue().to_pybytes()
+        self.write(data, *names)
+        return digest(data)
+
+    def write_part(self, table: pa.Table, counts: dict[str, Any], folder: str, part: str) -> dict:
+        """Write `part` (a table), then the small JSON beside it that makes it count as done.
+
+        The note holds rows, digest and `counts`, so that a resumed stage adds up the same
+        ledger without reading the rows again.
+        """
+        note = {"part": part, "rows": table.num_rows}
+        note["digest"] = self.write_table(table, folder, f"{part}.parquet")
+        note["counts"] = counts
+        self.write_json(note, folder, f"{part}.json")
+        return note
+
+    def read_part(self, folder: str, part: str, columns: list[str] | None = None) -> pa.Table:
+        return self.read_table(folder, f"{part}.parquet", columns=columns)
+
+    def parts(self, folder: str) -> list[str]:
+        """Names of the finished parts in `folder`, in order."""
+        names = self.names(folder)
+        notes = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        return [n[:-8] for n in names if n.endswith(".parquet") and n[:-8] in notes]
+
+    # -- folders of plain files (models) ----------------------------------------------
+
+    def put_folder(self, local: str | os.PathLike, folder: str) -> str:
+        """Copy the files of a local folder; returns a digest over their names and bytes."""
+        digests = {}
+        for file in sorted(Path(local).iterdir()):
+            data = file.read_bytes()
+            self.write(data, folder, file.name)
+            digests[file.name] = digest(data)
+        return digest(digests)
+
+    def fetch_folder(self, folder: str, version: str) -> str:
+        """A local folder with the files of `folder`; downloaded once a `version` and machine."""
+        if self.is_local:
+            return self.path(folder)
+        cache = Path(tempfile.gettempdir()) / f"llmaug-{os.getuid()}"
+        target = cache / digest([self.root, folder, version])
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+                for name in self.names(folder):
+                    if not name.startswith("_"):
+                        Path(temporary, name).write_bytes(self.read(folder, name))
+                with contextlib.suppress(OSError):  # another process was first: same bytes
+                    os.rename(temporary, target)
+                    os.mkdir(temporary)
+        return str(target)
+
+
+def filesystem(uri: str, endpoint_url: str | None = None) -> fsspec.AbstractFileSystem:
+    """The fsspec filesystem of `uri`; no listing cache, bounded retries and time-outs."""
+    if not uri.startswith("s3://"):
+        return fsspec.filesystem("file")
+    return fsspec.filesystem(
+        "s3",
+        endpoint_url=endpoint_url or os.environ.get("AWS_ENDPOINT_URL"),
+        use_listings_cache=False,
+        config_kwargs={
+            "retries": {"max_attempts": 5, "mode": "standard"},
+            "connect_timeout": 10,
+            "read_timeout": 60,
+        },
+    )
+
+
+def _dumps(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str).encode()
+
+
+@contextlib.contextmanager
+def _temporary(path: str, data: bytes) -> Iterator[str]:
+    """A durable temporary file beside `path`, gone afterwards whatever happens."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix="._")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn what a filesystem raises into a message with the place and the fix."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        raise UserError(
+            f"{uri}: no permission: {error}. Check the folder's owner or the AWS credentials "
+            "(AWS_ACCESS_KEY_ID, AWS_PROFILE) and their policy (infra/s3-policy.json)"
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{uri}: the disk is full. Free space and run the same command again: "
+                "finished parts are kept"
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EROFS):
+            raise UserError(f"{uri}: cannot write here: {error.strerror}") from error
+        raise
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
+            raise UserError(
+                f"{uri}: storage does not answer: {error}. Check the endpoint, the network "
+                "and the credentials; `llmaug doctor` tests them"
+            ) from error
+        raise

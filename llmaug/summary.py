@@ -1,0 +1,77 @@
+"""The tables at the end of a run, from metrics.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llmaug.storage import Storage
+
+
+def print_summary(console: Console, storage: Storage, run_id: str, metrics: dict[str, Any]) -> None:
+    """Arms and lift, ledger, throughput, gate, places, and sample recommendations."""
+    console.print(_arms(metrics))
+    ledger = metrics["ledger"]
+    console.print(
+        f"units: {ledger['units']:,} = {ledger['accepted']:,} accepted + "
+        f"{ledger['rejected']:,} rejected + {ledger['failed']:,} failed; events: "
+        f"{metrics['events']['real']:,} real, {metrics['events']['synthetic']:,} synthetic"
+    )
+    for reason, count in sorted(ledger["by_reason"].items()):
+        console.print(f"  {reason}: {count:,}")
+    speed = metrics["throughput"]
+    console.print(
+        f"generation: {speed['output_tokens_per_s']:,.0f} tokens/s, "
+        f"{speed['events_per_s']:,.0f} kept events/s"
+    )
+    gate = metrics["gate"]
+    verdict = "[green]passed[/green]" if gate["passed"] else "[yellow]not passed[/yellow]"
+    console.print(f"gate: {verdict}, arm [bold]{gate['arm']}[/bold] is published")
+    for reason in gate["reasons"]:
+        console.print(f"  - {reason}")
+    slowest = max(metrics["stages"].values(), key=lambda stage: stage["peak_rss_mb"])
+    seconds = sum(s["seconds"] for s in metrics["stages"].values() if not s["skipped"])
+    console.print(f"time: {seconds:.0f} s in stages, peak memory {slowest['peak_rss_mb']:,} MB")
+    console.print(_sample(storage, run_id, metrics["published"]["version"]))
+    console.print(f"model:  {escape(metrics['published']['uri'])}", soft_wrap=True)
+    console.print(f"report: {storage.uri('runs', run_id, 'report', 'report.html')}", soft_wrap=True)
+
+
+def _arms(metrics: dict[str, Any]) -> Table:
+    arms = metrics["arms"]
+    table = Table(title=f"held-out real events of {metrics['num_users']:,} users", box=None)
+    for column in ("metric", *arms, "lift (95% interval)"):
+        table.add_column(column)
+    for name in next(iter(arms.values())):
+        cells = [
+            f"{v[name]['mean']:.4f} ({v[name]['low']:.4f}-{v[name]['high']:.4f})"
+            for v in arms.values()
+        ]
+        lift = metrics["lift"].get(name)
+        shown = ""
+        if lift and lift["relative"] is not None:
+            shown = f"{lift['relative']:+.1%} ({lift['low']:+.1%} to {lift['high']:+.1%})"
+        table.add_row(name, *cells, shown)
+    return table
+
+
+def _sample(storage: Storage, run_id: str, version: str, num_users: int = 2) -> Table:
+    """Top five of the first users."""
+    table = Table("user", "title", "score", title="recommendations, for example", box=None)
+    items = storage.read_table(version, "items.parquet", columns=["item_id", "title"])
+    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    folder = f"runs/{run_id}/recommendations"
+    for part in storage.parts(folder):
+        rows = storage.read_part(folder, part).to_pylist()
+        users = list(dict.fromkeys(row["user_id"] for row in rows))[:num_users]
+        for row in rows:
+            if row["user_id"] in users and row["position"] <= 5:
+                user = row["user_id"] if row["position"] == 1 else ""
+                title = titles.get(row["item_id"]) or row["item_id"]
+                table.add_row(user, escape(title), f"{row['score']:.4f}")
+        if rows:
+            break
+    return table

@@ -1,0 +1,272 @@
+"""The Ray Train hand-off that language models and recommenders share.
+
+One loop: AdamW, linear warm-up, validation every so many steps, early stop, best weights
+kept. Every validation writes a checkpoint to storage (safetensors and JSON), and a run of
+the same name goes on from the last one: batches and dropout depend on the step alone, so
+the resumed run ends with the weights of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmaug.config import OptimiserConfig
+from llmaug.errors import UserError, find_user_error
+from llmaug.stage import Context
+
+
+class Task(Protocol):
+    """What is trained; built inside each worker."""
+
+    model: Any
+    """torch.nn.Module; `model(tokens, weights)` gives the mean loss of a batch."""
+
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
+        """This worker's share of the batch of `step`: (tokens, weights) tensors."""
+
+    def validate(self) -> float:
+        """Validation NDCG@10, higher is better; NaN when there is nothing held out."""
+
+    def export(self) -> dict[str, Any]:
+        """Write the finished model to storage; returns JSON-able facts about it."""
+
+
+def fit(
+    context: Context, name: str, build: Callable[..., Task], optimiser: OptimiserConfig, seed: int
+) -> dict[str, Any]:
+    """Train what `build()` returns, in folder `name` of the run; resumes by name.
+
+    Returns the facts of `export` and {"steps", "best_step", "validation_ndcg"}.
+    Raises UserError on a loss that is not finite, naming the step.
+    """
+    import ray
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from llmaug.cluster import connect
+
+    connect(context.config.ray)
+    storage = context.storage
+    board = _board_class().options(num_cpus=0).remote()
+    folder = context.folder(name)
+    trainer = TorchTrainer(
+        _train_loop,
+        train_loop_config={
+            "build": build,
+            "optimiser": optimiser,
+            "seed": seed,
+            "board": board,
+            "storage": storage,
+            "result": f"{folder}/_trained.json",
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=optimiser.num_workers, use_gpu=optimiser.use_gpu
+        ),
+        run_config=ray.train.RunConfig(
+            name="_train",
+            storage_path=storage.path(folder),
+            storage_filesystem=storage.arrow_fs(),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=2),
+        ),
+    )
+    with _shown(context, board, optimiser.num_steps):
+        try:
+            trainer.fit()
+        except Exception as error:
+            raise find_user_error(error) or error from error
+    result = storage.read_json(folder, "_trained.json")
+    storage.delete(folder, "_train")
+    return result
+
+
+def _train_loop(spec: dict[str, Any]) -> None:
+    """Runs in each Ray Train worker."""
+    import ray.train
+    import torch
+    from ray.train.torch import prepare_model
+
+    optimiser_config: OptimiserConfig = spec["optimiser"]
+    torch.set_num_threads(optimiser_config.threads_per_worker)
+    torch.manual_seed(spec["seed"])
+    world = ray.train.get_context()
+    rank, world_size = world.get_world_rank(), world.get_world_size()
+    task: Task = spec["build"]()
+    wrapped = prepare_model(task.model)
+    optimiser = torch.optim.AdamW(
+        task.model.parameters(),
+        lr=optimiser_config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=optimiser_config.weight_decay,
+    )
+    state = _restore(task.model, optimiser)
+    while not _finished(state, optimiser_config):
+        step = state["step"]
+        torch.manual_seed(spec["seed"] * 1_000_003 + step * 997 + rank)  # dropout by step alone
+        for group in optimiser.param_groups:
+            warm = min(1.0, (step + 1) / max(1, optimiser_config.warmup_steps))
+            group["lr"] = optimiser_config.learning_rate * warm
+        task.model.train()
+        device = next(task.model.parameters()).device
+        batch = [torch.as_tensor(x, device=device) for x in task.batch(step, rank, world_size)]
+        loss = wrapped(*batch)
+        if not math.isfinite(loss.item()):
+            raise UserError(
+                f"loss is {loss.item()} at step {step}: lower the learning rate "
+                f"({optimiser_config.learning_rate}) or look at the events' weights"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
+        optimiser.step()
+        state["step"] = step + 1
+        if (step + 1) % optimiser_config.validate_every == 0 or _finished(state, optimiser_config):
+            _validate_and_save(task, optimiser, state, loss.item(), rank, world_size)
+        if rank == 0 and step % 10 == 0:
+            facts = {"loss": loss.item(), "validation NDCG@10": state["best"]}
+            spec["board"].put.remote(step + 1, facts)
+    if rank == 0:
+        if state["best_weights"]:
+            task.model.load_state_dict(state["best_weights"])
+        facts = task.export()
+        # The last step stands for the best where nothing was held out to choose by.
+        best = None if math.isinf(state["best"]) else state["best"]
+        facts |= {"steps": state["step"], "best_step": state["best_step"], "validation_ndcg": best}
+        storage, result = spec["storage"], spec["result"]
+        storage.write_json(facts, *result.rsplit("/", 1))
+
+
+def _finished(state: dict[str, Any], config: OptimiserConfig) -> bool:
+    stale = state["validations"] - state["best_validation"]
+    return state["step"] >= config.num_steps or stale >= config.patience
+
+
+def _validate_and_save(
+    task: Task, optimiser: Any, state: dict[str, Any], loss: float, rank: int, world_size: int
+) -> None:
+    """Validate on rank 0, tell the others, remember the best weights, write a checkpoint."""
+    import ray.train
+    import torch
+
+    task.model.eval()
+    metric = torch.tensor([task.validate() if rank == 0 else 0.0], dtype=torch.float64)
+    if world_size > 1:
+        metric = metric.to(next(task.model.parameters()).device)
+        torch.distributed.broadcast(metric, src=0)
+    state["validations"] += 1
+    value = float(metric.item())
+    if math.isnan(value) or value > state["best"]:
+        state["best"] = -math.inf if math.isnan(value) else value
+        state["best_step"], state["best_validation"] = state["step"], state["validations"]
+        weights = task.model.state_dict()
+        state["best_weights"] = {name: t.detach().clone() for name, t in weights.items()}
+    report = {"step": state["step"], "loss": loss, "validation_ndcg": value}
+    if rank != 0:
+        ray.train.report(report)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _save(folder, task.model, optimiser, state)
+        ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _save(folder: str, model: Any, optimiser: Any, state: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+    tensors |= {f"best.{name}": t for name, t in state["best_weights"].items()}
+    for index, slots in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{slot}": t for slot, t in slots.items()}
+    save_file(
+        {n: t.detach().clone().contiguous() for n, t in tensors.items()},
+        f"{folder}/state.safetensors",
+    )
+    plain = {name: value for name, value in state.items() if name != "best_weights"}
+    Path(folder, "state.json").write_text(json.dumps(plain))
+
+
+def _restore(model: Any, optimiser: Any) -> dict[str, Any]:
+    """Fresh state, or that of the last checkpoint loaded into `model` and `optimiser`."""
+    import ray.train
+    from safetensors.torch import load_file
+
+    fresh: dict[str, Any] = {
+        "step": 0,
+        "validations": 0,
+        "best": -math.inf,
+        "best_step": 0,
+        "best_validation": 0,
+        "best_weights": {},
+    }
+    checkpoint = ray.train.get_checkpoint()
+    if not checkpoint:
+        return fresh
+    with checkpoint.as_directory() as folder:
+        tensors = load_file(f"{folder}/state.safetensors")
+        state = fresh | json.loads(Path(folder, "state.json").read_text())
+    by_prefix: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "optimiser": {}}
+    for name, tensor in tensors.items():
+        prefix, rest = name.split(".", 1)
+        by_prefix[prefix][rest] = tensor
+    model.load_state_dict(by_prefix["model"])
+    state["best_weights"] = by_prefix["best"]
+    slots: dict[int, dict[str, Any]] = {}
+    for name, tensor in by_prefix["optimiser"].items():
+        index, slot = name.split(".", 1)
+        slots.setdefault(int(index), {})[slot] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
+    return state
+
+
+def _board_class() -> Any:
+    import ray
+
+    class Board:
+        """Where workers pin how far they are, for the driver to show."""
+
+        def __init__(self) -> None:
+            self._latest: tuple[int, dict[str, float]] = (0, {})
+
+        def put(self, step: int, facts: dict[str, float]) -> None:
+            self._latest = (step, facts)
+
+        def get(self) -> tuple[int, dict[str, float]]:
+            return self._latest
+
+    return ray.remote(Board)
+
+
+class _shown:
+    """Polls the board into the progress bar while `fit` blocks."""
+
+    def __init__(self, context: Context, board: Any, num_steps: int) -> None:
+        self._context, self._board, self._num_steps = context, board, num_steps
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _poll(self) -> None:
+        import ray
+
+        shown = 0
+        with self._context.progress.track(self._num_steps, "steps") as advance:
+            while not self._stop.wait(1.0):
+                try:
+                    step, facts = ray.get(self._board.get.remote(), timeout=5)
+                except Exception:  # a busy or dying actor: the training decides, not the bar
+                    continue
+                if step > shown:
+                    finite = {n: v for n, v in facts.items() if math.isfinite(v)}
+                    advance(step - shown, finite)
+                    shown = step

@@ -1,0 +1,43 @@
+"""The held-out users that training stops early by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmaug.ranking import ScoreUsers, mean_ndcg_at_10, target_ranks
+from llmaug.sequences import user_histories
+from llmaug.storage import Storage
+from llmaug.vocabulary import Vocabulary
+
+_MAX_USERS = 2000
+
+
+@dataclass(frozen=True)
+class ValidationUsers:
+    """Users with a training history and the first validation event after it."""
+
+    user_ids: list[str]
+    histories: list[list[int]]
+    targets: list[int]
+
+    def ndcg_at_10(self, score: ScoreUsers, exclude_seen: bool) -> float:
+        ranks = target_ranks(score, self.user_ids, self.histories, self.targets, exclude_seen)
+        return mean_ndcg_at_10(ranks)
+
+
+def load_validation(
+    storage: Storage, train: str, validation: str, vocabulary: Vocabulary, seed: int
+) -> ValidationUsers:
+    """At most 2,000 users, the same ones for one seed."""
+    rows: list[tuple[str, list[int], int]] = []
+    for part in storage.parts(validation):
+        histories = user_histories(storage, [train], part, vocabulary)
+        for user, targets in user_histories(storage, [validation], part, vocabulary).items():
+            if user in histories and targets:
+                rows.append((user, histories[user], targets[0]))
+    if len(rows) > _MAX_USERS:
+        chosen = np.random.default_rng(seed).choice(len(rows), _MAX_USERS, replace=False)
+        rows = [rows[index] for index in sorted(chosen)]
+    return ValidationUsers([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows])

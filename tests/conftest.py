@@ -1,0 +1,56 @@
+"""Fixtures that all tests share: one local Ray, and contexts over a temporary folder."""
+
+from __future__ import annotations
+
+import os
+
+# Before any import of ray or transformers: neither may wait for the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.pop("RAY_ADDRESS", None)
+
+from collections.abc import Callable, Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+
+from llmaug.config import RayConfig, parse_config  # noqa: E402
+from llmaug.progress import Progress  # noqa: E402
+from llmaug.stage import Context  # noqa: E402
+from llmaug.storage import Storage  # noqa: E402
+
+
+class QuietProgress(Progress):
+    """Shows nothing; keeps the notes for tests to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for the whole test session."""
+    from llmaug.cluster import connect, disconnect
+
+    connect(RayConfig(num_cpus=4))
+    yield
+    disconnect()
+
+
+@pytest.fixture
+def make_context(tmp_path: Path) -> Callable[..., Context]:
+    """`make_context(ingest={...}, run_id="test")`: a Context whose root is `tmp_path`.
+
+    Keyword arguments are sections of the config.
+    """
+
+    def make(run_id: str = "test", **config: Any) -> Context:
+        parsed = parse_config({"storage": {"root": str(tmp_path)}, **config}, "test config")
+        return Context(Storage(str(tmp_path)), parsed, run_id, QuietProgress())
+
+    return make

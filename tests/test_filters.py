@@ -1,0 +1,220 @@
+"""Filters by hand: what is kept, why the rest is not, and a ledger that adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from llmaug import filters
+from llmaug.config import FiltersConfig
+from llmaug.filters import Candidate, event_times, judge, run_hashes
+from llmaug.schema import OUTCOME, UNIT
+from llmaug.stage import Context
+from llmaug.storage import digest
+from llmaug.vocabulary import BOS, EOS, PAD, Statistics
+from tests.tables import (
+    START,
+    catalogue,
+    events,
+    histories,
+    hour,
+    read_rows,
+    write_finished,
+    write_vocabulary,
+)
+
+MakeContext = Callable[..., Context]
+A, B, C, D, E, F, G = range(3, 10)
+NUM_TOKENS = 10
+
+
+def candidate(
+    tokens: list[int],
+    strategy: str = "continue",
+    history: str = "",
+    real: Sequence[list[int]] = (),
+) -> Candidate:
+    """Letters of `history` are items; `real` are the training histories, in runs of 3."""
+    hashes = [run_hashes(np.array(tokens), 3) for tokens in real]
+    return Candidate(
+        strategy=strategy,
+        tokens=tokens,
+        history=frozenset(ord(letter) - ord("a") + A for letter in history),
+        num_tokens=NUM_TOKENS,
+        real_runs=np.unique(np.concatenate([np.empty(0, np.uint64), *hashes])),
+    )
+
+
+def test_tokens_that_no_item_has_are_dropped() -> None:
+    reasons, verdict = judge(candidate([A, PAD, B, BOS, EOS, NUM_TOKENS, -1]), FiltersConfig())
+    assert reasons == [None, *["outside_catalogue"], None, *["outside_catalogue"] * 4]
+    assert verdict is None  # two events are left
+
+
+def test_items_that_the_user_had_already_are_dropped() -> None:
+    reasons, _ = judge(candidate([C, A, C, D], history="ab"), FiltersConfig())
+    assert reasons == [None, "repeated", "repeated", None]
+
+
+def test_repeats_are_kept_where_they_are_normal() -> None:
+    reasons, _ = judge(candidate([C, A, C], history="ab"), FiltersConfig(repeats="allow"))
+    assert reasons == [None, None, None]
+
+
+def test_the_first_filter_that_objects_gives_the_reason() -> None:
+    reasons, _ = judge(candidate([BOS, BOS, A, B]), FiltersConfig())
+    assert reasons == ["outside_catalogue", "outside_catalogue", None, None]
+    # One event is too short, whether or not it would also be a copy.
+    config = FiltersConfig(min_events=4, copied_ngram=3)
+    _, verdict = judge(candidate([A, B, C], "new_users", real=[[A, B, C]]), config)
+    assert verdict == ("too_short", "3 of 3 events kept")
+
+
+@pytest.mark.parametrize(("num_kept", "accepted"), [(1, False), (2, True)])
+def test_an_outcome_needs_enough_events(num_kept: int, accepted: bool) -> None:
+    _, verdict = judge(candidate([A, B][:num_kept] + [BOS]), FiltersConfig(min_events=2))
+    assert (verdict is None) == accepted
+
+
+def test_a_copy_of_a_real_person_is_rejected() -> None:
+    config = FiltersConfig(copied_ngram=3, max_copied_share=0.5)
+    real = [[A, B, C, D, E]]
+    _, verdict = judge(candidate([A, B, C, D], "new_users", real=real), config)
+    assert verdict == ("copied", "100% of the runs of 3 events are in real histories")
+    # Runs ABC (real), BCG, CGF: a third.
+    assert judge(candidate([A, B, C, G, F], "new_users", real=real), config)[1] is None
+    # The same items in another order are nobody's history.
+    assert judge(candidate([D, C, B, A], "new_users", real=real), config)[1] is None
+    # Whoever continues a real person is not a new one.
+    assert judge(candidate([A, B, C, D], "continue", real=real), config)[1] is None
+
+
+def test_a_copy_is_recognised_by_the_events_that_are_kept() -> None:
+    config = FiltersConfig(copied_ngram=3)
+    _, verdict = judge(candidate([A, BOS, B, A, C], "new_users", real=[[A, B, C]]), config)
+    assert verdict is not None and verdict[0] == "copied"
+
+
+def test_run_hashes_tell_order_and_content_apart() -> None:
+    assert len(run_hashes(np.array([A, B, C, D]), 3)) == 2
+    assert run_hashes(np.array([G, A, B, C]), 3)[1] == run_hashes(np.array([A, B, C]), 3)[0]
+    every = [[a, b, c] for a in range(3, 13) for b in range(3, 13) for c in range(3, 13)]
+    assert len({int(run_hashes(np.array(run), 3)[0]) for run in every}) == 1000
+    assert len(run_hashes(np.array([A, B]), 3)) == 0
+
+
+# -- times ---------------------------------------------------------------------------------
+
+
+def statistics(gap_s: float = 60.0, window_hours: float = 100.0) -> Statistics:
+    return Statistics(
+        gap_s=[0.0, gap_s, 2 * gap_s],
+        start_s=[START.timestamp(), START.timestamp() + 3600],
+        history_len=[1, 5],
+        window_end_s=hour(window_hours).timestamp(),
+        action="view",
+    )
+
+
+@pytest.mark.parametrize("after", [None, hour(50)], ids=["new user", "continuation"])
+@pytest.mark.parametrize("gap_s", [60.0, 1e7], ids=["room", "squeezed"])
+def test_times_increase_inside_the_training_window(after: Any, gap_s: float) -> None:
+    for seed in range(50):
+        times = event_times(np.random.default_rng(seed), 20, after, statistics(gap_s))
+        assert len(times) == 20
+        assert times == sorted(times) and times[0] < times[-1]
+        assert (after or START) <= times[0]
+        assert times[-1] <= hour(100)
+        if after is None:
+            assert times[0] <= hour(1) + timedelta(seconds=2 * gap_s)
+
+
+def test_a_user_at_the_end_of_the_window_stays_there() -> None:
+    times = event_times(np.random.default_rng(0), 3, hour(100), statistics())
+    assert times == [hour(100)] * 3
+
+
+# -- the stage -----------------------------------------------------------------------------
+
+
+def outcome(name: str, tokens: list[int], user: str | None = None, reason: str = "") -> dict:
+    return {
+        "unit_id": digest(name),
+        "user_id": user,
+        "strategy": "continue" if user else "new_users",
+        "sample": 0,
+        "status": "failed" if reason else "generated",
+        "reason": reason or None,
+        "tokens": tokens,
+        "num_prompt_tokens": 1,
+        "num_generated_tokens": len(tokens),
+        "engine_seconds": 0.1,
+        "attempts": 1,
+    }
+
+
+def write_outcomes(context: Context, part: str, outcomes: list[dict], after: Any) -> None:
+    table = pa.Table.from_pylist(outcomes, schema=OUTCOME)
+    context.storage.write_part(table, {}, context.folder("outcomes"), part)
+    units = [{**row, "prompt": [BOS], "seed": 1, "after": after} for row in outcomes]
+    known = [{name: unit.get(name) for name in UNIT.names} for unit in units]
+    table = pa.Table.from_pylist(known, schema=UNIT)
+    context.storage.write_part(table, {}, context.folder("plan"), part)
+
+
+def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
+    make_context: MakeContext, ray_session: None
+) -> None:
+    context = make_context(filters={"copied_ngram": 3})
+    context.storage.write_part(
+        events(histories(u1="ab", u2="cdefg")), {}, context.folder("split/train"), "part-00000"
+    )
+    write_vocabulary(context, catalogue("abcdefg"), statistics(window_hours=4).__dict__)
+    continuations = [
+        outcome("fresh", [C, D, A], user="u1"),
+        outcome("repeats", [A, B, E], user="u1"),
+        outcome("broken", [], user="u2", reason="no_answer"),
+    ]
+    new_users = [outcome("copy", [C, D, E, F, G]), outcome("new", [G, F, E, D, C])]
+    write_outcomes(context, "0-part-00000", continuations, after=hour(1))
+    write_outcomes(context, "1-new-users-00000", new_users, after=None)
+    write_finished(context, "split")
+    write_finished(context, "outcomes", units=5)
+
+    counts = filters.run(context)
+
+    assert counts == {
+        **{"units": 5, "rows": 5, "accepted": 2, "rejected": 2, "failed": 1},
+        **{"rejected.too_short": 1, "rejected.copied": 1, "failed.no_answer": 1},
+        # kept: C and D of "fresh" and all five of "new"
+        **{"events_generated": 3 + 3 + 5 + 5, "events_dropped.repeated": 3, "events_kept": 7},
+    }
+    folder = context.folder("filtered")
+    assert context.storage.parts(folder) == ["0-part-00000", "1-new-users-00000"]
+    rows = {row["unit_id"]: row for row in read_rows(context.storage, folder)}
+    verdicts = [(rows[digest(name)]["status"], rows[digest(name)]["reason"])
+                for name in ("fresh", "repeats", "broken", "copy", "new")]  # fmt: skip
+    assert verdicts == [
+        ("accepted", None),
+        ("rejected", "too_short"),
+        ("failed", "no_answer"),
+        ("rejected", "copied"),
+        ("accepted", None),
+    ]
+    fresh = rows[digest("fresh")]["events"]
+    assert [(event["item_id"], event["keep"], event["reason"]) for event in fresh] == [
+        ("c", True, None),
+        ("d", True, None),
+        ("a", False, "repeated"),
+    ]
+    assert [event["position"] for event in fresh] == [0, 1, 2]
+    assert all(hour(1) <= event["timestamp"] <= hour(4) for event in fresh)
+    # What is rejected is shown whole, and none of it is kept.
+    repeats = rows[digest("repeats")]["events"]
+    assert [event["item_id"] for event in repeats] == ["a", "b", "e"]
+    assert not any(event["keep"] for event in repeats)

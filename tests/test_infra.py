@@ -1,0 +1,112 @@
+"""Cluster files: they parse, validate offline, and agree with the package and each other."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmaug import __version__
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def rayjob() -> dict[str, Any]:
+    documents = list(yaml.safe_load_all((ROOT / "infra" / "rayjob.yaml").read_text()))
+    assert [document["kind"] for document in documents] == ["ServiceAccount", "RayJob"]
+    return documents[1]
+
+
+def test_cluster_validates_against_rays_schema(cluster: dict[str, Any]) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(cluster))
+
+
+def test_head_has_no_gpu_and_gpu_workers_are_spot_from_zero(cluster: dict[str, Any]) -> None:
+    types = cluster["available_node_types"]
+    assert types[cluster["head_node_type"]]["resources"]["GPU"] == 0
+    assert types["gpu"]["min_workers"] == 0 and types["gpu"]["resources"]["GPU"] >= 1
+    assert types["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert any("llmaug[gpu]" in command for command in cluster["setup_commands"])
+
+
+def test_rights_come_from_instance_profiles_not_keys(cluster: dict[str, Any]) -> None:
+    for node_type in cluster["available_node_types"].values():
+        assert node_type["node_config"]["IamInstanceProfile"]
+    assert "aws_access_key" not in json.dumps(cluster).lower()
+    assert "ssh_private_key" not in cluster["auth"]
+
+
+def test_one_ray_version_everywhere(cluster: dict[str, Any], rayjob: dict[str, Any]) -> None:
+    pinned = "2.60.0"
+    assert f"ray[data,default,train]=={pinned}" in (ROOT / "pyproject.toml").read_text()
+    for image in ("image", "head_image", "worker_image"):
+        assert cluster["docker"][image].startswith(f"rayproject/ray:{pinned}-")
+    dockerfile = (ROOT / "infra" / "Dockerfile").read_text()
+    assert f"RAY_IMAGE=rayproject/ray:{pinned}-" in dockerfile
+    assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == pinned
+
+
+def test_rayjob_ends_retries_and_cleans_up(rayjob: dict[str, Any]) -> None:
+    spec = rayjob["spec"]
+    assert spec["backoffLimit"] >= 1
+    assert spec["activeDeadlineSeconds"] > 0
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert spec["ttlSecondsAfterFinished"] > 0  # KubeRay ignores it without the shutdown
+
+
+def test_rayjob_retries_resume_the_same_run(rayjob: dict[str, Any]) -> None:
+    arguments = shlex.split(rayjob["spec"]["entrypoint"])
+    assert arguments[:2] == ["python", "/home/ray/llmaug/jobs/nightly.py"]
+    given = dict(zip(arguments[2::2], arguments[3::2], strict=True))
+    assert set(given) == {"--config", "--root", "--run-id"}
+    assert rayjob["metadata"]["name"].endswith(given["--run-id"])
+
+
+def test_pods_are_not_root_and_use_the_service_account(rayjob: dict[str, Any]) -> None:
+    cluster_spec = rayjob["spec"]["rayClusterSpec"]
+    groups = [cluster_spec["headGroupSpec"], *cluster_spec["workerGroupSpecs"]]
+    for pod in (group["template"]["spec"] for group in groups):
+        assert pod["serviceAccountName"] == "llmaug"
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        (container,) = pod["containers"]
+        assert container["image"].endswith(f":{__version__}")
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+    worker = cluster_spec["workerGroupSpecs"][0]
+    assert worker["minReplicas"] == 0
+    limits = worker["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == "1"
+
+
+def test_policy_writes_only_what_runs_make() -> None:
+    policy = json.loads((ROOT / "infra" / "s3-policy.json").read_text())
+    rights: dict[str, set[str]] = {}
+    for statement in policy["Statement"]:
+        assert statement["Effect"] == "Allow"
+        actions, places = statement["Action"], statement["Resource"]
+        actions = [actions] if isinstance(actions, str) else actions
+        for place in [places] if isinstance(places, str) else places:
+            rights.setdefault(place.split(":::example-bucket")[1], set()).update(actions)
+    assert rights.pop("") == {"s3:ListBucket"}
+    assert rights.pop("/llmaug/logs/*") == {"s3:GetObject"}
+    assert set(rights) == {f"/llmaug/{name}/*" for name in ("runs", "published", "outcomes_cache")}
+    for actions in rights.values():
+        assert {"s3:GetObject", "s3:PutObject", "s3:DeleteObject"} <= actions
+        assert not any("*" in action for action in actions)
+
+
+def test_image_runs_as_an_ordinary_user() -> None:
+    lines = (ROOT / "infra" / "Dockerfile").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users == ["ray"]

@@ -1,0 +1,150 @@
+"""Units: the same question has the same id, and every question is asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llmaug import plan
+from llmaug.stage import Context
+from llmaug.vocabulary import BOS
+from tests.tables import (
+    catalogue,
+    events,
+    histories,
+    hour,
+    map_parts_here,
+    read_rows,
+    write_finished,
+    write_vocabulary,
+)
+
+MakeContext = Callable[..., Context]
+A, B, C, D, E = range(3, 8)
+CONTINUE = {"kind": "continue", "num_events": 4, "samples_per_user": 2}
+NEW_USERS = {"kind": "new_users", "num_users": 5, "num_events": 3}
+TRAIN = {"p0": histories(u1="abc", u2="e"), "p1": histories(u3="edcba")}
+
+
+@pytest.fixture
+def units_of(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`units_of(strategy, ...)`: the units of a plan over the histories above."""
+    monkeypatch.setattr(plan, "map_parts", map_parts_here)
+    number = iter(range(100))
+
+    def units_of(
+        *strategies: dict[str, Any], model_digest: str | None = None, **config: Any
+    ) -> list[dict[str, Any]]:
+        engine = "vllm" if model_digest else "uniform"
+        config = {"plan": {"strategies": strategies}, "generate": {"engine": engine}, **config}
+        context = make_context(run_id=f"run-{next(number)}", **config)
+        write_inputs(context)
+        if model_digest:
+            write_finished(context, "lm/causal", model_digest=model_digest)
+        counts = plan.run(context)
+        units = read_rows(context.storage, context.folder("plan"))
+        assert counts["units"] == len(units)
+        return units
+
+    return units_of
+
+
+def write_inputs(context: Context) -> None:
+    for part, rows in TRAIN.items():
+        context.storage.write_part(events(rows), {}, context.folder("split/train"), part)
+    write_vocabulary(context, catalogue("abcde"), {})
+
+
+def ids(units: list[dict[str, Any]]) -> set[str]:
+    return {unit["unit_id"] for unit in units}
+
+
+def test_a_plan_of_both_strategies(make_context: MakeContext, ray_session: None) -> None:
+    strategies = [CONTINUE, NEW_USERS]
+    context = make_context(
+        plan={"strategies": strategies, "units_per_part": 2}, generate={"engine": "uniform"}
+    )
+    write_inputs(context)
+    counts = plan.run(context)
+    assert counts == {"units": 6 + 5, "continue": 6, "new_users": 5, "generator": "uniform"}
+    folder = context.folder("plan")
+    assert context.storage.parts(folder) == [
+        *("0-p0", "0-p1"),  # beside the training parts: users stay together
+        *("1-new-users-00000", "1-new-users-00001", "1-new-users-00002"),
+    ]
+    units = read_rows(context.storage, folder)
+    assert len(ids(units)) == 11
+    assert [(u["user_id"], u["prompt"], u["sample"], u["after"]) for u in units[:4]] == [
+        ("u1", [BOS, A, B, C], 0, hour(2)),
+        ("u1", [BOS, A, B, C], 1, hour(2)),
+        ("u2", [BOS, E], 0, hour(0)),
+        ("u2", [BOS, E], 1, hour(0)),
+    ]
+    assert [(u["user_id"], u["prompt"], u["sample"], u["after"]) for u in units[6:]] == [
+        (None, [BOS], sample, None) for sample in range(5)
+    ]
+    assert {u["sampling"]["max_tokens"] for u in units[:6]} == {4}
+    assert {u["sampling"]["max_tokens"] for u in units[6:]} == {3}
+
+
+def test_the_same_question_has_the_same_id_on_any_night(units_of: Callable[..., Any]) -> None:
+    assert units_of(CONTINUE, NEW_USERS) == units_of(CONTINUE, NEW_USERS)
+
+
+@pytest.mark.parametrize("strategy", [CONTINUE, NEW_USERS], ids=["continue", "new_users"])
+@pytest.mark.parametrize(
+    "change", [{"temperature": 0.5}, {"top_p": 0.9}, {"top_k": 5}, {"num_events": 2}]
+)
+def test_other_sampling_is_another_question(
+    units_of: Callable[..., Any], strategy: dict[str, Any], change: dict[str, Any]
+) -> None:
+    assert not ids(units_of(strategy)) & ids(units_of({**strategy, **change}))
+
+
+def test_another_seed_or_generator_is_another_question(units_of: Callable[..., Any]) -> None:
+    usual = ids(units_of(CONTINUE, NEW_USERS))
+    for other in (
+        units_of(CONTINUE, NEW_USERS, seed=8),
+        units_of(CONTINUE, NEW_USERS, model_digest="aaaa"),
+        units_of(CONTINUE, NEW_USERS, model_digest="bbbb"),
+    ):
+        assert not usual & ids(other)
+        usual |= ids(other)
+
+
+def test_more_of_the_same_keeps_what_was_asked_before(units_of: Callable[..., Any]) -> None:
+    fewer = units_of({**CONTINUE, "samples_per_user": 1}, NEW_USERS)
+    more = units_of(CONTINUE, {**NEW_USERS, "num_users": 50})
+    assert ids(fewer) < ids(more)
+
+
+def test_a_hundred_thousand_new_users_are_all_different() -> None:
+    """Seeds of 31 bits would collide, and with them the ids of users that are one question."""
+    maker = plan._UnitMaker("uniform", seed=7)
+    strategy = plan.NewUsersConfig.model_validate(NEW_USERS)
+    units = [maker.unit(strategy, [BOS], sample) for sample in range(30_000)]
+    assert len(ids(units)) == len({unit["seed"] for unit in units}) == 30_000
+
+
+def test_sample_numbers_beyond_16_bits_can_be_written(units_of: Callable[..., Any]) -> None:
+    config = {"strategies": [{**NEW_USERS, "num_users": 32_769}], "units_per_part": 32_768}
+    assert units_of(plan=config)[-1]["sample"] == 32_768
+
+
+def test_a_long_history_is_cut_to_its_newest_events(units_of: Callable[..., Any]) -> None:
+    units = units_of({**CONTINUE, "samples_per_user": 1}, lm={"context_len": 7})
+    prompts = {unit["user_id"]: unit["prompt"] for unit in units}
+    assert prompts == {"u1": [A, B, C], "u2": [BOS, E], "u3": [C, B, A]}  # 3 + 4 new = 7
+
+
+def test_only_sparse_users_are_continued(units_of: Callable[..., Any]) -> None:
+    units = units_of({**CONTINUE, "max_history_len": 3})
+    assert {unit["user_id"] for unit in units} == {"u1", "u2"}
+
+
+def test_the_generator_is_named_with_the_digest_of_its_weights() -> None:
+    assert plan.generator_name("causal", None) == "uniform"
+    manifest = {"counts": {"model_digest": "0123456789abcdef0123"}}
+    assert plan.generator_name("causal", manifest) == "causal@0123456789abcdef"

@@ -1,0 +1,237 @@
+"""One contract that every recommender keeps, and what is special about each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from llmaug import recommenders
+from llmaug.config import TrainConfig
+from llmaug.errors import UserError
+from llmaug.sequences import Batches, of_events
+from llmaug.storage import Storage
+from llmaug.train import PairBatches
+from llmaug.vocabulary import BOS
+from tests.tables import catalogue, events, histories
+
+WORDS = catalogue("abcdef")
+A, B, C, D, E, F = range(3, 9)
+# Two tastes: the first half of the alphabet, and the second.
+EVENTS = events(histories(u1="abc", u2="bca", u3="def", u4="efd"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than these models do, on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def config_of(model: str, **changes: Any) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {"model": model, "embedding_dim": 8, "num_heads": 2, "num_layers": 1, "history_len": 6,
+         "dropout": 0.0, "batch_size": 8, **changes}
+    )  # fmt: skip
+
+
+def batches_of(config: TrainConfig) -> Any:
+    if config.model == "linear":
+        return PairBatches(EVENTS, WORDS, config, seed=1)
+    return Batches(of_events(EVENTS, WORDS), config.batch_size, config.history_len, seed=1)
+
+
+def train(config: TrainConfig, num_steps: int) -> tuple[Any, list[float]]:
+    """(model in eval mode, loss of each step)."""
+    torch.manual_seed(0)
+    batches = batches_of(config)
+    users = getattr(batches, "user_ids", [])
+    model = recommenders.build(config, WORDS.num_tokens, users)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.03)
+    losses = []
+    for step in range(num_steps):
+        loss = model(*(torch.as_tensor(x) for x in batches.at(step)))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return model.eval(), losses
+
+
+VARIANTS = {
+    "sasrec": config_of("sasrec"),
+    "linear": config_of("linear"),
+    "linear hadamard": config_of("linear", interaction="hadamard"),
+    "linear mse": config_of("linear", loss="mse", interaction="hadamard"),
+}
+QUESTION = (["u1", "u3", "stranger"], [[A, B], [D], []])
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+class TestContract:
+    def test_it_learns(self, config: TrainConfig) -> None:
+        _, losses = train(config, 60)
+        assert np.isfinite(losses).all()
+        assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
+
+    def test_it_scores_every_token_for_every_user(self, config: TrainConfig) -> None:
+        model, _ = train(config, 2)
+        with torch.no_grad():
+            scores = model.score(*QUESTION)
+        assert scores.shape == (3, WORDS.num_tokens)
+        assert torch.isfinite(scores).all()
+        probability = model.probability(scores)
+        assert probability.shape == scores.shape
+        assert ((probability > 0) & (probability < 1)).all()
+        # A probability ranks as the scores do.
+        assert (probability.argsort(-1) == scores.argsort(-1)).all()
+
+    def test_a_user_is_scored_alike_alone_and_in_company(self, config: TrainConfig) -> None:
+        model, _ = train(config, 2)
+        with torch.no_grad():
+            together = model.score(*QUESTION)
+            alone = [model.score([user], [h])[0] for user, h in zip(*QUESTION, strict=True)]
+        assert torch.allclose(together, torch.stack(alone), atol=1e-6)
+
+    def test_what_is_saved_scores_alike_when_loaded(
+        self, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        storage = Storage(str(tmp_path))
+        model, _ = train(config, 3)
+        digest = recommenders.save(storage, "model", model, config, WORDS)
+        loaded, words, facts = recommenders.load(storage, "model")
+        with torch.no_grad():
+            assert torch.equal(loaded.score(*QUESTION), model.score(*QUESTION))
+        assert words.item_ids == WORDS.item_ids
+        assert facts["num_items"] == 6
+        assert recommenders.save(storage, "copy", loaded, config, words) == digest
+
+    @pytest.mark.parametrize("keep", [0, 100, -10])
+    def test_damaged_weights_are_noticed(
+        self, config: TrainConfig, keep: int, tmp_path: Path
+    ) -> None:
+        storage = Storage(str(tmp_path))
+        recommenders.save(storage, "model", train(config, 1)[0], config, WORDS)
+        whole = storage.read("model", "model.safetensors")
+        storage.write(whole[:keep], "model", "model.safetensors")
+        with pytest.raises(UserError, match="model.safetensors is damaged") as caught:
+            recommenders.load(storage, "model")
+        assert storage.uri("model") in caught.value.message
+
+    def test_items_of_another_model_are_noticed(self, config: TrainConfig, tmp_path: Path) -> None:
+        storage = Storage(str(tmp_path))
+        recommenders.save(storage, "model", train(config, 1)[0], config, WORDS)
+        others = catalogue("abcdez").items.select(["item_id", "title", "train_events"])
+        pq.write_table(others, f"{tmp_path}/model/items.parquet")
+        with pytest.raises(UserError, match="do not belong together"):
+            recommenders.load(storage, "model")
+
+
+def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a recommender folder"):
+        recommenders.load(Storage(str(tmp_path)), "nowhere")
+
+
+# -- sasrec --------------------------------------------------------------------------------
+
+
+def test_sasrec_learns_what_follows_what() -> None:
+    model, _ = train(config_of("sasrec"), 120)
+    with torch.no_grad():
+        scores = model.score(["x"] * 2, [[A, B], [E, F]])
+    assert scores[0].argmax() == C and scores[1].argmax() == D
+
+
+def test_sasrec_looks_at_the_newest_events_only() -> None:
+    model, _ = train(config_of("sasrec", history_len=3), 5)
+    with torch.no_grad():
+        long, newest, other = model.score(["x"] * 3, [[F, D, A, B, C], [A, B, C], [A, B, D]])
+    assert torch.equal(long, newest)
+    assert not torch.equal(long, other)
+
+
+def test_sasrec_does_not_see_the_future() -> None:
+    """The loss of the first events is the same whatever comes after them."""
+    model, _ = train(config_of("sasrec"), 5)
+    weights = torch.tensor([[0.0, 1.0, 1.0, 0.0, 0.0]])
+    with torch.no_grad():
+        losses = [
+            model.loss(torch.tensor([[BOS, A, B, *future]]), weights) for future in ([C, D], [F, A])
+        ]
+    assert torch.allclose(losses[0], losses[1])
+
+
+def test_sasrec_weights_scale_an_event() -> None:
+    model, _ = train(config_of("sasrec"), 5)
+    tokens = torch.tensor([[BOS, A, F]])
+    with torch.no_grad():
+        first, second, both = (
+            model.loss(tokens, torch.tensor([weights])).item()
+            for weights in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 3.0, 1.0])
+        )
+    assert both == pytest.approx((3 * first + second) / 4, rel=1e-5)
+
+
+# -- linear --------------------------------------------------------------------------------
+
+
+def rankings(model: Any) -> list[list[int]]:
+    """Items from best to worst for each known user."""
+    with torch.no_grad():
+        scores = model.score(model.user_ids, [[]] * len(model.user_ids))
+    return scores[:, A:].argsort(-1, descending=True).tolist()
+
+
+def test_linear_on_user_and_item_side_by_side_ranks_alike_for_everyone() -> None:
+    model, _ = train(config_of("linear"), 60)
+    first, *others = rankings(model)
+    assert all(other == first for other in others)
+
+
+def test_linear_with_their_product_ranks_for_each_user() -> None:
+    model, _ = train(config_of("linear", interaction="hadamard"), 150)
+    best = {user: {row + A for row in ranking[:3]}
+            for user, ranking in zip(model.user_ids, rankings(model), strict=True)}  # fmt: skip
+    assert best["u1"] == best["u2"] == {A, B, C}
+    assert best["u3"] == best["u4"] == {D, E, F}
+
+
+@pytest.mark.parametrize("interaction", ["concat", "hadamard"])
+def test_linear_scores_strangers_at_the_mean(interaction: str) -> None:
+    model, _ = train(config_of("linear", interaction=interaction), 30)
+    stranger, unknown_item = "nobody", -1
+    with torch.no_grad():
+        scores = model.score_pairs(
+            ["u1", stranger, "u1", stranger], [A, A, unknown_item, unknown_item]
+        )
+        probability = model.probability(scores)
+        known = model.score_pairs(["u1"] * 6, [A, B, C, D, E, F])
+        full = model.score(["u1", stranger], [[], []])
+    assert ((probability > 0) & (probability < 1)).all()
+    assert torch.allclose(scores[:2], full[:, A])
+    # The score is linear in the item, so the mean item has the mean score.
+    assert scores[2].item() == pytest.approx(known.mean().item(), abs=1e-5)
+
+
+def test_linear_batches_hold_each_event_and_items_that_its_user_did_not_take() -> None:
+    config = config_of("linear", batch_size=100, num_negatives=3)
+    batches = batches_of(config)
+    assert batches.num_targets == 12
+    taken = {(u, i) for u, i in zip(*(EVENTS[c].to_pylist() for c in ("user_id", "item_id")),
+                                    strict=True)}  # fmt: skip
+    for step in range(20):
+        pairs, labels = batches.at(step)
+        named = [(batches.user_ids[u], WORDS.decode(i)) for u, i in pairs.tolist()]
+        positive = {pair for pair, (label, _) in zip(named, labels, strict=True) if label == 1}
+        negative = {pair for pair, (label, weight) in zip(named, labels, strict=True)
+                    if label == 0 and weight}  # fmt: skip
+        assert positive == taken
+        assert negative and not negative & taken
+        assert len(pairs) == 12 * 4

@@ -1,0 +1,180 @@
+"""Events to training sequences, and sequences to batches that depend on the step alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from llmaug.schema import EVENT, SYNTHETIC
+from llmaug.sequences import (
+    Batches,
+    Sequences,
+    group_bounds,
+    load_sequences,
+    of_events,
+    user_histories,
+)
+from llmaug.storage import Storage
+from llmaug.vocabulary import BOS, PAD
+from tests.tables import catalogue, events, histories
+
+A, B, C, D, E = range(3, 8)  # the tokens of catalogue("abcde")
+WORDS = catalogue("abcde")
+
+
+def synthetic(user: str, unit: str, items: str, weight: float) -> pa.Table:
+    rows = events([(user, item, number) for number, item in enumerate(items)]).to_pylist()
+    changes = {"unit_id": unit, "weight": weight, "origin": SYNTHETIC}
+    return pa.Table.from_pylist([{**row, **changes} for row in rows], schema=EVENT)
+
+
+def as_lists(sequences: Sequences) -> list[tuple[list[int], list[float]]]:
+    """(tokens, weights) of each sequence."""
+    bounds = zip(sequences.offsets[:-1], sequences.offsets[1:], strict=True)
+    return [
+        (sequences.tokens[start:end].tolist(), sequences.weights[start:end].tolist())
+        for start, end in bounds
+    ]
+
+
+def test_a_history_is_a_sentence_that_starts_with_bos() -> None:
+    sequences = of_events(events(histories(u1="abc", u2="d")), WORDS)
+    assert as_lists(sequences) == [([BOS, A, B, C], [0, 1, 1, 1]), ([BOS, D], [0, 1])]
+    assert (len(sequences), sequences.num_targets) == (2, 4)
+
+
+def test_a_continuation_sees_the_real_history_but_is_not_trained_on_it_again() -> None:
+    rows = pa.concat_tables(
+        [
+            events(histories(u1="ab")),
+            synthetic("u1", "unit-1", "cd", weight=0.5),
+            synthetic("u1", "unit-2", "e", weight=0.5),
+            events(histories(u2="c")),
+        ]
+    )
+    assert as_lists(of_events(rows, WORDS)) == [
+        ([BOS, A, B], [0, 1, 1]),
+        ([BOS, A, B, C, D], [0, 0, 0, 0.5, 0.5]),
+        ([BOS, A, B, E], [0, 0, 0, 0.5]),
+        ([BOS, C], [0, 1]),
+    ]
+
+
+def test_a_new_user_has_no_context_whoever_stands_before() -> None:
+    rows = pa.concat_tables(
+        [events(histories(u1="ab")), synthetic("synthetic:unit", "unit", "cd", weight=0.5)]
+    )
+    assert as_lists(of_events(rows, WORDS))[1] == ([BOS, C, D], [0, 0.5, 0.5])
+
+
+def test_items_outside_the_vocabulary_are_left_out() -> None:
+    rows = events([("u1", "a", 0), ("u1", "stranger", 1), ("u1", "b", 2), ("u2", "stranger", 3)])
+    assert as_lists(of_events(rows, WORDS)) == [([BOS, A, B], [0, 1, 1])]
+
+
+def test_parts_are_read_in_order_and_empty_ones_add_nothing(tmp_path) -> None:
+    storage = Storage(str(tmp_path))
+    for part, rows in {"p0": histories(u1="ab"), "p1": [], "p2": histories(u2="c")}.items():
+        storage.write_part(events(rows), {}, "train", part)
+    sequences = load_sequences(storage, "train", WORDS)
+    assert [tokens for tokens, _ in as_lists(sequences)] == [[BOS, A, B], [BOS, C]]
+
+
+def test_histories_run_from_one_folder_into_the_next(tmp_path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_part(events(histories(u1="ab", u2="c")), {}, "train", "p")
+    storage.write_part(events(histories(u1="d", u3="e")), {}, "validation", "p")
+    assert user_histories(storage, ["train", "validation"], "p", WORDS) == {
+        "u1": [A, B, D],
+        "u2": [C],
+        "u3": [E],
+    }
+
+
+def test_groups_are_runs_of_equal_rows_in_all_columns() -> None:
+    users, units = np.array(["u", "u", "u", "v"]), np.array(["", "x", "x", "x"])
+    assert group_bounds(users, units) == [(0, 1), (1, 3), (3, 4)]
+    assert group_bounds(np.array([])) == []
+
+
+# -- batches -------------------------------------------------------------------------------
+
+
+def numbered(num_users: int) -> Sequences:
+    """User i has the history a, then item i: the last token tells the sequences apart."""
+    ids = [f"i{number:02d}" for number in range(num_users)]
+    rows = [(f"u{i}", item, hour) for i in ids for hour, item in enumerate(["first", i])]
+    return of_events(events(rows), catalogue(["first", *ids]))
+
+
+def test_short_rows_are_padded_right_without_weight() -> None:
+    batches = Batches(of_events(events(histories(u1="abc", u2="d")), WORDS), 2, window=5, seed=1)
+    tokens, weights = batches.at(0)
+    rows = sorted(zip(tokens.tolist(), weights.tolist(), strict=True))
+    assert rows == [([BOS, A, B, C], [0, 1, 1, 1]), ([BOS, D, PAD, PAD], [0, 1, 0, 0])]
+
+
+def test_a_batch_depends_on_its_step_alone() -> None:
+    sequences = numbered(10)
+    one, other = Batches(sequences, 4, 5, seed=1), Batches(sequences, 4, 5, seed=1)
+    undisturbed = [one.at(step) for step in range(8)]
+    resumed = other.at(7)  # a resumed run has not seen steps 0 to 6
+    for left, right in zip(undisturbed[7], resumed, strict=True):
+        assert (left == right).all()
+    reseeded = Batches(sequences, 4, 5, seed=2)
+    assert any((undisturbed[step][0] != reseeded.at(step)[0]).any() for step in range(8))
+
+
+def test_an_epoch_visits_every_sequence_once() -> None:
+    batches = Batches(numbered(10), 4, 5, seed=1)  # 10 sequences: 5 batches are two epochs
+    order = np.concatenate([batches.at(step)[0][:, -1] for step in range(5)])
+    assert Counter(order[:10]) == Counter(order[10:]) == Counter(range(4, 14)) - Counter()
+    assert order[:10].tolist() != order[10:].tolist()
+
+
+def test_two_workers_share_a_batch_without_overlap() -> None:
+    batches = Batches(numbered(10), 5, 5, seed=1)
+    whole = batches.at(3)[0].tolist()
+    first, second = (batches.at(3, rank, world_size=2)[0].tolist() for rank in (0, 1))
+    assert (len(first), len(second)) == (3, 2)
+    assert sorted(first + second) == sorted(whole)
+
+
+def test_a_long_history_gives_a_window_that_moves() -> None:
+    letters = "abcdeabcdeabcdeabcde"
+    batches = Batches(of_events(events(histories(u="".join(letters))), WORDS), 1, window=4, seed=1)
+    history = [BOS, *WORDS.encode(list(letters)).tolist()]
+    windows = [tuple(history[start : start + 5]) for start in range(len(history) - 4)]
+    seen = set()
+    for step in range(60):
+        tokens, weights = batches.at(step)
+        assert tuple(tokens[0]) in windows
+        assert weights[0].tolist() == [0, 1, 1, 1, 1]
+        seen.add(tuple(tokens[0]))
+    assert len(seen) > 3
+
+
+def test_a_long_context_is_cut_rather_than_the_events_behind_it() -> None:
+    rows = pa.concat_tables(
+        [events(histories(u="abcde" * 10)), synthetic("u", "unit", "edc", weight=1.0)]
+    )
+    sequences = of_events(rows, WORDS)
+    continuation = Sequences(*_only(sequences, 1))
+    batches = Batches(continuation, 1, window=4, seed=1)
+    for step in range(5):
+        tokens, weights = batches.at(step)
+        assert tokens[0].tolist() == [D, E, E, D, C]
+        assert weights[0].tolist() == [0, 0, 1, 1, 1]
+
+
+def _only(sequences: Sequences, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    start, end = sequences.offsets[index : index + 2]
+    return sequences.tokens[start:end], sequences.weights[start:end], np.array([0, end - start])
+
+
+def test_nothing_to_learn_from_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no sequence has an event to learn from"):
+        Batches(of_events(events([]), WORDS), 4, 5, seed=1)

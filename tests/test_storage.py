@@ -1,0 +1,216 @@
+"""Storage on a local folder: whole objects or none, and one winner of every race."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from llmaug.errors import UserError
+from llmaug.storage import Storage, digest
+
+TABLE = pa.table({"n": [1, 2, 3]})
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def test_what_is_written_is_read_back_and_no_temporary_file_stays(storage: Storage) -> None:
+    storage.write(b"old", "folder", "object")
+    storage.write(b"new", "folder", "object")
+    assert storage.read("folder", "object") == b"new"
+    assert storage.names("folder") == ["object"]
+
+
+def test_names_of_a_folder_that_is_not_there_are_none(storage: Storage) -> None:
+    assert storage.names("nowhere") == []
+    assert storage.read_json("nowhere", "x.json") is None
+    assert not storage.exists("nowhere")
+    storage.delete("nowhere")  # nothing to remove is fine
+
+
+def test_delete_removes_an_object_or_a_whole_folder(storage: Storage) -> None:
+    for name in ("a", "b"):
+        storage.write(b"x", "folder", "inner", name)
+    storage.delete("folder", "inner", "a")
+    assert storage.names("folder", "inner") == ["b"]
+    storage.delete("folder")
+    assert not storage.exists("folder")
+
+
+def test_a_relative_root_is_made_absolute_because_workers_stand_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = pickle.loads(pickle.dumps(Storage("data")))
+    assert storage.uri("x") == f"{tmp_path}/data/x"
+    assert Storage(f"file://{tmp_path}").root == str(tmp_path)
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(UserError, match=r"gs://bucket: roots are folders or s3://bucket/prefix"):
+        Storage("gs://bucket")
+
+
+# -- conditional writes --------------------------------------------------------------------
+
+
+def test_create_writes_once(storage: Storage) -> None:
+    assert storage.create({"by": "first"}, "folder", "lease.json")
+    assert not storage.create({"by": "second"}, "folder", "lease.json")
+    assert storage.read_json("folder", "lease.json") == {"by": "first"}
+    assert storage.names("folder") == ["lease.json"]
+
+
+def test_swap_is_refused_when_the_object_has_changed_since(storage: Storage) -> None:
+    storage.create({"by": "first"}, "CURRENT")
+    _, seen = storage.read_version("CURRENT")
+    assert seen is not None
+    assert storage.swap({"by": "second"}, seen, "CURRENT")
+    assert not storage.swap({"by": "third"}, seen, "CURRENT")
+    assert storage.read_json("CURRENT") == {"by": "second"}
+
+
+def test_an_object_that_is_not_there_has_no_version(storage: Storage) -> None:
+    assert storage.read_version("CURRENT") == (None, None)
+
+
+def race(num_threads: int, act: Any) -> list[bool]:
+    """What `act(number)` returned in each of the threads, which all start together."""
+    barrier = threading.Barrier(num_threads)
+    results: list[bool] = []
+
+    def run(number: int) -> None:
+        barrier.wait()
+        results.append(act(number))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(num_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_of_racing_writers_exactly_one_wins(storage: Storage, attempt: int) -> None:
+    created = race(2, lambda number: storage.create({"by": number}, "CURRENT"))
+    assert sorted(created) == [False, True]
+    _, seen = storage.read_version("CURRENT")
+    assert seen is not None
+    swapped = race(2, lambda number: storage.swap({"by": 10 + number}, seen, "CURRENT"))
+    assert sorted(swapped) == [False, True]
+    assert storage.read_json("CURRENT")["by"] in (10, 11)
+
+
+# -- parts ---------------------------------------------------------------------------------
+
+
+def test_a_part_without_its_note_is_not_a_part(storage: Storage) -> None:
+    note = storage.write_part(TABLE, {"kept": 3}, "stage", "part-00001")
+    storage.write_table(TABLE, "stage", "part-00000.parquet")  # killed before its note
+    assert storage.parts("stage") == ["part-00001"]
+    assert storage.read_json("stage", "part-00001.json") == note
+    assert (note["rows"], note["counts"]) == (3, {"kept": 3})
+
+
+def test_the_note_names_the_bytes_of_the_part(storage: Storage) -> None:
+    note = storage.write_part(TABLE, {}, "stage", "part")
+    assert note["digest"] == digest(storage.read("stage", "part.parquet"))
+    assert storage.read_part("stage", "part").equals(TABLE)
+    assert note["digest"] == storage.write_part(TABLE, {}, "again", "part")["digest"]
+
+
+def test_a_folder_of_plain_files_has_one_digest_over_names_and_bytes(
+    storage: Storage, tmp_path: Path
+) -> None:
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "config.json").write_text("{}")
+    first = storage.put_folder(local, "model")
+    assert storage.put_folder(local, "copy") == first
+    (local / "config.json").write_text("{ }")
+    assert storage.put_folder(local, "model") != first
+    assert storage.read("model", "config.json") == b"{ }"
+
+
+# -- places that cannot be written ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("below", ["", "/folder"])
+def test_a_root_that_is_a_file_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    storage = Storage(f"{tmp_path}/file{below}")
+    with pytest.raises(UserError, match="cannot write here") as caught:
+        storage.write(b"x", "object")
+    assert f"{tmp_path}/file{below}/object" in caught.value.message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match=f"{tmp_path}/object: no permission"):
+        Storage(str(tmp_path)).write(b"x", "object")
+
+
+def test_no_permission_says_whom_to_ask(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(UserError, match="no permission.*owner or the AWS credentials") as caught:
+        storage.write(b"x", "object")
+    assert storage.uri("object") in caught.value.message
+
+
+def test_a_full_disk_leaves_the_old_object_and_no_half_of_the_new(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write(b"old", "folder", "object")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="the disk is full. Free space and run the same command"):
+        storage.write(b"new", "folder", "object")
+    assert storage.read("folder", "object") == b"old"
+    assert storage.names("folder") == ["object"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 64 KiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"no mount here: {error}")
+    if mounted.returncode:
+        pytest.skip(f"may not mount a small disk here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full_keeps_its_finished_parts(small_disk: Path) -> None:
+    storage = Storage(str(small_disk))
+    storage.write_part(TABLE, {}, "stage", "part-00000")
+    noise = pa.table({"noise": [os.urandom(200_000)]})
+    with pytest.raises(UserError, match="part-00001.parquet: the disk is full"):
+        storage.write_part(noise, {}, "stage", "part-00001")
+    assert storage.parts("stage") == ["part-00000"]
+    assert storage.names("stage") == ["part-00000.json", "part-00000.parquet"]
+    storage.write_part(TABLE, {}, "stage", "part-00001")  # there is room for less
+    assert storage.parts("stage") == ["part-00000", "part-00001"]
