@@ -24,7 +24,7 @@ class _Model(BaseModel):
 class StorageConfig(_Model):
     """Where everything is read from and written to."""
 
-    root: str = "llmaug-data"
+    root: str = "demo"
     """Folder or `s3://bucket/prefix`. `--root` and LLMAUG_ROOT win over it."""
     endpoint_url: str | None = None
     """S3 endpoint for servers other than AWS. `--endpoint-url` wins over it."""

@@ -184,12 +184,15 @@ class VllmEngine:
     def answer(self, units: list[dict[str, Any]]) -> list[list[int] | str]:
         """Token ids for each unit, or `reason: detail` where it failed."""
         from vllm import RequestOutput
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         answers: dict[str, list[int] | str] = {}
         for number, unit in enumerate(units):
             try:
                 self._add(str(number), unit)
-            except (ValueError, TypeError) as error:
+            except EngineDeadError:  # the engine's fault, not the unit's: the actor starts anew
+                raise
+            except Exception as error:
                 answers[str(number)] = f"refused_by_engine: {error}"
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():

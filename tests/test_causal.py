@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def next_logits(model: torch.nn.Module, history: list[int]) -> torch.Tensor:
         return model(torch.tensor([[BOS, *history]])).logits[0, -1]
 
 
-def loaded_by_transformers(storage: Storage, folder: str) -> torch.nn.Module:
+def loaded_by_transformers(storage: Storage, folder: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(storage.path(folder)).eval()
 
 

@@ -121,11 +121,11 @@ def test_more_of_the_same_keeps_what_was_asked_before(units_of: Callable[..., An
 
 
 def test_a_hundred_thousand_new_users_are_all_different() -> None:
-    """Seeds of 31 bits would collide, and with them the ids of users that are one question."""
+    """With seeds of 31 bits samples 92,800 and 98,925 were the first two to be one question."""
     maker = plan._UnitMaker("uniform", seed=7)
     strategy = plan.NewUsersConfig.model_validate(NEW_USERS)
-    units = [maker.unit(strategy, [BOS], sample) for sample in range(30_000)]
-    assert len(ids(units)) == len({unit["seed"] for unit in units}) == 30_000
+    units = [maker.unit(strategy, [BOS], sample) for sample in range(92_800, 98_926)]
+    assert len(ids(units)) == len(units)
 
 
 def test_sample_numbers_beyond_16_bits_can_be_written(units_of: Callable[..., Any]) -> None:

@@ -32,6 +32,14 @@ def test_what_is_written_is_read_back_and_no_temporary_file_stays(storage: Stora
     assert storage.names("folder") == ["object"]
 
 
+def test_a_reader_of_the_old_object_reads_it_to_its_end(storage: Storage) -> None:
+    storage.write(b"old and whole", "object")
+    with open(storage.path("object"), "rb", buffering=0) as reader:
+        begin = reader.read(4)
+        storage.write(b"new", "object")
+        assert begin + reader.read() == b"old and whole"
+
+
 def test_names_of_a_folder_that_is_not_there_are_none(storage: Storage) -> None:
     assert storage.names("nowhere") == []
     assert storage.read_json("nowhere", "x.json") is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -115,15 +114,27 @@ def test_a_catalogue_of_one_item_cannot_be_ranked(
         vocabulary.run(context)
 
 
-def test_statistics_of_users_with_one_event_each_are_finite(
+def test_gaps_lie_between_the_events_of_one_user(
     make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vocabulary, "map_parts", map_parts_here)
     context = make_context()
-    write_split(context, train={"p0": histories(u1="a", u2="b"), "p1": []})
+    rows = [("u1", "a", 0), ("u1", "b", 2), ("u2", "a", 50), ("u3", "a", 90), ("u3", "b", 92)]
+    write_split(context, train={"p0": rows, "p1": []})
     vocabulary.run(context)
     statistics = load_statistics(context.storage, context.folder("vocabulary"))
-    assert all(math.isfinite(gap) for gap in statistics.gap_s)
+    assert set(statistics.gap_s) == {2 * 3600.0}
+
+
+def test_logs_in_which_nobody_comes_back_have_no_gaps(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "map_parts", map_parts_here)
+    context = make_context()
+    write_split(context, train={"p0": [("u1", "a", 0), ("u2", "b", 50)]})
+    vocabulary.run(context)
+    statistics = load_statistics(context.storage, context.folder("vocabulary"))
+    assert set(statistics.gap_s) == {0.0}
 
 
 def test_an_items_file_of_another_run_is_noticed(make_context: MakeContext) -> None:
