@@ -166,6 +166,10 @@ class VllmEngine:
                 max_model_len=lm.context_len,
                 max_num_seqs=config.max_num_seqs,
                 enable_prefix_caching=True,
+                # vLLM rewinds a seeded generator after a prompt that was cut into chunks, and
+                # dies of it on CPUs ("CPU Generator does not use offset", vLLM 0.32): prompts
+                # of behaviour models are short, there they go in whole.
+                enable_chunked_prefill=bool(config.num_gpus),
                 enforce_eager=not config.num_gpus,
                 disable_log_stats=True,
                 seed=0,

@@ -43,10 +43,12 @@ UNITS = [
     unit(6, [BOS, 5, 6], seed=3),
     unit(7, [BOS, 5, 6], seed=2),  # as unit 5
 ]
+# More prompt tokens at once than one step of the engine takes: seeded units must survive it.
+CROWD = [unit(number, [BOS, *range(4, 14)], seed=number) for number in range(100, 900)]
 
 
 def outcomes(storage: Storage, engine: Any) -> list[dict[str, Any]]:
-    table = pa.Table.from_pylist(UNITS, schema=UNIT)
+    table = pa.Table.from_pylist(UNITS + CROWD, schema=UNIT)
     storage.write_part(table, {}, "plan", "part-0")
     counts = Generator(storage, "plan", "outcomes", engine)("part-0")
     rows = storage.read_part("outcomes", "part-0").to_pylist()
@@ -60,7 +62,7 @@ def test_poisoned_units_fail_with_their_reason_and_leave_their_neighbours_alone(
     import ray
 
     rows = ray.get(ray.remote(_on_vllm).remote(str(tmp_path)))
-    assert [row["unit_id"] for row in rows] == [u["unit_id"] for u in UNITS]
+    assert [row["unit_id"] for row in rows] == [u["unit_id"] for u in UNITS + CROWD]
     failed = {row["unit_id"]: row["detail"] for row in rows if row["status"] == FAILED}
     assert set(failed) == {"unit-1", "unit-2", "unit-3", "unit-4"}
     assert "empty prompt" in failed["unit-1"]
@@ -82,7 +84,7 @@ def _on_vllm(folder: str) -> list[dict[str, Any]]:
     storage, vocabulary = Storage(folder), catalogue([f"item-{n}" for n in range(NUM_ITEMS)])
     model = CausalLm(LM, vocabulary, min_tag_items=1)
     save(storage, "lm", model, vocabulary, {})
-    config = GenerateConfig(max_num_seqs=8)
+    config = GenerateConfig(max_num_seqs=1024)
     local = storage.fetch_folder("lm", "v1")
     return outcomes(storage, lambda: VllmEngine(local, config, LM, vocabulary.num_tokens))
 
@@ -103,4 +105,4 @@ def test_the_engine_runs_on_a_gpu(tmp_path: Path, ray_session: None) -> None:
     import ray
 
     rows = ray.get(ray.remote(num_gpus=1)(_on_vllm).remote(str(tmp_path)))
-    assert sum(row["status"] == GENERATED for row in rows) == 4
+    assert sum(row["status"] == GENERATED for row in rows) == 4 + len(CROWD)
