@@ -120,7 +120,7 @@ def _through_stage(context: Context, num_units: int) -> float:
 
 def _engine(storage: Storage, config: Any) -> VllmEngine:
     tokens = NUM_SPECIAL + NUM_ITEMS
-    return VllmEngine(storage.fetch_folder("lm", "benchmark"), config.generate, LM, tokens)
+    return VllmEngine(storage.fetch_folder("lm", "benchmark"), config.generate, LM, tokens, False)
 
 
 if __name__ == "__main__":

@@ -251,8 +251,8 @@ class GenerateConfig(_Model):
     """Fixed number of engines."""
     num_cpus: float = Field(default=1, ge=0)
     """Ray CPUs of each engine."""
-    num_gpus: float = Field(default=0, ge=0)
-    """GPUs of each engine."""
+    num_gpus: float | None = Field(default=None, ge=0)
+    """GPUs of each engine. None: one where the cluster has GPUs, else none."""
     max_num_seqs: int = Field(default=256, ge=1)
     """Units in flight in one engine."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
@@ -416,7 +416,9 @@ def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
         raise UserError("\n".join(f"{where}: {line}" for line in lines)) from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in above:
+        raise UserError(f"{path}: its `base` leads back to itself")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
@@ -426,7 +428,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a config is a mapping of sections, not a {type(raw).__name__}")
     base = raw.pop("base", None)
-    return _merged(_read_yaml(path.parent / base), raw) if base else raw
+    if not base:
+        return raw
+    return _merged(_read_yaml(path.parent / base, (*above, path.resolve())), raw)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from llmaug.cluster import connect
 from llmaug.config import GenerateConfig, LmConfig
 from llmaug.errors import UserError
 from llmaug.schema import FAILED, GENERATED, OUTCOME, validate
@@ -33,12 +34,15 @@ def run(context: Context) -> dict[str, Any]:
     config, storage = context.config, context.storage
     plan, folder = context.folder("plan"), context.folder("outcomes")
     vocabulary = load(storage, context.folder("vocabulary"))
+    num_gpus = _num_gpus(context)
     if config.generate.engine == "vllm":
         from llmaug.lm.causal import check_vocabulary
 
         lm_folder = context.folder(f"lm/{config.lm.name}")
         check_vocabulary(storage, lm_folder, vocabulary)
-        engine: Callable[[], Engine] = VllmEngine.spec(storage, lm_folder, context, vocabulary)
+        engine: Callable[[], Engine] = VllmEngine.spec(
+            storage, lm_folder, context, vocabulary, num_gpus
+        )
     else:
         engine = UniformEngine.spec(vocabulary)
     counts = map_parts(
@@ -54,7 +58,7 @@ def run(context: Context) -> dict[str, Any]:
         },
         concurrency=(config.generate.num_actors, config.generate.num_actors),
         num_cpus=config.generate.num_cpus,
-        num_gpus=config.generate.num_gpus,
+        num_gpus=num_gpus,
     )
     num_units = context.manifest("plan")["counts"]["units"]
     assert counts["units"] == num_units == counts[GENERATED] + counts[FAILED], counts
@@ -147,7 +151,9 @@ class UniformEngine:
 class VllmEngine:
     """A behaviour model in vLLM, token ids in and out."""
 
-    def __init__(self, model_folder: str, config: GenerateConfig, lm: LmConfig, num_tokens: int):
+    def __init__(
+        self, model_folder: str, config: GenerateConfig, lm: LmConfig, num_tokens: int, on_gpu: bool
+    ) -> None:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process an engine
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
@@ -169,8 +175,8 @@ class VllmEngine:
                 # vLLM rewinds a seeded generator after a prompt that was cut into chunks, and
                 # dies of it on CPUs ("CPU Generator does not use offset", vLLM 0.32): prompts
                 # of behaviour models are short, there they go in whole.
-                enable_chunked_prefill=bool(config.num_gpus),
-                enforce_eager=not config.num_gpus,
+                enable_chunked_prefill=on_gpu,
+                enforce_eager=not on_gpu,
                 disable_log_stats=True,
                 seed=0,
             )
@@ -178,12 +184,19 @@ class VllmEngine:
 
     @staticmethod
     def spec(
-        storage: Storage, folder: str, context: Context, vocabulary: Vocabulary
+        storage: Storage,
+        folder: str,
+        context: Context,
+        vocabulary: Vocabulary,
+        num_gpus: float,
     ) -> Callable[[], VllmEngine]:
         config, lm = context.config.generate, context.config.lm
         version = context.manifest(f"lm/{lm.name}")["counts"]["model_digest"]
         num_tokens = vocabulary.num_tokens
-        return lambda: VllmEngine(storage.fetch_folder(folder, version), config, lm, num_tokens)
+        on_gpu = num_gpus > 0
+        return lambda: VllmEngine(
+            storage.fetch_folder(folder, version), config, lm, num_tokens, on_gpu
+        )
 
     def answer(self, units: list[dict[str, Any]]) -> list[list[int] | str]:
         """Token ids for each unit, or `reason: detail` where it failed."""
@@ -229,6 +242,17 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self._engine.add_request(request_id, {"prompt_token_ids": prompt}, params)
+
+
+def _num_gpus(context: Context) -> float:
+    """GPUs of each engine: as configured, or one where the cluster has any."""
+    config = context.config.generate
+    if config.num_gpus is not None or config.engine != "vllm":
+        return config.num_gpus or 0
+    import ray
+
+    connect(context.config.ray)
+    return 1 if ray.cluster_resources().get("GPU") else 0
 
 
 def _first_failure(storage: Storage, folder: str) -> str:

@@ -95,15 +95,21 @@ class Lease:
 
 def refuse_if_alive(held: dict[str, Any], where: str) -> None:
     """Raises UserError naming the holder and its age unless it is dead or expired."""
-    age = time.time() - held["heartbeat"]
-    same_host = held["host"] == socket.gethostname()
-    if age > EXPIRES_S or (same_host and not is_running(held)):
+    if not is_alive(held):
         return
+    age = time.time() - held["heartbeat"]
     raise UserError(
         f"{where}: this run is held by process {held['pid']} on {held['host']}, heartbeat "
         f"{age:.0f} s ago. Wait for it, stop it, or choose another --run-id; if its machine "
         f"is dead the lease expires in {max(EXPIRES_S - age, 0):.0f} s"
     )
+
+
+def is_alive(held: dict[str, Any]) -> bool:
+    """Has the holder renewed the lease lately, and (on this machine) does it still run?"""
+    if time.time() - held["heartbeat"] > EXPIRES_S:
+        return False
+    return held["host"] != socket.gethostname() or is_running(held)
 
 
 def is_running(held: dict[str, Any]) -> bool:

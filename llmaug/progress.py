@@ -102,12 +102,16 @@ class Progress:
 class _Bar:
     def __init__(self, stage: str, total: int, unit: str, done: int) -> None:
         self.stage, self.total, self.unit, self.done = stage, total, unit, done
-        self._first, self._begin = done, time.monotonic()
+        self._first: int | None = None
+        self._begin = 0.0
         self._counts: Counter[str] = Counter()
         self._shown: dict[str, Any] = {}
 
     def add(self, step: int, counts: dict[str, Any] | str | None) -> None:
         self.done += step
+        if self._first is None:
+            # Start-up (an engine, workers) is over now: what is left is reckoned from here.
+            self._first, self._begin = self.done, time.monotonic()
         counts = json.loads(counts) if isinstance(counts, str) else counts or {}
         for name, value in counts.items():
             if isinstance(value, int):
@@ -117,7 +121,7 @@ class _Bar:
                 self._shown[name] = f"{value:.4g}" if isinstance(value, float) else value
 
     def remaining_s(self) -> float | None:
-        moved = self.done - self._first
+        moved = self.done - (self.done if self._first is None else self._first)
         elapsed = time.monotonic() - self._begin
         return elapsed / moved * (self.total - self.done) if moved else None
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmaug.errors import UserError
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, PAD, Vocabulary
 
@@ -115,7 +116,10 @@ class Batches:
         carries_loss = np.add.reduceat(sequences.weights, sequences.offsets[:-1]) > 0
         self._usable = np.flatnonzero((lengths >= 2) & carries_loss)
         if not len(self._usable):
-            raise ValueError("no sequence has an event to learn from")
+            raise UserError(
+                "no training sequence has an event to learn from: check the split and the "
+                "weights (merge.synthetic_weight)"
+            )
         self._sequences = sequences
         self._size = min(batch_size, len(self._usable))
         self._window = window

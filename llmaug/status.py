@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from llmaug.errors import UserError
-from llmaug.lease import EXPIRES_S
+from llmaug.lease import is_alive
 from llmaug.stage import MANIFEST, STARTED
 from llmaug.storage import Storage
 
@@ -22,10 +21,9 @@ def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
         known = ", ".join(storage.names("runs")) or "none"
         raise UserError(f"{storage.uri(folder)}: no such run; runs here: {known}")
     lease = storage.read_json(folder, "lease.json")
-    alive = lease is not None and time.time() - lease["heartbeat"] <= EXPIRES_S
     return {
         "run_id": run_id,
-        "holder": lease if alive else None,
+        "holder": lease if lease and is_alive(lease) else None,
         "progress": storage.read_json(folder, "progress.json"),
         "stages": [_stage(storage, folder, name) for name in run["stages"]],
     }

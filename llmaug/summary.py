@@ -13,7 +13,26 @@ from llmaug.storage import Storage
 
 def print_summary(console: Console, storage: Storage, run_id: str, metrics: dict[str, Any]) -> None:
     """Arms and lift, ledger, throughput, gate, places, and sample recommendations."""
-    console.print(_arms(metrics))
+    if metrics["num_users"]:
+        console.print(_arms(metrics))
+    else:
+        console.print("nothing was held out: nothing was measured")
+    if metrics["ledger"]["units"]:
+        _print_generation(console, metrics)
+    gate = metrics["gate"]
+    verdict = "[green]passed[/green]" if gate["passed"] else "[yellow]not passed[/yellow]"
+    console.print(f"gate: {verdict}, arm [bold]{gate['arm']}[/bold] is published")
+    for reason in gate["reasons"]:
+        console.print(f"  - {reason}")
+    slowest = max(metrics["stages"].values(), key=lambda stage: stage["peak_rss_mb"])
+    seconds = sum(s["seconds"] for s in metrics["stages"].values() if not s["skipped"])
+    console.print(f"time: {seconds:.0f} s in stages, peak memory {slowest['peak_rss_mb']:,} MB")
+    console.print(_sample(storage, run_id, metrics["published"]["version"]))
+    console.print(f"model:  {escape(metrics['published']['uri'])}", soft_wrap=True)
+    console.print(f"report: {storage.uri('runs', run_id, 'report', 'report.html')}", soft_wrap=True)
+
+
+def _print_generation(console: Console, metrics: dict[str, Any]) -> None:
     ledger = metrics["ledger"]
     console.print(
         f"units: {ledger['units']:,} = {ledger['accepted']:,} accepted + "
@@ -27,17 +46,6 @@ def print_summary(console: Console, storage: Storage, run_id: str, metrics: dict
         f"generation: {speed['output_tokens_per_s']:,.0f} tokens/s, "
         f"{speed['events_per_s']:,.0f} kept events/s"
     )
-    gate = metrics["gate"]
-    verdict = "[green]passed[/green]" if gate["passed"] else "[yellow]not passed[/yellow]"
-    console.print(f"gate: {verdict}, arm [bold]{gate['arm']}[/bold] is published")
-    for reason in gate["reasons"]:
-        console.print(f"  - {reason}")
-    slowest = max(metrics["stages"].values(), key=lambda stage: stage["peak_rss_mb"])
-    seconds = sum(s["seconds"] for s in metrics["stages"].values() if not s["skipped"])
-    console.print(f"time: {seconds:.0f} s in stages, peak memory {slowest['peak_rss_mb']:,} MB")
-    console.print(_sample(storage, run_id, metrics["published"]["version"]))
-    console.print(f"model:  {escape(metrics['published']['uri'])}", soft_wrap=True)
-    console.print(f"report: {storage.uri('runs', run_id, 'report', 'report.html')}", soft_wrap=True)
 
 
 def _arms(metrics: dict[str, Any]) -> Table:

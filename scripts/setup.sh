@@ -15,7 +15,7 @@ say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
 
 default_extras() {
-    if nvidia-smi >/dev/null 2>&1; then echo gpu,dev; else echo cpu,dev; fi
+    if nvidia-smi >/dev/null 2>&1; then echo gpu,demo,dev; else echo cpu,demo,dev; fi
 }
 
 # The first interpreter that really runs (a version manager's shim may exist and fail).

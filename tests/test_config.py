@@ -176,3 +176,10 @@ def test_secrets_have_no_field(name: str) -> None:
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
 def test_every_preset_loads(path: Path) -> None:
     assert load_config(path).name != Config().name
+
+
+def test_a_base_that_leads_back_to_itself_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b.yaml")
+    (tmp_path / "b.yaml").write_text("base: a.yaml")
+    with pytest.raises(UserError, match="leads back to itself"):
+        load_config(tmp_path / "a.yaml")

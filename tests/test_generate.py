@@ -86,7 +86,10 @@ def _on_vllm(folder: str) -> list[dict[str, Any]]:
     save(storage, "lm", model, vocabulary, {})
     config = GenerateConfig(max_num_seqs=1024)
     local = storage.fetch_folder("lm", "v1")
-    return outcomes(storage, lambda: VllmEngine(local, config, LM, vocabulary.num_tokens))
+    return outcomes(
+        storage,
+        lambda: VllmEngine(local, config, LM, vocabulary.num_tokens, torch.cuda.is_available()),
+    )
 
 
 def test_the_uniform_control_draws_any_item_by_seed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from llmaug.errors import UserError
 from llmaug.schema import EVENT, SYNTHETIC
 from llmaug.sequences import (
     Batches,
@@ -176,5 +177,5 @@ def _only(sequences: Sequences, index: int) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def test_nothing_to_learn_from_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no sequence has an event to learn from"):
+    with pytest.raises(UserError, match="no training sequence has an event to learn from"):
         Batches(of_events(events([]), WORDS), 4, 5, seed=1)
