@@ -108,17 +108,23 @@ def compare(
         assert (per_arm[arm]["user_id"] == first["user_id"]).all(), "arms rank other users"
     if not num_users:
         return {"num_users": 0, "arms": {arm: {} for arm in arms}, "lift": {}, "segments": []}
-    rng = np.random.default_rng(seed)
-    everyone = np.arange(num_users)
-    draws = _draws(rng, everyone, config.num_bootstrap)
     names = metric_names(config)
+    means = {
+        arm: bootstrap_means(_columns(per_arm[arm], names), config.num_bootstrap, seed)
+        for arm in arms
+    }
     out: dict[str, Any] = {"num_users": num_users, "arms": {}, "lift": {}}
     for arm in arms:
-        out["arms"][arm] = {name: _interval(per_arm[arm][name], draws) for name in names}
+        out["arms"][arm] = {
+            name: _interval(per_arm[arm][name], means[arm][:, column])
+            for column, name in enumerate(names)
+        }
     if AUGMENTED_ARM in arms:
         new, old = per_arm[AUGMENTED_ARM], per_arm[REAL_ARM]
-        out["lift"] = {name: relative_lift(new[name], old[name], draws) for name in names}
-    out["segments"] = _segments(per_arm, first["history_len"], config, rng)
+        for column, name in enumerate(names):
+            sampled = means[AUGMENTED_ARM][:, column], means[REAL_ARM][:, column]
+            out["lift"][name] = relative_lift(new[name].mean(), old[name].mean(), *sampled)
+    out["segments"] = _segments(per_arm, first["history_len"], config, seed)
     return out
 
 
@@ -126,23 +132,43 @@ def metric_names(config: EvaluateConfig) -> list[str]:
     return [f"{metric}@{k}" for k in config.cutoffs for metric in ("ndcg", "hr", "mrr")]
 
 
-def relative_lift(new: np.ndarray, old: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
-    """Relative lift of the mean, paired bootstrap; new, old (N,), draws (S, N) row indices.
+def bootstrap_means(values: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
+    """Means of (N, K) values over `num_samples` resamplings of the N users: (S, K).
+
+    One seed gives one series of resamplings for one N: that is what pairs the arms. A
+    sample is held as counts, so memory does not grow with their number.
+    """
+    num_users = len(values)
+    rng = np.random.default_rng(seed)
+    out = np.empty((num_samples, values.shape[1]))
+    for sample in range(num_samples):
+        drawn = np.bincount(rng.integers(num_users, size=num_users), minlength=num_users)
+        out[sample] = drawn @ values / num_users
+    return out
+
+
+def relative_lift(
+    new: float, old: float, new_means: np.ndarray, old_means: np.ndarray
+) -> dict[str, Any]:
+    """Relative lift of the mean with the interval of its paired bootstrap means (S,).
 
     Null where the old mean is 0: there is nothing to relate to.
     """
-    if not old.mean():
+    if not old:
         return {"relative": None, "low": None, "high": None, "against": REAL_ARM}
-    old_means = old[draws].mean(1)
     # The difference first: a sample in which both means are 0 shows no change.
-    samples = (new[draws].mean(1) - old_means) / np.maximum(old_means, 1e-12)
+    samples = (new_means - old_means) / np.maximum(old_means, 1e-12)
     low, high = np.quantile(samples, [0.025, 0.975])
     return {
-        "relative": float(new.mean() / old.mean() - 1),
+        "relative": float(new / old - 1),
         "low": float(low),
         "high": float(high),
         "against": REAL_ARM,
     }
+
+
+def _columns(values: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
+    return np.stack([values[name] for name in names], axis=1)
 
 
 def _per_user(ranks: pa.Table, arm: str, cutoffs: list[int]) -> dict[str, np.ndarray]:
@@ -162,36 +188,31 @@ def _segments(
     per_arm: dict[str, dict[str, np.ndarray]],
     history_len: np.ndarray,
     config: EvaluateConfig,
-    rng: np.random.Generator,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """NDCG by history length: each arm's mean, and the paired difference to `real`."""
     metric = f"ndcg@{config.cutoffs[0]}"
     out = []
     for name, low, high in HISTORY_SEGMENTS:
-        rows = np.flatnonzero((history_len >= low) & (history_len <= high))
-        if not len(rows):
+        rows = (history_len >= low) & (history_len <= high)
+        if not rows.any():
             continue
-        draws = _draws(rng, rows, config.num_bootstrap)
         for arm, values in per_arm.items():
-            entry = {"segment": name, "arm": arm, "metric": metric, "num_users": len(rows)}
-            entry |= _interval(values[metric], draws, rows)
-            if arm != REAL_ARM and REAL_ARM in per_arm:
-                change = values[metric] - per_arm[REAL_ARM][metric]
-                entry["difference"] = _interval(change, draws, rows)
+            value = values[metric][rows]
+            change = value - per_arm[REAL_ARM][metric][rows]
+            means = bootstrap_means(np.stack([value, change], 1), config.num_bootstrap, seed)
+            entry = {"segment": name, "arm": arm, "metric": metric, "num_users": len(value)}
+            entry |= _interval(value, means[:, 0])
+            if arm != REAL_ARM:
+                entry["difference"] = _interval(change, means[:, 1])
             out.append(entry)
     return out
 
 
-def _draws(rng: np.random.Generator, rows: np.ndarray, num_samples: int) -> np.ndarray:
-    return rows[rng.integers(len(rows), size=(num_samples, len(rows)))]
-
-
-def _interval(
-    values: np.ndarray, draws: np.ndarray, rows: np.ndarray | None = None
-) -> dict[str, float]:
-    low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
-    chosen = values if rows is None else values[rows]
-    return {"mean": float(chosen.mean()), "low": float(low), "high": float(high)}
+def _interval(values: np.ndarray, means: np.ndarray) -> dict[str, float]:
+    """values (N,) and their bootstrap means (S,)."""
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
 def stage(arms: tuple[str, ...]) -> Stage:
