@@ -179,8 +179,10 @@ class Storage:
     # -- tables ----------------------------------------------------------------------
 
     def read_table(self, *names: str, columns: list[str] | None = None) -> pa.Table:
-        with _explained(self.uri(*names)):
-            return pq.read_table(pa.BufferReader(self.read(*names)), columns=columns)
+        # Not `pq.read_table`: its background threads may let go of our bytes after the
+        # interpreter has begun to end, and that aborts the process (seen with pyarrow 26).
+        file = pq.ParquetFile(pa.BufferReader(self.read(*names)), pre_buffer=False)
+        return file.read(columns=columns, use_threads=False)
 
     def write_table(self, table: pa.Table, *names: str) -> str:
         """Write Parquet; returns the content digest of the file."""
