@@ -207,7 +207,7 @@ class VllmEngine:
         for number, unit in enumerate(units):
             try:
                 self._add(str(number), unit)
-            except EngineDeadError:  # no fault of the unit: the run stops, and resumes when run again
+            except EngineDeadError:  # no fault of the unit: the run stops and can resume
                 raise
             except Exception as error:
                 answers[str(number)] = f"refused_by_engine: {error}"
