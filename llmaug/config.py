@@ -153,10 +153,14 @@ class OptimiserConfig(_Model):
 
 
 class LmConfig(OptimiserConfig):
-    """Behaviour language model: a small Llama over item tokens (DESIGN section 3)."""
+    """Behaviour language model (DESIGN section 3)."""
 
-    name: str = "causal"
-    """Folder below `lm/` and first half of the generator's name."""
+    model: Literal["causal", "ngram"] = "causal"
+    """causal: a small Llama over item tokens; ngram: counts with Kneser-Ney smoothing."""
+    name: str = ""
+    """Folder below `lm/` and first half of the generator's name. Default: as `model`."""
+    order: int = Field(default=3, ge=1, le=4)
+    """ngram: length of the longest n-gram, the event that it predicts included."""
     hidden_size: int = Field(default=64, ge=8)
     """Width."""
     num_layers: int = Field(default=2, ge=1)
@@ -171,6 +175,13 @@ class LmConfig(OptimiserConfig):
     """Add projected item tags to the item embeddings (folded into one table at export)."""
     weight_decay: float = Field(default=0.05, ge=0)
     """AdamW's decoupled weight decay."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_model(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and not raw.get("name"):
+            return {**raw, "name": raw.get("model", "causal")}
+        return raw
 
     @model_validator(mode="after")
     def _head_size(self) -> LmConfig:

@@ -50,7 +50,7 @@ def stages(config: Config) -> list[tuple[str, Stage]]:
     path += [("split", split.STAGE)]
     path += [("vocabulary", vocabulary.STAGE)]
     if uses_lm:
-        path += [("lm", lm_train.stage(config.lm.name))]
+        path += [("lm", lm_train.stage(config.lm.name, config.lm.model))]
     if augment:
         path += [("plan", plan.stage((lm_name,) if uses_lm else ()))]
         path += [("generate", generate.STAGE)]

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmaug.config import LmConfig
-from llmaug.errors import UserError
+from llmaug.lm.folder import NOTES, check_digest, read_notes
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL, PAD, Vocabulary
 
@@ -121,18 +121,11 @@ def save(
     """Write the folded model as an ordinary Hugging Face folder; returns its digest."""
     with tempfile.TemporaryDirectory() as local:
         model.folded().save_pretrained(local)
-        notes = {"vocabulary_digest": vocabulary.digest, **facts}
-        Path(local, "llmaug.json").write_text(json.dumps(notes, indent=1), encoding="utf-8")
+        notes = {"model": "causal", "vocabulary_digest": vocabulary.digest, **facts}
+        Path(local, NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
         return storage.put_folder(local, folder)
 
 
 def check_vocabulary(storage: Storage, folder: str, vocabulary: Vocabulary) -> None:
     """Raises UserError when the model in `folder` speaks another vocabulary."""
-    notes = storage.read_json(folder, "llmaug.json")
-    if notes is None:
-        raise UserError(f"{storage.uri(folder)}: not a behaviour model (no llmaug.json)")
-    if notes["vocabulary_digest"] != vocabulary.digest:
-        raise UserError(
-            f"{storage.uri(folder)}: this model was trained on another vocabulary; "
-            "train it again on this run's logs"
-        )
+    check_digest(storage.uri(folder), read_notes(storage, folder, "causal"), vocabulary)

@@ -1,4 +1,7 @@
-"""Stage `lm`: the behaviour model, trained on training events with Ray Train."""
+"""Stage `lm/<name>`: the behaviour model, from training events alone.
+
+Neural models train in the Ray Train loop that they share with the recommenders.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from llmaug.config import LmConfig
+from llmaug.lm import ngram
 from llmaug.sequences import Batches, load_sequences
 from llmaug.split import TRAIN, VALIDATION
 from llmaug.stage import Context, Stage
@@ -17,6 +21,8 @@ from llmaug.vocabulary import Vocabulary, load
 
 def run(context: Context) -> dict[str, Any]:
     config = context.config
+    if config.lm.model == "ngram":
+        return ngram.fit(context)
     name = f"lm/{config.lm.name}"
     build = partial(
         _LmTask,
@@ -74,12 +80,18 @@ def _count(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def stage(name: str) -> Stage:
-    """The stage that trains `lm/<name>`."""
+_CODE = {
+    "causal": ("llmaug.lm.causal", "llmaug.trainer", "llmaug.sequences"),
+    "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),
+}
+
+
+def stage(name: str, model: str = "causal") -> Stage:
+    """The stage that trains `lm/<name>`, a model of kind `lm.model`."""
     return Stage(
         name=f"lm/{name}",
         run=run,
         inputs=("split", "vocabulary"),
-        code=("llmaug.lm.causal", "llmaug.trainer", "llmaug.sequences"),
+        code=_CODE[model],
         settings=lambda config: [config.lm, config.vocabulary, config.evaluate.exclude_seen],
     )
