@@ -128,7 +128,7 @@ class VocabularyConfig(_Model):
 
 
 class OptimiserConfig(_Model):
-    """AdamW with linear warm-up, early stop on validation NDCG@10."""
+    """AdamW with linear warm-up, early stop on a validation metric (NDCG@10)."""
 
     num_steps: int = Field(default=1000, ge=1)
     """Optimiser steps at most: the same for every arm."""
@@ -140,6 +140,14 @@ class OptimiserConfig(_Model):
     """AdamW's decoupled weight decay."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or half a cosine to 0 at `num_steps`."""
+    num_accumulations: int = Field(default=1, ge=1)
+    """Pieces that each worker's share of a batch is run in, one after another: a large batch in
+    little memory."""
+    precision: Literal["float32", "bfloat16"] | None = "float32"
+    """Of forward and backward passes; weights stay float32. None: bfloat16 on GPUs that have
+    it."""
     validate_every: int = Field(default=50, ge=1)
     """Steps between validations; each one also writes a checkpoint."""
     patience: int = Field(default=8, ge=1)
@@ -173,8 +181,27 @@ class LmConfig(OptimiserConfig):
     """Dropout on embeddings and on the last hidden state while training."""
     item_features: bool = True
     """Add projected item tags to the item embeddings (folded into one table at export)."""
+    cold_items_are_negatives: bool = True
+    """Items with features but without a training event are competitors in training, and learn
+    that nobody takes them. False: they are left out of it, and their features alone place them
+    beside known items: they are generated."""
+    directions: dict[Literal["forward", "reverse", "infill"], Annotated[float, Field(gt=0)]] = {
+        "forward": 1.0
+    }
+    """causal: share of the training visits that are read in each direction."""
+    user_attributes: list[str] = []
+    """causal: attributes of the users table that stand before a history, one token each."""
+    min_attribute_users: int = Field(default=5, ge=1)
+    """Attribute values of fewer training users than this count as unknown."""
+    packed: bool = False
+    """causal: several short histories share a row instead of being padded."""
+    stop_on: Literal["ndcg", "perplexity"] = "ndcg"
+    """What early stopping looks at: NDCG@10 or perplexity of the validation events."""
     weight_decay: float = Field(default=0.05, ge=0)
     """AdamW's decoupled weight decay."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of forward and backward passes; weights stay float32. None: bfloat16 on GPUs that have
+    it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -190,6 +217,19 @@ class LmConfig(OptimiserConfig):
             raise ValueError(
                 f"lm.hidden_size / lm.num_heads is {self.hidden_size}/{self.num_heads}; vLLM "
                 "takes head sizes 32, 64, 80, 96, 112, 128, 160, 192, 224, 256"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_forward(self) -> LmConfig:
+        # Validation, new users and continuations ask forward.
+        if "forward" not in self.directions:
+            raise ValueError("lm.directions needs a share of forward")
+        num_controls = 4 if len(self.directions) > 1 else 1
+        if self.context_len < num_controls + len(self.user_attributes) + 2:
+            raise ValueError(
+                f"lm.context_len {self.context_len} leaves no room for events beside control "
+                f"tokens and {len(self.user_attributes)} user attributes"
             )
         return self
 
@@ -401,6 +441,8 @@ class Config(_Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
+        if self.lm.user_attributes and self.ingest.users is None:
+            raise ValueError("lm.user_attributes needs a users table: set ingest.users")
         for strategy in self.plan.strategies:
             if strategy.num_events + 2 > self.lm.context_len:
                 raise ValueError(

@@ -26,11 +26,13 @@ class Sequences:
 
     tokens: (M,) int32, each sequence starting with BOS. weights: (M,) float32, the loss
     weight of predicting that token (0 for BOS and for context). offsets: (N + 1,) int64.
+    user_ids: (N,) strings.
     """
 
     tokens: np.ndarray
     weights: np.ndarray
     offsets: np.ndarray
+    user_ids: np.ndarray
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -48,6 +50,7 @@ def load_sequences(storage: Storage, folder: str, vocabulary: Vocabulary) -> Seq
         tokens=np.concatenate([piece.tokens for piece in pieces]),
         weights=np.concatenate([piece.weights for piece in pieces]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        user_ids=np.concatenate([piece.user_ids for piece in pieces]),
     )
 
 
@@ -61,7 +64,7 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     user = events["user_id"].to_numpy(zero_copy_only=False)
     unit = pc.fill_null(events["unit_id"], "").to_numpy(zero_copy_only=False)
     weight = events["weight"].to_numpy().astype(np.float32)
-    tokens, weights, lengths = [], [], []
+    tokens, weights, lengths, user_ids = [], [], [], []
     history, history_user = np.empty(0, np.int32), None
     for start, end in group_bounds(user, unit):
         run, run_weight = token[start:end], weight[start:end]
@@ -71,10 +74,12 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
         tokens += [[BOS], context, run]
         weights += [[0.0], np.zeros(len(context)), run_weight]
         lengths.append(1 + len(context) + len(run))
+        user_ids.append(user[start])
     return Sequences(
         tokens=np.concatenate([np.empty(0), *tokens]).astype(np.int32),
         weights=np.concatenate([np.empty(0), *weights]).astype(np.float32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        user_ids=np.array(user_ids, dtype=object),
     )
 
 
@@ -105,6 +110,16 @@ def user_histories(
     return histories
 
 
+@dataclass(frozen=True)
+class Row:
+    """One sequence, or a window of it: tokens (T,) and their loss weights (T,)."""
+
+    index: int
+    """Of the sequence."""
+    tokens: np.ndarray
+    weights: np.ndarray
+
+
 class Batches:
     """Deterministic batches: the same step gives the same batch, whatever ran before.
 
@@ -121,21 +136,30 @@ class Batches:
                 "weights (merge.synthetic_weight)"
             )
         self._sequences = sequences
-        self._size = min(batch_size, len(self._usable))
+        self.size = min(batch_size, len(self._usable))
         self._window = window
         self._seed = seed
         self.num_targets = sequences.num_targets
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right.
+        """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right."""
+        return padded(self.rows(step, rank, world_size))
+
+    def rows(self, step: int, rank: int = 0, world_size: int = 1) -> list[Row]:
+        """The (B,) windows of `step`.
 
         Long sequences contribute one random window of `window` + 1 tokens a visit; a long
         context is cut rather than the events behind it, which carry the loss.
         """
         rng = np.random.default_rng([self._seed, 1, step])
         chosen = self._chosen(step)[rank::world_size]
-        rows, row_weights = [], []
-        for index, draw in zip(chosen, rng.random(self._size)[rank::world_size], strict=True):
+        if not len(chosen):
+            raise UserError(
+                f"a batch of {self.size} sequences cannot be cut into {world_size} shares: "
+                "lower num_workers or num_accumulations"
+            )
+        rows = []
+        for index, draw in zip(chosen, rng.random(self.size)[rank::world_size], strict=True):
             start, end = self._sequences.offsets[index : index + 2]
             spare = end - start - self._window - 1
             if spare > 0:
@@ -143,22 +167,15 @@ class Batches:
                 earliest = min(spare, first_loss - 1)
                 start += earliest + int(draw * (spare - earliest + 1))
                 end = start + self._window + 1
-            rows.append(self._sequences.tokens[start:end])
-            row_weights.append(self._sequences.weights[start:end])
-        width = max(len(row) for row in rows)
-        tokens = np.full((len(rows), width), PAD, dtype=np.int64)
-        weights = np.zeros((len(rows), width), dtype=np.float32)
-        for i, (row, row_weight) in enumerate(zip(rows, row_weights, strict=True)):
-            tokens[i, : len(row)] = row
-            weights[i, : len(row)] = row_weight
-        weights[:, 0] = 0  # nothing stands before the first token to predict it from
-        return tokens, weights
+            tokens, weights = self._sequences.tokens[start:end], self._sequences.weights[start:end]
+            rows.append(Row(int(index), tokens, weights))
+        return rows
 
     def _chosen(self, step: int) -> np.ndarray:
         """Sequence indices: a fresh shuffle each epoch, batches running over its end."""
-        first = step * self._size
+        first = step * self.size
         out: list[np.ndarray] = []
-        missing = self._size
+        missing = self.size
         while missing:
             epoch, place = divmod(first, len(self._usable))
             order = np.random.default_rng([self._seed, 0, epoch]).permutation(self._usable)
@@ -166,3 +183,15 @@ class Batches:
             missing -= len(out[-1])
             first += len(out[-1])
         return np.concatenate(out)
+
+
+def padded(rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) rows to tokens (B, T) int64 and weights (B, T) float32, padded right."""
+    width = max(len(row.tokens) for row in rows)
+    tokens = np.full((len(rows), width), PAD, dtype=np.int64)
+    weights = np.zeros((len(rows), width), dtype=np.float32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row.tokens)] = row.tokens
+        weights[i, : len(row.tokens)] = row.weights
+    weights[:, 0] = 0  # nothing stands before the first token to predict it from
+    return tokens, weights

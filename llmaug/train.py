@@ -69,6 +69,7 @@ def build_task(
 class _RecommenderTask:
     """What both kinds of task share: validation and export of the model folder."""
 
+    metric = "ndcg"
     place: tuple[Storage, str, bool]
     validation: Any
     model: Any
@@ -91,6 +92,9 @@ class _RecommenderTask:
 
 
 class _SequenceTask(_RecommenderTask):
+    def weight(self, batch: tuple[Any, ...]) -> float:
+        return float(batch[1].sum())
+
     @staticmethod
     def load(
         storage: Storage, shards: str, vocabulary: Vocabulary, config: TrainConfig, seed: int
@@ -100,6 +104,9 @@ class _SequenceTask(_RecommenderTask):
 
 
 class _PairTask(_RecommenderTask):
+    def weight(self, batch: tuple[Any, ...]) -> float:
+        return float(batch[1][:, 1].sum())
+
     @staticmethod
     def load(
         storage: Storage, shards: str, vocabulary: Vocabulary, config: TrainConfig, seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from llmaug.ranking import ScoreUsers, mean_ndcg_at_10, target_ranks
 from llmaug.sequences import user_histories
 from llmaug.storage import Storage
-from llmaug.vocabulary import Vocabulary
+from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
 
 _MAX_USERS = 2000
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,21 @@ class ValidationUsers:
     def ndcg_at_10(self, score: ScoreUsers, exclude_seen: bool) -> float:
         ranks = target_ranks(score, self.user_ids, self.histories, self.targets, exclude_seen)
         return mean_ndcg_at_10(ranks)
+
+    def log_likelihood(self, score: ScoreUsers) -> float:
+        """Mean natural logarithm of the targets' probabilities over the catalogue; its
+        negative is the logarithm of the perplexity. NaN without users."""
+        import torch
+
+        out = []
+        with torch.inference_mode():
+            for start in range(0, len(self.targets), _BATCH):
+                stop = start + _BATCH
+                logits = score(self.user_ids[start:stop], self.histories[start:stop])
+                log_p = logits[:, NUM_SPECIAL:].double().log_softmax(-1)
+                target = torch.tensor(self.targets[start:stop], device=log_p.device) - NUM_SPECIAL
+                out.append(log_p.gather(1, target[:, None]).cpu().numpy())
+        return float(np.concatenate(out).mean()) if out else math.nan
 
 
 def load_validation(

@@ -183,3 +183,24 @@ def test_a_base_that_leads_back_to_itself_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("base: a.yaml")
     with pytest.raises(UserError, match="leads back to itself"):
         load_config(tmp_path / "a.yaml")
+
+
+def test_a_behaviour_model_is_named_after_its_kind() -> None:
+    assert parse_config({}).lm.name == "causal"
+    assert parse_config({"lm": {"model": "ngram"}}).lm.name == "ngram"
+    assert parse_config({"lm": {"model": "ngram", "name": "tri"}}).lm.name == "tri"
+
+
+@pytest.mark.parametrize(
+    ("lm", "told"),
+    [
+        ({"directions": {"reverse": 1}}, "lm.directions needs a share of forward"),
+        ({"directions": {"forward": 1, "infill": 0}}, "greater than 0"),
+        ({"directions": {"forward": 1, "sideways": 1}}, "'forward', 'reverse' or 'infill'"),
+        ({"directions": {"forward": 1, "infill": 1}, "context_len": 5}, "leaves no room"),
+        ({"user_attributes": ["age"]}, "needs a users table: set ingest.users"),
+        ({"order": 5}, "less than or equal to 4"),
+    ],
+)
+def test_a_behaviour_model_that_cannot_be_says_why(lm: dict[str, Any], told: str) -> None:
+    assert told in refusal({"lm": lm})

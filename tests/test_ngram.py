@@ -89,7 +89,8 @@ def as_sequences(tokens: list[list[int]]) -> Sequences:
     rows = [[BOS, *row] for row in tokens]
     flat = np.array([token for row in rows for token in row], np.int32)
     ends = np.cumsum([0] + [len(row) for row in rows])
-    return Sequences(flat, (flat != BOS).astype(np.float32), ends)
+    users = np.array([f"u{n}" for n in range(len(rows))], dtype=object)
+    return Sequences(flat, (flat != BOS).astype(np.float32), ends, users)
 
 
 def by_the_book(

@@ -71,6 +71,13 @@ def test_a_new_user_has_no_context_whoever_stands_before() -> None:
     assert as_lists(of_events(rows, WORDS))[1] == ([BOS, C, D], [0, 0.5, 0.5])
 
 
+def test_every_sequence_knows_its_user() -> None:
+    rows = pa.concat_tables(
+        [events(histories(u1="ab")), synthetic("u1", "unit", "c", 1.0), events(histories(u2="d"))]
+    )
+    assert of_events(rows, WORDS).user_ids.tolist() == ["u1", "u1", "u2"]
+
+
 def test_items_outside_the_vocabulary_are_left_out() -> None:
     rows = events([("u1", "a", 0), ("u1", "stranger", 1), ("u1", "b", 2), ("u2", "stranger", 3)])
     assert as_lists(of_events(rows, WORDS)) == [([BOS, A, B], [0, 1, 1])]
@@ -144,6 +151,11 @@ def test_two_workers_share_a_batch_without_overlap() -> None:
     assert sorted(first + second) == sorted(whole)
 
 
+def test_a_batch_that_cannot_be_shared_says_so() -> None:
+    with pytest.raises(UserError, match="3 sequences cannot be cut into 4 shares: lower num_wo"):
+        Batches(numbered(3), 8, 5, seed=1).at(0, rank=3, world_size=4)
+
+
 def test_a_long_history_gives_a_window_that_moves() -> None:
     letters = "abcdeabcdeabcdeabcde"
     batches = Batches(of_events(events(histories(u="".join(letters))), WORDS), 1, window=4, seed=1)
@@ -163,7 +175,7 @@ def test_a_long_context_is_cut_rather_than_the_events_behind_it() -> None:
         [events(histories(u="abcde" * 10)), synthetic("u", "unit", "edc", weight=1.0)]
     )
     sequences = of_events(rows, WORDS)
-    continuation = Sequences(*_only(sequences, 1))
+    continuation = _only(sequences, 1)
     batches = Batches(continuation, 1, window=4, seed=1)
     for step in range(5):
         tokens, weights = batches.at(step)
@@ -171,9 +183,14 @@ def test_a_long_context_is_cut_rather_than_the_events_behind_it() -> None:
         assert weights[0].tolist() == [0, 0, 1, 1, 1]
 
 
-def _only(sequences: Sequences, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _only(sequences: Sequences, index: int) -> Sequences:
     start, end = sequences.offsets[index : index + 2]
-    return sequences.tokens[start:end], sequences.weights[start:end], np.array([0, end - start])
+    return Sequences(
+        sequences.tokens[start:end],
+        sequences.weights[start:end],
+        np.array([0, end - start]),
+        sequences.user_ids[index : index + 1],
+    )
 
 
 def test_nothing_to_learn_from_is_an_error() -> None:

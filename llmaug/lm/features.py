@@ -1,0 +1,68 @@
+"""What items are known by besides their id: the sum of their tags' vectors.
+
+While a model trains, an item's embedding is its own row plus this sum; at export both are
+folded into one plain table. So an item that nobody has taken yet is placed by its genre,
+year or brand, and the exported model is an ordinary one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmaug.config import LmConfig
+from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
+
+
+class ItemTags(nn.Module):
+    """Trained vectors of tags, summed for each item. V tokens, D width."""
+
+    _flat: Tensor
+    _offsets: Tensor
+
+    def __init__(
+        self, names: list[str], flat: Tensor, offsets: Tensor, width: int, num_tokens: int
+    ) -> None:
+        """names, flat, offsets: as `Vocabulary.tag_bags` has them."""
+        super().__init__()
+        self.names = names
+        self.vectors = nn.Embedding(len(names), width)
+        nn.init.normal_(self.vectors.weight, std=0.02)
+        self.register_buffer("_flat", flat, persistent=False)
+        self.register_buffer("_offsets", offsets, persistent=False)
+        self._num_others = num_tokens - NUM_SPECIAL - len(offsets)
+
+    def forward(self) -> Tensor:
+        """(V, D) to add to the embeddings of all tokens; zero for what is no item."""
+        bags = F.embedding_bag(self._flat, self.vectors.weight, self._offsets, mode="sum")
+        return F.pad(bags, (0, 0, NUM_SPECIAL, self._num_others))
+
+
+def item_tags(
+    config: LmConfig, vocabulary: Vocabulary, min_tag_items: int, num_tokens: int
+) -> ItemTags | None:
+    """None where the config wants no features or no tag is on enough items."""
+    if not config.item_features:
+        return None
+    names, flat, offsets = vocabulary.tag_bags(min_tag_items)
+    if not names:
+        return None
+    places = torch.from_numpy(flat), torch.from_numpy(offsets)
+    return ItemTags(names, *places, config.hidden_size, num_tokens)
+
+
+def new_items(config: LmConfig, vocabulary: Vocabulary, min_tag_items: int) -> Tensor | None:
+    """(items,) tokens of the items that features alone place: tagged, without an event.
+
+    None where there are none, or where they are competitors like any other
+    (`lm.cold_items_are_negatives`).
+    """
+    if config.cold_items_are_negatives or not config.item_features:
+        return None
+    _, flat, offsets = vocabulary.tag_bags(min_tag_items)
+    has_tags = np.diff(np.r_[offsets, len(flat)]) > 0
+    is_cold = vocabulary.items["train_events"].to_numpy() == 0
+    new = np.flatnonzero(has_tags & is_cold) + NUM_SPECIAL
+    return torch.from_numpy(new) if len(new) else None
