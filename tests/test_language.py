@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from llmaug.errors import UserError
@@ -15,9 +13,7 @@ from llmaug.lm.language import (
     Language,
     events_of,
     known_attributes,
-    load_language,
 )
-from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS
 from tests.tables import catalogue
 
@@ -117,12 +113,3 @@ def test_values_of_few_users_are_unknown() -> None:
 def test_an_attribute_that_nobody_has_is_named_with_those_there_are() -> None:
     with pytest.raises(UserError, match="no training user has 'aeg'; .* has: age, country"):
         known_attributes(["age", "aeg"], [{"age": "old", "country": "no"}], 1)
-
-
-def test_a_language_is_read_from_its_models_folder(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    notes = {"model": "causal", "vocabulary_digest": WORDS.digest, "language": LANGUAGE.as_json()}
-    storage.write_json(notes, "lm", "llmaug.json")
-    assert load_language(storage, "lm", WORDS) == LANGUAGE
-    with pytest.raises(UserError, match="trained on another vocabulary"):
-        load_language(storage, "lm", catalogue("abc"))

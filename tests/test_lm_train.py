@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from llmaug.errors import UserError
 from llmaug.lm import train
@@ -86,6 +88,20 @@ def test_histories_beyond_the_context_are_windowed_and_the_user_is_told(
     monkeypatch.setattr(train, "fit", lambda *_: {"windowed_histories": 2})
     train.run(context)
     assert "2 histories are longer than lm.context_len 4" in context.progress.notes[0]  # type: ignore[attr-defined]
+
+
+def test_users_of_one_event_train_in_every_direction(make_context: MakeContext) -> None:
+    shares = {"forward": 1, "reverse": 1, "infill": 1}
+    context = make_context(lm={**SMALL, "directions": shares})
+    write_inputs(context)
+    once = events(histories(u1="a", u2="b", u3="a", u4="c"))
+    for part in TRAIN:
+        context.storage.write_part(once, {}, f"{context.folder('split')}/train", part)
+    folders = {n: context.folder(n) for n in ("split", "vocabulary", "ingest/users")}
+    task = train.CausalTask(context.storage, folders, context.config)
+    losses = [task.model(*map(torch.as_tensor, task.batch(step, 0, 1))).item() for step in range(9)]
+    assert np.isfinite(losses).all()
+    assert np.isfinite(task.validate())
 
 
 RARE = dict.fromkeys("abcd", 1)

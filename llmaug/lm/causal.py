@@ -23,8 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmaug.config import LmConfig
 from llmaug.lm.features import item_tags, new_items
-from llmaug.lm.folder import NOTES, check_digest, read_notes
-from llmaug.lm.language import Language
+from llmaug.lm.folder import NOTES
+from llmaug.lm.language import Language, load_language
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL, PAD, Vocabulary
 
@@ -147,5 +147,5 @@ def save(
 
 
 def check_vocabulary(storage: Storage, folder: str, vocabulary: Vocabulary) -> None:
-    """Raises UserError when the model in `folder` speaks another vocabulary."""
-    check_digest(storage.uri(folder), read_notes(storage, folder, "causal"), vocabulary)
+    """Raises UserError when the model in `folder` speaks another vocabulary or is not whole."""
+    load_language(storage, folder, vocabulary)

@@ -22,7 +22,7 @@ from typing import Any
 
 from llmaug.errors import UserError
 from llmaug.lm import Request, request_of
-from llmaug.lm.folder import check_digest, read_notes
+from llmaug.lm.folder import REMEDY, check_digest, check_weights, read_notes
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL, Vocabulary
 
@@ -143,13 +143,18 @@ def events_of(direction: str, tokens: Sequence[int]) -> list[int]:
 def load_language(storage: Storage, folder: str, vocabulary: Vocabulary) -> Language:
     """The language of the causal model in `folder`; reads no weights.
 
-    Raises UserError when there is none, or when it was trained on another vocabulary.
+    Raises UserError when there is none, when it was trained on another vocabulary, and when
+    an engine could not load it: another architecture, weights that are cut short.
     """
     notes = read_notes(storage, folder, "causal")
     check_digest(storage.uri(folder), notes, vocabulary)
+    if "language" not in notes:
+        raise UserError(f"{storage.uri(folder)}: written by an older version; {REMEDY}")
     found = notes["language"]
     attributes = tuple((name, tuple(values)) for name, values in found["attributes"])
-    return Language(found["num_words"], found["has_directions"], attributes)
+    language = Language(found["num_words"], found["has_directions"], attributes)
+    check_weights(storage, folder, "causal", language.num_tokens)
+    return language
 
 
 def known_attributes(

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from llmaug.errors import UserError
 from llmaug.lm import Request, request_of
-from llmaug.lm.folder import NOTES, check_digest, read_notes
+from llmaug.lm.folder import NOTES, REMEDY, check_digest, read_notes
 from llmaug.lm.ngram_counts import Totals, adjusted, count_ngrams, count_train, packed
 from llmaug.lm.sampling import draw, shaped
 from llmaug.sequences import Sequences
@@ -34,7 +34,6 @@ from llmaug.storage import Storage, digest
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
 from llmaug.vocabulary import load as load_vocabulary
 
-_REMEDY = "delete the folder and run again: counting is quick"
 _CELLS = 4_000_000  # of (B, V) probabilities at once: 32 MB
 
 
@@ -228,9 +227,9 @@ def load(storage: Storage, folder: str, vocabulary: Vocabulary | None = None) ->
     tables = []
     for part, expected in notes["parts"].items():
         if not storage.exists(folder, f"{part}.parquet"):
-            raise UserError(f"{storage.uri(folder)}: {part}.parquet is missing; {_REMEDY}")
+            raise UserError(f"{storage.uri(folder)}: {part}.parquet is missing; {REMEDY}")
         if digest(storage.read(folder, f"{part}.parquet")) != expected:
-            raise UserError(f"{storage.uri(folder)}: {part}.parquet is damaged; {_REMEDY}")
+            raise UserError(f"{storage.uri(folder)}: {part}.parquet is damaged; {REMEDY}")
         tables.append(storage.read_part(folder, part))
     return NgramLm(pa.concat_tables(tables), notes["order"], notes["num_items"], notes["discounts"])
 
