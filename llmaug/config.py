@@ -163,8 +163,9 @@ class OptimiserConfig(_Model):
 class LmConfig(OptimiserConfig):
     """Behaviour language model (DESIGN section 3)."""
 
-    model: Literal["causal", "ngram"] = "causal"
-    """causal: a small Llama over item tokens; ngram: counts with Kneser-Ney smoothing."""
+    model: Literal["causal", "masked", "ngram"] = "causal"
+    """causal: a small Llama over item tokens; masked: a small BERT, which fills gaps; ngram:
+    counts with Kneser-Ney smoothing."""
     name: str = ""
     """Folder below `lm/` and first half of the generator's name. Default: as `model`."""
     order: int = Field(default=3, ge=1, le=4)
@@ -195,6 +196,10 @@ class LmConfig(OptimiserConfig):
     """Attribute values of fewer training users than this count as unknown."""
     packed: bool = False
     """causal: several short histories share a row instead of being padded."""
+    mask_share: float = Field(default=0.3, gt=0, lt=1)
+    """masked: share of the events that are hidden at a visit."""
+    num_passes: int = Field(default=4, ge=1)
+    """masked: times that the events of a gap are drawn; all at first, then the unlikeliest."""
     stop_on: Literal["ndcg", "perplexity"] = "ndcg"
     """What early stopping looks at: NDCG@10 or perplexity of the validation events."""
     weight_decay: float = Field(default=0.05, ge=0)
@@ -213,7 +218,12 @@ class LmConfig(OptimiserConfig):
     @model_validator(mode="after")
     def _head_size(self) -> LmConfig:
         size, rest = divmod(self.hidden_size, self.num_heads)
-        if rest or size not in (32, 64, 80, 96, 112, 128, 160, 192, 224, 256):
+        if rest:
+            raise ValueError(
+                f"lm.hidden_size {self.hidden_size} is not a multiple of lm.num_heads "
+                f"{self.num_heads}"
+            )
+        if self.model == "causal" and size not in (32, 64, 80, 96, 112, 128, 160, 192, 224, 256):
             raise ValueError(
                 f"lm.hidden_size / lm.num_heads is {self.hidden_size}/{self.num_heads}; vLLM "
                 "takes head sizes 32, 64, 80, 96, 112, 128, 160, 192, 224, 256"

@@ -12,6 +12,7 @@ import torch
 
 from llmaug.errors import UserError
 from llmaug.lm import train
+from llmaug.lm.completion import load
 from llmaug.lm.language import Language, load_language
 from llmaug.schema import USER
 from llmaug.stage import Context
@@ -62,6 +63,23 @@ def test_a_model_of_all_directions_with_users_trains_and_says_what_it_reads(
     # `ancient` is the age of someone without a training event.
     assert language == Language(WORDS.num_tokens, True, (("age", ("old", "young")),))
     assert facts["windowed_histories"] == 0
+
+
+def test_a_masked_model_trains_on_the_same_logs(make_context: MakeContext) -> None:
+    context = make_context(lm={**SMALL, "model": "masked", "context_len": 6})
+    write_inputs(context)
+    folders = {n: context.folder(n) for n in ("split", "vocabulary")}
+    task = train.MaskedTask(
+        context.storage, {**folders, "model": context.folder("lm/masked")}, context.config
+    )
+    batch = task.batch(0, 0, 1)
+    loss = task.model(*map(torch.as_tensor, batch))
+    assert loss.item() == pytest.approx(np.log(WORDS.num_tokens + 1), rel=0.1)  # knows nothing yet
+    assert task.weight(batch) == (batch[0] == WORDS.num_tokens).sum()  # real events weigh 1
+    assert 0 <= task.validate() <= 1
+    facts = task.export()
+    assert facts["windowed_histories"] == 2  # u1 and u3: BOS and six events
+    load(context.storage, context.folder("lm/masked"), WORDS, facts["model_digest"])
 
 
 def test_a_loss_that_is_no_number_ends_the_stage_with_its_batch_and_no_model(

@@ -3,18 +3,23 @@
 One small protocol for all of them, so that the stages around them need not know which one
 it is:
 
-    fit(context)               train on the run's training events, write the model folder,
-                               return JSON-able facts with `model_digest`
-    load(storage, folder)      the model; `save` writes it: a folder of plain files, whose
-                               `llmaug.json` says what it is and for which vocabulary
+    train.run(context)         fit on the run's training events and save: a folder of plain
+                               files, whose `llmaug.json` says what it is and for which
+                               vocabulary; returns facts with `model_digest`
+    load                       the finished model of a folder, or a UserError that says why not:
+                               `ngram.load`, `completion.load`, `language.load_language`
     model.requests(units)      what is asked for each unit (a Request)
     model.answer(requests)     tokens for each request, or `reason: detail` where it failed;
-                               the causal model is answered by vLLM instead
+                               a causal model is answered by vLLM instead
     model.events(outcome)      the answered tokens as item tokens in time order
 
-The modules: `ngram` (counts), `causal` (GPT-style; `language` has its directions and
-prompts, `documents` its training batches), `masked` (BERT-style). `train` is their stage,
-`folder` what they check before they load, `sampling` how numpy models draw.
+    kind      trained in   at work in     what else is its own
+    ngram     ngram        ngram          ngram_counts
+    causal    causal       vLLM           language (directions, prompts), documents (batches)
+    masked    masked       completion     masking (batches, prompts)
+
+All share `train` (the stage), `folder` (what is checked before a model is loaded),
+`features` (item tags) and `sampling` (how numpy models draw).
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmaug.config import LmConfig
-from llmaug.lm.features import item_tags, new_items
+from llmaug.lm.features import averaged, item_tags, new_items
 from llmaug.lm.folder import NOTES
 from llmaug.lm.language import Language, load_language
 from llmaug.storage import Storage
-from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL, PAD, Vocabulary
+from llmaug.vocabulary import BOS, EOS, PAD, Vocabulary
 
 
 class CausalLm(nn.Module):
@@ -54,13 +54,7 @@ class CausalLm(nn.Module):
 
     def table(self) -> Tensor:
         """(V, D) embeddings of all tokens, features included."""
-        rows = self.llama.model.embed_tokens.weight
-        if self._new is not None:
-            # They have learnt no row of their own: that of an average item stands in.
-            known = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-            known[self._new] = False
-            mean = rows[known][NUM_SPECIAL : self.language.num_words - len(self._new)].mean(0)
-            rows = torch.where(known[:, None], rows, mean)
+        rows = averaged(self.llama.model.embed_tokens.weight, self._new, self.language.num_words)
         return rows if self.tags is None else rows + self.tags()
 
     def forward(self, tokens: Tensor, weights: Tensor, positions: Tensor | None = None) -> Tensor:

@@ -66,3 +66,14 @@ def new_items(config: LmConfig, vocabulary: Vocabulary, min_tag_items: int) -> T
     is_cold = vocabulary.items["train_events"].to_numpy() == 0
     new = np.flatnonzero(has_tags & is_cold) + NUM_SPECIAL
     return torch.from_numpy(new) if len(new) else None
+
+
+def averaged(values: Tensor, new: Tensor | None, num_words: int) -> Tensor:
+    """(V, ...) learnt values of tokens, those of `new` items replaced by an average item's:
+    they have learnt none of their own. num_words: where the items end."""
+    if new is None:
+        return values
+    known = torch.ones(len(values), dtype=torch.bool, device=values.device)
+    known[new] = False
+    mean = values[known][NUM_SPECIAL : num_words - len(new)].mean(0)
+    return torch.where(known.view(-1, *[1] * (values.dim() - 1)), values, mean)

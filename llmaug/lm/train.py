@@ -5,6 +5,7 @@ Neural models train in the Ray Train loop that they share with the recommenders.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from llmaug.errors import UserError
 from llmaug.lm import ngram
 from llmaug.lm.documents import Documents
 from llmaug.lm.language import Attributes, Language, known_attributes
+from llmaug.lm.masking import MaskedBatches
 from llmaug.sequences import Batches, load_sequences
 from llmaug.split import TRAIN, VALIDATION
 from llmaug.stage import Context, Stage
@@ -33,7 +35,8 @@ def run(context: Context) -> dict[str, Any]:
     name = f"lm/{config.lm.name}"
     needed = {"model": name} | {n: n for n in ("split", "vocabulary", "ingest/users")}
     folders = {key: context.folder(value) for key, value in needed.items()}
-    build = partial(CausalTask, context.storage, folders, config)
+    task = MaskedTask if config.lm.model == "masked" else CausalTask
+    build = partial(task, context.storage, folders, config)
     facts = fit(context, name, build, config.lm, config.seed)
     if facts["windowed_histories"]:
         context.progress.note(
@@ -61,6 +64,8 @@ class LmTask:
     """What tasks of neural behaviour models share; built inside each worker."""
 
     model: Any
+    window: int
+    """Tokens of a sequence that a visit reads, less one."""
 
     def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
         """folders: of model, split, vocabulary and ingest/users."""
@@ -87,12 +92,18 @@ class LmTask:
 
     def facts(self) -> dict[str, Any]:
         """What the manifest and the model's notes say of every model."""
-        longer = np.diff(self._sequences.offsets) > self._config.lm.context_len + 1
+        longer = np.diff(self._sequences.offsets) > self.window + 1
         return {
             "name": self._config.lm.name,
             "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "windowed_histories": int(longer.sum()),
         }
+
+    def saved(self, save: Callable[..., str]) -> dict[str, Any]:
+        """The facts and the digest of the model, which `save` writes."""
+        facts = self.facts()
+        digest = save(self._storage, self._folders["model"], self.model, self._vocabulary, facts)
+        return {**facts, "model_digest": digest}
 
 
 class CausalTask(LmTask):
@@ -102,6 +113,7 @@ class CausalTask(LmTask):
         super().__init__(storage, folders, config)
         lm = config.lm
         attributes, of_user = self._user_attributes()
+        self.window = lm.context_len  # the last token is only asked for
         language = Language(self._vocabulary.num_tokens, len(lm.directions) > 1, attributes)
         self._user_tokens = {user: language.user_tokens(found) for user, found in of_user.items()}
         users = None
@@ -109,7 +121,7 @@ class CausalTask(LmTask):
             nobody = language.user_tokens(None)
             users = [self._user_tokens.get(user, nobody) for user in self._sequences.user_ids]
         self._documents = Documents(
-            Batches(self._sequences, lm.batch_size, lm.context_len, config.seed),
+            Batches(self._sequences, lm.batch_size, self.window, config.seed),
             language, lm.directions, lm.context_len, lm.packed, users, config.seed,
         )  # fmt: skip
         self.model = CausalLm(lm, self._vocabulary, config.vocabulary.min_tag_items, language)
@@ -130,12 +142,7 @@ class CausalTask(LmTask):
     def export(self) -> dict[str, Any]:
         from llmaug.lm.causal import save
 
-        facts = self.facts()
-        folder = self._folders["model"]
-        return {
-            **facts,
-            "model_digest": save(self._storage, folder, self.model, self._vocabulary, facts),
-        }
+        return self.saved(save)
 
     def _user_attributes(self) -> tuple[Attributes, dict[str, dict[str, str]]]:
         """The attributes to read, and those of each training user."""
@@ -154,9 +161,31 @@ class CausalTask(LmTask):
         return found, of_user
 
 
+class MaskedTask(LmTask):
+    def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
+        from llmaug.lm.masked import MaskedLm
+
+        super().__init__(storage, folders, config)
+        lm = config.lm
+        self.model = MaskedLm(lm, self._vocabulary, config.vocabulary.min_tag_items)
+        self.window = lm.context_len - 1
+        batches = Batches(self._sequences, lm.batch_size, self.window, config.seed)
+        self._batches = MaskedBatches(batches, self.model.mask, lm.mask_share, config.seed)
+
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
+        return self._batches.at(step, rank, world_size)
+
+    def export(self) -> dict[str, Any]:
+        from llmaug.lm.masked import save
+
+        return self.saved(save)
+
+
 _CODE = {
     "causal": ("llmaug.lm.causal", "llmaug.lm.documents", "llmaug.lm.features",
                "llmaug.lm.language", "llmaug.trainer", "llmaug.sequences"),
+    "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features", "llmaug.trainer",
+               "llmaug.sequences"),
     "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),
 }  # fmt: skip
 
