@@ -9,6 +9,7 @@ sequence. New users are sequences like real ones.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -195,3 +196,12 @@ def padded(rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
         weights[i, : len(row.tokens)] = row.weights
     weights[:, 0] = 0  # nothing stands before the first token to predict it from
     return tokens, weights
+
+
+def padded_prompts(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) token lists to tokens (B, T) int64, padded right, and the (B,) places of their last."""
+    length = np.array([len(prompt) for prompt in prompts])
+    tokens = np.full((len(prompts), length.max()), PAD, dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    return tokens, length - 1

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmaug.ranking import ScoreUsers, mean_ndcg_at_10, target_ranks
+from llmaug.ranking import ScoreUsers, hide, mean_ndcg_at_10, target_ranks
 from llmaug.sequences import user_histories
 from llmaug.storage import Storage
-from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
+from llmaug.vocabulary import Vocabulary
 
 _MAX_USERS = 2000
 _BATCH = 256
@@ -28,19 +28,23 @@ class ValidationUsers:
         ranks = target_ranks(score, self.user_ids, self.histories, self.targets, exclude_seen)
         return mean_ndcg_at_10(ranks)
 
-    def log_likelihood(self, score: ScoreUsers) -> float:
-        """Mean natural logarithm of the targets' probabilities over the catalogue; its
-        negative is the logarithm of the perplexity. NaN without users."""
+    def log_likelihood(self, score: ScoreUsers, exclude_seen: bool = False) -> float:
+        """Mean natural logarithm of the targets' probabilities over the catalogue (or what of
+        it is not in the history); its negative is the logarithm of the perplexity. NaN
+        without users."""
         import torch
 
         out = []
         with torch.inference_mode():
             for start in range(0, len(self.targets), _BATCH):
                 stop = start + _BATCH
-                logits = score(self.user_ids[start:stop], self.histories[start:stop])
-                log_p = logits[:, NUM_SPECIAL:].double().log_softmax(-1)
-                target = torch.tensor(self.targets[start:stop], device=log_p.device) - NUM_SPECIAL
-                out.append(log_p.gather(1, target[:, None]).cpu().numpy())
+                histories = self.histories[start:stop]
+                logits = score(self.user_ids[start:stop], histories).double()
+                target = torch.tensor(self.targets[start:stop], device=logits.device)[:, None]
+                own = logits.gather(1, target)
+                hide(logits, histories if exclude_seen else [])
+                logits.scatter_(1, target, own)  # a target that was seen before counts, too
+                out.append((own - logits.logsumexp(1, keepdim=True)).flatten().cpu().numpy())
         return float(np.concatenate(out).mean()) if out else math.nan
 
 

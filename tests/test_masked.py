@@ -272,13 +272,14 @@ def test_the_folded_model_says_what_the_training_model_says(
         assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_users_are_scored_alike_alone_and_in_company(model: MaskedLm) -> None:
+def test_users_are_scored_alike_alone_and_in_company(model: MaskedLm, completer: Completer) -> None:
     histories = [[A, B, C], [], [D], list(range(A, J + 1))]
     with torch.no_grad():
         together = model.score([""] * 4, histories)
         alone = torch.cat([model.score([""], [history]) for history in histories])
     assert torch.allclose(together, alone, atol=1e-5)
     assert together[0].argmax() == D and together[2].argmax() == E
+    assert torch.allclose(completer.score([""] * 4, histories), together, atol=1e-5)
 
 
 def test_items_without_any_event_are_placed_by_their_tags() -> None:

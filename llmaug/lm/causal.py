@@ -25,6 +25,7 @@ from llmaug.config import LmConfig
 from llmaug.lm.features import averaged, item_tags, new_items
 from llmaug.lm.folder import NOTES
 from llmaug.lm.language import Language, load_language
+from llmaug.sequences import padded_prompts
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, PAD, Vocabulary
 
@@ -81,15 +82,10 @@ class CausalLm(nn.Module):
 
     def next_logits(self, prompts: Sequence[list[int]]) -> Tensor:
         """(B, V) logits of the vocabulary (no control tokens) after each prompt."""
-        length = torch.tensor([len(prompt) for prompt in prompts])
-        tokens = torch.full((len(prompts), int(length.max())), PAD)
-        for row, values in enumerate(prompts):
-            tokens[row, : len(values)] = torch.tensor(values)
         table = self.table()
-        device = table.device
-        hidden = self._hidden(tokens.to(device), table)
-        last = hidden[torch.arange(len(prompts), device=device), (length - 1).to(device)]
-        return last @ table[: self.language.num_words].T
+        tokens, last = (torch.from_numpy(x).to(table.device) for x in padded_prompts(prompts))
+        hidden = self._hidden(tokens, table)[torch.arange(len(last), device=table.device), last]
+        return hidden @ table[: self.language.num_words].T
 
     def folded(self) -> LlamaForCausalLM:
         """A plain Llama with the features inside its embedding table."""

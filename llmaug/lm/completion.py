@@ -20,8 +20,9 @@ from llmaug.lm import Request, request_of
 from llmaug.lm.folder import check_digest, check_weights, read_notes
 from llmaug.lm.masking import masked_prompt
 from llmaug.lm.sampling import draw, shaped
+from llmaug.sequences import padded_prompts
 from llmaug.storage import Storage
-from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
+from llmaug.vocabulary import NUM_SPECIAL, PAD, Vocabulary
 
 _CELLS = 8_000_000  # of (B, T, V) logits at once: 32 MB
 
@@ -68,6 +69,17 @@ class Completer:
             for place, token in zip(sorted(places), tokens, strict=True):
                 history[place] = token if token >= 0 else history[place]
         return out
+
+    def score(self, users: list[str], histories: list[list[int]]) -> Any:
+        """(B, num_tokens) logits of the vocabulary in the place after each history (a tensor)."""
+        prompts = [masked_prompt([*h, PAD], [len(h)], self._mask, self._max_len) for h in histories]
+        with torch.inference_mode():
+            tokens, last = (
+                torch.from_numpy(x).to(self._bert.device) for x in padded_prompts(prompts)
+            )
+            out = self._bert.bert(tokens, attention_mask=(tokens != PAD).long())
+            rows = torch.arange(len(last), device=last.device)
+            return self._bert.cls(out.last_hidden_state[rows, last])[:, : self._mask]
 
     # -- the protocol of llmaug.lm -----------------------------------------------------------
 

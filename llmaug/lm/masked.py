@@ -23,6 +23,7 @@ from llmaug.config import LmConfig
 from llmaug.lm.features import averaged, item_tags, new_items
 from llmaug.lm.folder import NOTES
 from llmaug.lm.masking import masked_prompt
+from llmaug.sequences import padded_prompts
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, PAD, Vocabulary
 
@@ -66,14 +67,10 @@ class MaskedLm(nn.Module):
         prompts = [
             masked_prompt([*h, PAD], [len(h)], self.mask, self.context_len) for h in histories
         ]
-        length = torch.tensor([len(prompt) for prompt in prompts])
-        tokens = torch.full((len(prompts), int(length.max())), PAD)
-        for row, values in enumerate(prompts):
-            tokens[row, : len(values)] = torch.tensor(values)
         table = self.table()
-        states = self._states(tokens.to(table.device), table)
-        last = states[torch.arange(len(prompts)), length - 1]
-        return (last @ table.T + self.bias())[:, : self.mask]
+        tokens, last = (torch.from_numpy(x).to(table.device) for x in padded_prompts(prompts))
+        states = self._states(tokens, table)[torch.arange(len(last), device=table.device), last]
+        return (states @ table.T + self.bias())[:, : self.mask]
 
     def folded(self) -> BertForMaskedLM:
         """A plain BERT with the features inside its embedding table."""
