@@ -121,8 +121,85 @@ def status(run: Annotated[str, typer.Argument(help="Run id.")], root: ROOT = Non
     console.print(table)
     if holder and state["progress"]:
         now = state["progress"]
-        left = f", {now['remaining_s']:.0f} s left" if now.get("remaining_s") else ""
-        console.print(f"now: {now['stage']} {now['done']}/{now['total'] or '?'}{left}")
+        counts = [f"{name} {value}" for name, value in (now.get("counts") or {}).items()]
+        left = [f"{now['remaining_s']:.0f} s left"] if now.get("remaining_s") else []
+        place = f"{now['done']:,}/{now['total'] or '?'} {now.get('unit', '')}".rstrip()
+        console.print(f"now: {now['stage']} " + ", ".join([place, *counts, *left]))
+
+
+@app.command()
+def forecast(
+    config: CONFIG,
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="Run folder; default: the config's name.")
+    ] = None,
+    probe_units: Annotated[
+        int | None, typer.Option(min=8, help="Units to try; default: 2 x generate.max_num_seqs.")
+    ] = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """What generation will cost: units, tokens, engine hours, accepted outcomes.
+
+    Runs the job up to the plan and a sample of the plan through the real engine; what that
+    generates is kept, so it is not paid for twice. `budget.price_per_hour` gives the cost.
+
+    Example: `llmaug forecast --config configs/demo.yaml --root demo`
+    """
+    from llmaug.cluster import disconnect
+    from llmaug.config import load_config
+    from llmaug.forecast import forecast as predict
+    from llmaug.progress import Progress
+    from llmaug.summary import forecast_table
+
+    parsed = load_config(config)
+    storage = _storage(parsed, root, endpoint_url)
+    console = Console(stderr=True)
+    try:
+        predicted = predict(
+            parsed, storage, run_id or parsed.name, probe_units,
+            lambda publish: Progress(console, publish),
+        )  # fmt: skip
+    finally:
+        disconnect()
+    if as_json:
+        return _print_json(predicted)
+    Console().print(forecast_table(predicted))
+
+
+@app.command("retry-failed")
+def retry_failed(
+    run: Annotated[str, typer.Argument(help="Run id.")],
+    reason: Annotated[
+        str | None, typer.Option(help="Only units that failed with this reason.")
+    ] = None,
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Generate again the units of a run that failed, and no others.
+
+    Example: `llmaug retry-failed demo --reason engine_crashed --root demo`
+    """
+    from llmaug.cluster import disconnect
+    from llmaug.progress import Progress
+    from llmaug.retry import retry_failed as retry
+
+    console = Console(stderr=True)
+    try:
+        done = retry(
+            _storage(None, root, endpoint_url), run, reason,
+            lambda publish: Progress(console, publish),
+        )  # fmt: skip
+    finally:
+        disconnect()
+    if as_json:
+        return _print_json(done)
+    listed = ", ".join(f"{name} {number:,}" for name, number in done["by_reason"].items())
+    Console().print(f"{done['retried']:,} units tried again ({listed}); "
+                    f"{done['still_failed']:,} units of the run fail still")  # fmt: skip
+    Console().print("Run the job again to renew what follows: filter, merge, train, report.")
 
 
 @app.command()
@@ -289,9 +366,9 @@ def guarded(command: Any) -> None:
     except UserError as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         message = "stopped: what is finished is kept; run the same command again to go on"
-        Console(stderr=True).print(message)
+        Console(stderr=True).print(escape(str(stop) or message), soft_wrap=True)
         sys.exit(130)
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.config import MergeConfig
+from llmaug.plan import read_parts
 from llmaug.schema import ACCEPTED, EVENT, SYNTHETIC, validate
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
@@ -33,10 +34,11 @@ def run(arm: str, context: Context) -> dict[str, Any]:
     if arm == AUGMENTED_ARM:
         generator = context.manifest("plan")["counts"]["generator"]
         action = load_statistics(storage, context.folder("vocabulary")).action
-        for part in storage.parts(filtered):
-            owner = part.split("-", 1)[1]  # continuations lie beside the users they continue
-            shard = shards.setdefault(owner if owner in real_parts else part, Shard(None))
-            shard.synthetic.append(part)
+        there = set(storage.parts(filtered))
+        for planned in sorted(read_parts(storage, context.folder("plan")), key=lambda p: p.name):
+            if planned.name in there:  # continuations lie beside the users they continue
+                shard = shards.setdefault(planned.train_part or planned.name, Shard(None))
+                shard.synthetic.append(planned.name)
     folder = context.folder(f"merged/{arm}")
     work = partial(
         _merge_part, storage, train, filtered, folder, shards, context.config.merge,

@@ -109,6 +109,7 @@ OUTCOME = pa.schema(
         pa.field("tokens", pa.list_(pa.int32())),
         pa.field("events", pa.list_(GENERATED_EVENT)),
         pa.field("num_prompt_tokens", pa.int32(), nullable=False),
+        pa.field("num_cached_tokens", pa.int32()),  # of the prompt, from the prefix cache
         pa.field("num_generated_tokens", pa.int32(), nullable=False),
         pa.field("engine_seconds", pa.float32(), nullable=False),
         pa.field("attempts", pa.int16(), nullable=False),
