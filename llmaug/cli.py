@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llmaug import __version__
-from llmaug.errors import UserError
+from llmaug.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from llmaug.config import Config
@@ -83,6 +83,10 @@ def run_job(
         manifests = pipeline.run(
             config, storage, run_id, until, lambda publish: Progress(console, publish)
         )
+    except KeyboardInterrupt as stop:  # typer would say no more than "Aborted."
+        raise Interrupted(
+            "stopped: what is finished is kept; run the same command again to go on"
+        ) from stop
     finally:
         disconnect()
     metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
@@ -363,13 +367,12 @@ def guarded(command: Any) -> None:
     """Call `command`; print what the user can mend in one line and exit with 1."""
     try:
         command()
+    except Interrupted as stop:
+        Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
+        sys.exit(130)
     except UserError as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt as stop:
-        message = "stopped: what is finished is kept; run the same command again to go on"
-        Console(stderr=True).print(escape(str(stop) or message), soft_wrap=True)
-        sys.exit(130)
 
 
 def _storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:

@@ -99,6 +99,8 @@ class PartWorker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """One row of the plan's parts in; `{part, counts}` out, counts as JSON."""
         storage, part = self._place.storage, row["name"]
+        if self._loop.stopped:
+            return {"part": part, "counts": "{}"}
         note = storage.read_json(self._place.folder, f"{part}.json")
         if note:  # the machine that wrote it was lost before it could say so
             return {"part": part, "counts": json.dumps(note["counts"])}

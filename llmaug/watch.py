@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmaug.board import ENGINES_DIE, INTERRUPTED, Board, Limits
-from llmaug.errors import UserError
+from llmaug.errors import Interrupted, UserError
 from llmaug.stage import Context
 from llmaug.storage import Storage
 
@@ -85,12 +85,12 @@ class Watch:
         self._interrupted.set()
 
     def verdict(self) -> str:
-        """The limit that ended generation, or ''. Raises KeyboardInterrupt after a signal and
+        """The limit that ended generation, or ''. Raises Interrupted after a signal and
         UserError when the engines cannot live."""
         reason = self.state["stop"]
         if self._interrupted.is_set():
             done, total = self.finished["units"], self._num_units
-            raise KeyboardInterrupt(
+            raise Interrupted(
                 f"stopped: {done:,} of {total:,} units are in finished parts, and what was "
                 "answered of the others is kept; run the same command again to go on"
             )

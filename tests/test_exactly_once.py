@@ -1,6 +1,6 @@
 """Generation that loses nothing and repeats little, whatever is killed on the way.
 
-All tests run the command as users do. The plan is made once; each test works on a copy of it.
+All tests run the command as users do. The plan is made once; each test is a run of its own on it.
 The stand-in engine takes the time of a (slow) GPU, so that there is a middle to be killed in.
 """
 
@@ -40,7 +40,12 @@ NUM_PARTS, PER_PART, NUM_EVENTS = 200, 16, 8
 TOKENS = NUM_PARTS * PER_PART * NUM_EVENTS
 CONFIG = changed(
     SMALL,
-    generate={"engine": "uniform", "simulated_tokens_per_s": 4000.0, "num_actors": 2},
+    generate={
+        "engine": "uniform",
+        "simulated_tokens_per_s": 4000.0,
+        "num_actors": 2,
+        "use_cache": False,
+    },  # all tests ask the same units
     plan={
         "strategies": [
             {"kind": "new_users", "num_users": NUM_PARTS * PER_PART, "num_events": NUM_EVENTS}
@@ -48,7 +53,6 @@ CONFIG = changed(
         "units_per_part": PER_PART,
     },
 )
-OUTCOMES = "runs/small/outcomes"
 
 
 @pytest.fixture(scope="module")
@@ -61,31 +65,43 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+class Night:
+    """A run of its own with the plan that is there."""
+
+    def __init__(self, root: Path, run_id: str) -> None:
+        self.storage, self.run_id = Storage(str(root)), run_id
+        shutil.copytree(root / "runs/small", root / "runs" / run_id)
+        self.outcomes = f"runs/{run_id}/outcomes"
+        self.command = (*command(root, CONFIG), "--run-id", run_id)
+
+    def num_finished(self) -> int:
+        return len(self.storage.parts(self.outcomes))
+
+    def is_finished(self) -> bool:
+        return self.storage.exists(self.outcomes, MANIFEST)
+
+    def check_ledger(self) -> dict[str, Any]:
+        """Every unit of the plan has one outcome; returns the counts of the manifest."""
+        asked = ids(self.storage, f"runs/{self.run_id}/plan")
+        answered = ids(self.storage, self.outcomes)
+        assert len(asked) == NUM_PARTS * PER_PART
+        assert asked == answered and max(answered.values()) == 1
+        found = self.storage.read_json(self.outcomes, MANIFEST)["counts"]
+        assert found["units"] == found["generated"] + found["failed"] == NUM_PARTS * PER_PART
+        assert found["output_tokens"] == TOKENS
+        # At most so many tokens were generated: every attempt at a part counted in full.
+        of_all_attempts = sum(attempts_of_parts(self.storage, self.outcomes))
+        assert of_all_attempts * PER_PART * NUM_EVENTS <= 1.15 * TOKENS
+        return found
+
+
 @pytest.fixture
-def root(planned: Path, tmp_path: Path) -> Path:
-    """A copy of it (file times are kept: they are part of the logs' identity)."""
-    shutil.copytree(planned, tmp_path / "root")
-    return tmp_path / "root"
+def night(planned: Path, request: pytest.FixtureRequest) -> Night:
+    return Night(planned, request.node.name[:20])
 
 
 def command(root: Path, config: dict[str, Any], until: str = "generate") -> tuple[str, ...]:
     return ("run", "-c", str(write_config(root, config)), "--root", str(root), "--until", until)
-
-
-def num_finished(root: Path) -> int:
-    return len(list((root / OUTCOMES).glob("*-new-users-*.json")))
-
-
-def check_ledger(root: Path, counts: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Every unit of the plan has one outcome; returns the counts of the manifest."""
-    storage = Storage(str(root))
-    asked, answered = ids(storage, "runs/small/plan"), ids(storage, OUTCOMES)
-    assert len(asked) == NUM_PARTS * PER_PART
-    assert asked == answered and max(answered.values()) == 1
-    found = storage.read_json(OUTCOMES, MANIFEST)["counts"]
-    assert found["units"] == found["generated"] + found["failed"] == NUM_PARTS * PER_PART
-    assert found["output_tokens"] == TOKENS
-    return found
 
 
 def ids(storage: Storage, folder: str) -> Counter[str]:
@@ -96,63 +112,54 @@ def ids(storage: Storage, folder: str) -> Counter[str]:
     )
 
 
-def tokens_of_all_attempts(root: Path) -> int:
-    """At most so many tokens were generated: every attempt at a part counted in full."""
-    return sum(attempts_of_parts(Storage(str(root)), OUTCOMES)) * PER_PART * NUM_EVENTS
-
-
 def attempts_of_parts(storage: Storage, outcomes: str) -> list[int]:
     notes = storage.names(outcomes, ATTEMPTS)
     return [storage.read_json(outcomes, ATTEMPTS, note)["attempts"] for note in notes]
 
 
-def test_the_driver_is_killed_eight_times(root: Path) -> None:
+def test_the_driver_is_killed_eight_times(night: Night) -> None:
     """In start-up, in generation, and while the last parts are committed; every run goes on
     where the killed one was."""
     rng = random.Random(3)
     moments = [0, 0, *sorted(rng.sample(range(5, NUM_PARTS - 5), 5)), NUM_PARTS - 1]
     for moment in moments:
-        run = start(*command(root, CONFIG))
-        wait_until(lambda: (root / OUTCOMES / "_started.json").exists(), run)
-        wait_until(lambda: num_finished(root) >= moment, run)  # noqa: B023
+        run = start(*night.command)
+        wait_until(lambda: night.storage.exists(night.outcomes, "_started.json"), run)
+        wait_until(lambda: night.num_finished() >= moment, run)  # noqa: B023
         time.sleep(rng.uniform(0, 0.2))
         run.kill()
         run.wait()
-        assert not (root / OUTCOMES / MANIFEST).exists()
-    done = llmaug(*command(root, CONFIG))
+        assert not night.is_finished()
+    done = llmaug(*night.command)
     assert done.returncode == 0, done.stderr
-    check_ledger(root)
-    assert tokens_of_all_attempts(root) <= 1.15 * TOKENS
+    night.check_ledger()
 
 
-def test_sigterm_and_ctrl_c_keep_what_is_finished(root: Path) -> None:
+def test_sigterm_and_ctrl_c_keep_what_is_finished(night: Night) -> None:
     for number, at_least in ((signal.SIGTERM, 20), (signal.SIGINT, 90)):
-        run = start(*command(root, CONFIG))
-        wait_until(lambda: num_finished(root) >= at_least, run)  # noqa: B023
-        second = llmaug(*command(root, CONFIG))
+        run = start(*night.command)
+        wait_until(lambda: night.num_finished() >= at_least, run)  # noqa: B023
+        second = llmaug(*night.command)
         assert second.returncode == 1
         assert f"held by process {run.pid} on" in second.stderr and "s ago" in second.stderr
         run.send_signal(number)
         _, said = run.communicate(timeout=60)
         assert run.returncode == 130, said
         assert "run the same command again to go on" in " ".join(said.split())
-        assert num_finished(root) < NUM_PARTS
-    done = llmaug(*command(root, CONFIG))
+        assert night.num_finished() < NUM_PARTS
+    done = llmaug(*night.command)
     assert done.returncode == 0, done.stderr
-    check_ledger(root)
-    assert tokens_of_all_attempts(root) <= 1.15 * TOKENS
+    night.check_ledger()
 
 
-def test_a_killed_actor_comes_back_by_itself(root: Path) -> None:
-    run = start(*command(root, CONFIG))
+def test_a_killed_actor_comes_back_by_itself(night: Night) -> None:
+    run = start(*night.command)
     for at_least in (20, 60):
-        wait_until(lambda: num_finished(root) >= at_least, run)  # noqa: B023
+        wait_until(lambda: night.num_finished() >= at_least, run)  # noqa: B023
         process_named("PartWorker", run.pid).kill()
     _, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
-    counts = check_ledger(root)
-    assert counts["deaths"] == 2
-    assert tokens_of_all_attempts(root) <= 1.15 * TOKENS
+    assert night.check_ledger()["deaths"] == 2
 
 
 CLUSTER = """
@@ -170,7 +177,7 @@ cluster.shutdown()
 """
 
 
-def test_a_lost_node_takes_nothing_with_it(root: Path) -> None:
+def test_a_lost_node_takes_nothing_with_it(night: Night) -> None:
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
@@ -180,17 +187,16 @@ def test_a_lost_node_takes_nothing_with_it(root: Path) -> None:
     assert cluster.stdin and cluster.stdout
     try:
         address = cluster.stdout.readline().strip()
-        run = start(*command(root, CONFIG), RAY_ADDRESS=address)
-        wait_until(lambda: num_finished(root) >= 40, run)
+        run = start(*night.command, RAY_ADDRESS=address)
+        wait_until(lambda: night.num_finished() >= 40, run)
         cluster.stdin.write("\n")
         cluster.stdin.flush()
         assert cluster.stdout.readline().strip() == "removed"
-        finished_then = num_finished(root)
+        finished_then = night.num_finished()
         _, said = run.communicate(timeout=240)
         assert run.returncode == 0, said
         assert finished_then < NUM_PARTS
-        check_ledger(root)
-        assert tokens_of_all_attempts(root) <= 1.15 * TOKENS
+        night.check_ledger()
     finally:
         cluster.stdin.write("\n")
         cluster.stdin.close()
