@@ -1,4 +1,4 @@
-"""The table of `llmaug ab`."""
+"""The tables of `llmaug ab` and `llmaug counterfactual`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,24 @@ def print_ab(console: Console, result: dict[str, Any]) -> None:
     _print_warnings(console, result["warnings"])
     if not result["trusted"]:
         console.print("[red]not to be trusted[/red]: the users were not split as planned")
+
+
+def print_counterfactual(console: Console, result: dict[str, Any]) -> None:
+    """result: what `counterfactual.estimate` returns."""
+    table = Table("", "reward (95% interval)", "lift over logged", "relative", box=None)
+    table.add_row("logged", _figure(result["logged"]))
+    for name, found in result["estimates"].items():
+        lift = found["lift"]
+        relative = "" if lift["relative"] is None else f"{lift['relative']:+.1%}"
+        table.add_row(name, _figure(found), _figure(lift, "+.4f"), relative)
+    console.print(table)
+    weights = result["weights"]
+    console.print(
+        f"{result['num_rows']:,} rows of {result['num_users']:,} users, worth "
+        f"{weights['effective_rows']:,.0f}; weights: mean {weights['mean']:.3f}, largest "
+        f"{weights['max']:.1f}, {weights['clipped_rows']:,} clipped"
+    )
+    _print_warnings(console, result["warnings"])
 
 
 def _print_warnings(console: Console, warnings: list[str]) -> None:

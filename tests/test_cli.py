@@ -25,6 +25,7 @@ EXAMPLE = Path("examples/text_logs")
         "recommend",
         "score",
         "ab",
+        "counterfactual",
         "datasets",
         "doctor",
         "config schema",
