@@ -138,6 +138,39 @@ RECOMMENDATION = pa.schema(
     ]
 )
 
+# Live results. A nullable column may also be missing in the files.
+EXPOSURE = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("item_id", pa.string()),
+    ]
+)
+
+FEEDBACK = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("item_id", pa.string()),
+        pa.field("value", pa.float32()),  # satisfaction score
+    ]
+)
+
+# One item that was shown by a policy which drew at random and logged with what probability.
+LOGGED_CHOICE = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("propensity", pa.float32(), nullable=False),  # of the policy that was live
+        pa.field("reward", pa.float32(), nullable=False),
+        pa.field("new_probability", pa.float32()),  # of the new policy, for this item
+        pa.field("predicted_reward", pa.float32()),  # a reward model's q(x, a) for this item
+        pa.field("expected_reward", pa.float32()),  # its mean over what the new policy shows
+    ]
+)
+
 
 def validate(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """`table` with exactly the columns of `schema`, cast; columns it lacks become null.
