@@ -58,8 +58,14 @@ class Point:
 class Board:
     """Plain class; `generate` makes an actor of it."""
 
-    def __init__(self, limits: Limits, run_id: str = "", publish_metrics: bool = False) -> None:
-        self._limits = limits
+    def __init__(
+        self,
+        limits: Limits,
+        run_id: str = "",
+        price_per_hour: float = 0.0,
+        publish_metrics: bool = False,
+    ) -> None:
+        self._limits, self._price_per_hour = limits, price_per_hour
         self._begin = time.time()
         self._totals: Counter[str] = Counter()
         self._engines: dict[str, _Engine] = {}
@@ -83,13 +89,17 @@ class Board:
         counts = {name: n for name, n in news.items() if name not in ("running", "first_unit")}
         if news.get("first_unit"):
             self._first_unit = min(self._first_unit or now, news["first_unit"])
-        self._totals.update(counts)
+        self.add(counts)
         if counts.get("generated") or counts.get("failed"):
             self._deaths = 0
-        if self._metrics:
-            self._metrics.add(counts)
         self._mark(now)
         return self._stop or self._limit_reached(now)
+
+    def add(self, counts: dict[str, int]) -> None:
+        """Count what no engine did, such as answers from the cache."""
+        self._totals.update(counts)
+        if self._metrics:
+            self._metrics.add(counts)
 
     def died(self, engine: str, last_words: str) -> None:
         """An engine's process is about to end by itself."""
@@ -107,7 +117,8 @@ class Board:
         recent = self._curve[-5:]
         rate = sum(point.tokens_per_s for point in recent) / len(recent) if recent else 0.0
         if self._metrics:
-            self._metrics.show(rate, len(alive), running)
+            cost = self._engine_seconds() / 3600 * self._price_per_hour
+            self._metrics.show(rate, len(alive), running, self._deaths_total, cost)
         return {
             "totals": dict(self._totals),
             "tokens_per_s": rate,
@@ -194,6 +205,8 @@ class _Metrics:
         "tokens_per_s": "Tokens a second over the last seconds",
         "engines": "Engines alive",
         "running": "Units in the engines",
+        "restarts": "Engines that died",
+        "cost": "Price of the engines so far, in the currency of budget.price_per_hour",
     }
 
     def __init__(self, run_id: str) -> None:

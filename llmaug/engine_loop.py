@@ -24,6 +24,7 @@ from llmaug.engines import Engine, EngineMaker, Finished
 from llmaug.units import Units, answers_of, failures_of
 
 REPORT_EVERY_S = 1.0
+STALLED_S = 900.0  # of one step, warm-up of kernels and graphs included
 
 
 @dataclass
@@ -57,6 +58,7 @@ class EngineLoop:
         self._lock = threading.Lock()
         self._busy_s, self._reported = 0.0, 0.0
         self._marked: float | None = None  # up to when busy and idle time has been counted
+        self._step_begun: float | None = None
         self._first_unit: float | None = None  # seconds since 1970
         self.broken: BaseException | None = None
         self.stopped = ""
@@ -79,22 +81,37 @@ class EngineLoop:
             self.broken = error
             while True:  # every part that comes shall hear of it
                 self._inbox.get().answers.put(None)
+        threading.Thread(target=self._guard, args=[engine], daemon=True, name="guard").start()
         try:
             while True:
                 self._turn(engine)
         except BaseException:
-            # The engine is gone, and the parts in it with it: a new process runs them again.
             traceback.print_exc()
-            sys.stderr.flush()
-            self._on_death(traceback.format_exc(limit=-3))
-            os._exit(1)
+            self._die(traceback.format_exc(limit=-3))
+
+    def _guard(self, engine: Engine) -> None:
+        """A step may wait for ever for an engine that is gone or hangs."""
+        while True:
+            time.sleep(1.0)
+            begun = self._step_begun
+            if not engine.alive:
+                self._die("the process of the engine was killed")
+            if begun is not None and time.monotonic() - begun > STALLED_S:
+                self._die(f"the engine has been in one step for {STALLED_S:.0f} s")
+
+    def _die(self, last_words: str) -> None:
+        """The engine is gone, and the parts in it with it: a new process runs them again."""
+        sys.stderr.flush()
+        self._on_death(last_words)
+        os._exit(1)
 
     def _turn(self, engine: Engine) -> None:
         self._take(engine)
         if engine.num_unfinished:
-            begin = time.monotonic()
+            self._step_begun = begin = time.monotonic()
             finished = engine.step()
             self._busy_s += time.monotonic() - begin
+            self._step_begun = None
             if finished is not None:
                 self._deliver(finished)
             if not engine.num_unfinished:  # what the last units did shall be known, too

@@ -44,6 +44,10 @@ class Engine(Protocol):
     def num_unfinished(self) -> int:
         """Units that were added and are not finished."""
 
+    @property
+    def alive(self) -> bool:
+        """False when its process is gone; asked from another thread while `step` runs."""
+
     def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
         """Queue rows `numbers`, row `numbers[i]` with key `first_key + i`; returns (number,
         why) of those refused."""
@@ -63,6 +67,7 @@ class UniformEngine:
     """
 
     STEP_S = 0.05
+    alive = True
 
     def __init__(self, num_items: int, tokens_per_s: float | None = None) -> None:
         self._num_items, self._rate = num_items, tokens_per_s
@@ -138,6 +143,12 @@ class VllmEngine:
     @property
     def num_unfinished(self) -> int:
         return len(self._running)
+
+    @property
+    def alive(self) -> bool:
+        # vLLM 0.32 notes that the process of its engine was killed, but goes on waiting for it.
+        resources = getattr(self._engine.engine_core, "resources", None)
+        return resources is None or not resources.engine_dead
 
     def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
         from vllm.v1.engine.exceptions import EngineDeadError

@@ -167,6 +167,7 @@ def run_engines(
     )
     finished = total_counts(storage, place.folder)
     hits = total_counts(storage, f"{place.folder}/_cache")["cache_hits"]
+    board.add.remote({"cache_hits": hits})
     watch = Watch(context, board, spent, num_units, finished, hits)
     with watch, interruptible(watch.interrupt, context):
         for row in answered.iter_rows():
@@ -215,7 +216,7 @@ def _start_board(context: Context, spent: Spent) -> Any:
     actor = ray.remote(Board).options(  # type: ignore[call-overload]
         num_cpus=0, max_restarts=-1, scheduling_strategy=here
     )
-    return actor.remote(limits, context.run_id, True)
+    return actor.remote(limits, context.run_id, context.config.budget.price_per_hour, True)
 
 
 def limits_of(budget: BudgetConfig, spent_before_s: float, now: datetime) -> Limits:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time as clock_module
+import urllib.request
 from datetime import UTC, datetime, time, timedelta
 
 import pytest
@@ -89,3 +92,29 @@ def test_a_time_of_day_is_the_next_one_in_utc() -> None:
 def test_earlier_attempts_have_spent_engine_hours() -> None:
     limits = limits_of(BudgetConfig(max_gpu_hours=1.0), 3000.0, datetime.now(UTC))
     assert limits.engine_seconds == 600.0
+
+
+def test_prometheus_finds_the_same_figures(ray_session: None) -> None:
+    import ray
+
+    board = ray.remote(Board).options(num_cpus=0).remote(Limits(), "tonight", 2.0, True)
+    ray.get(board.report.remote("a-1", {"generated": 10, "output_tokens": 50, "running": 3}))
+    ray.get(board.add.remote({"cache_hits": 7}))
+    (node,) = (node for node in ray.nodes() if node["Alive"])
+    port = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    wanted = {"generated_total": 10, "output_tokens_total": 50, "cache_hits_total": 7, "running": 3}
+    found: dict[str, float] = {}
+    deadline = clock_module.monotonic() + 60
+    while not wanted.items() <= found.items():
+        assert clock_module.monotonic() < deadline, found
+        clock_module.sleep(0.5)
+        ray.get(board.report.remote("a-1", {"running": 3}))  # an engine that is silent is gone
+        ray.get(board.snapshot.remote())
+        page = urllib.request.urlopen(port).read().decode()
+        found = {
+            name: float(value)
+            for name, value in re.findall(
+                r'^ray_llmaug_(\w+)\{.*run_id="tonight"\} (\S+)$', page, re.M
+            )
+        }
+    assert {"tokens_per_s", "engines", "restarts", "cost"} <= set(found)
