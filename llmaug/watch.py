@@ -64,7 +64,8 @@ class Watch:
         self._ended = time.time()
         self._over.set()
         self._thread.join()
-        self._spent.write(self.state.get("engine_seconds", 0.0), at_once=True)
+        with contextlib.suppress(UserError):  # the error that ended the run is the first one
+            self._spent.write(self.state["engine_seconds"], at_once=True)
 
     def seen(self) -> dict[str, Any]:
         """What only shows while engines run, for the stage's manifest."""
@@ -108,7 +109,8 @@ class Watch:
         with self._context.progress.track(self._num_units, "units") as advance:
             while True:
                 over = self._over.wait(1.0)
-                with contextlib.suppress(ray.exceptions.RayError):
+                # Neither a lost board nor storage that is away ends the view of what runs on.
+                with contextlib.suppress(ray.exceptions.RayError, UserError):
                     if self._interrupted.is_set():
                         ray.get(self._board.stop.remote(INTERRUPTED))
                     self.state = ray.get(self._board.snapshot.remote(), timeout=10)
