@@ -324,11 +324,26 @@ class MergeConfig(_Model):
     """Training weight of a synthetic event; a real one has 1."""
 
 
+ArmName = Literal[
+    "real", "oversampled", "duplicate", "fusion", "augmented", "augmented_fusion"
+]  # fmt: skip
+
+
+_SEE_TAGS = ("sasrec",)
+
+
 class TrainConfig(OptimiserConfig):
     """The recommender."""
 
     model: Literal["sasrec", "linear"] = "sasrec"
     """sasrec (sequences), linear (sigmoid(beta^T [u; i]))."""
+    arms: list[ArmName] = ["real", "augmented"]
+    """What is compared. real: the logs; augmented: with synthetic events; oversampled: real
+    events repeated to the volume of augmented, the control; duplicate: every user once more
+    as a synthetic user; fusion: real events, and the recommender sees the items' tags itself;
+    augmented_fusion: both. `real` is always one of them."""
+    item_features: bool = False
+    """sasrec: add projected item tags to the item embeddings (what the fusion arms do)."""
     seeds: list[int] = Field(default=[1], min_length=1)
     """One model a seed and arm; the first is the one published."""
     embedding_dim: int = Field(default=64, ge=1)
@@ -357,16 +372,31 @@ class TrainConfig(OptimiserConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _arms_fit_the_model(self) -> TrainConfig:
+        if "real" not in self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError("train.arms names each arm once, and `real` is one of them")
+        fusion = self.item_features or {"fusion", "augmented_fusion"} & set(self.arms)
+        if fusion and self.model not in _SEE_TAGS:
+            raise ValueError(
+                f"train.model {self.model} cannot see item tags: leave out train.item_features "
+                f"and the fusion arms, or take {' or '.join(_SEE_TAGS)}"
+            )
+        return self
+
 
 class EvaluateConfig(_Model):
     """Before and after, on held-out real events."""
 
     cutoffs: list[int] = Field(default=[10, 20], min_length=1)
     """k of the metrics; the first is the one that gate and lift look at."""
+    targets: Literal["first", "all"] = "first"
+    """Which held-out events of a user are to be found: the first one after the cut-off, or
+    all (each item once). With leave_one_out there is only one."""
     exclude_seen: bool = True
     """Leave items of the history out of the ranking (false where repeats are normal)."""
     num_bootstrap: int = Field(default=2000, ge=100)
-    """Paired bootstrap samples over users."""
+    """Paired bootstrap samples over users (and over seeds, where there are several)."""
     min_users: int = Field(default=100, ge=1)
     """Warn below this many held-out users."""
 
@@ -374,10 +404,17 @@ class EvaluateConfig(_Model):
 class GateConfig(_Model):
     """When the augmented model may go out."""
 
+    against: list[ArmName] | None = None
+    """Arms that the augmented one must beat, each by the rule of `min_lift`. None: `real`
+    (what goes out otherwise), and the control `oversampled` where it is trained."""
     min_lift: float = 0.0
     """The whole 95% interval of the relative NDCG lift must lie above this."""
     max_segment_loss: float = Field(default=0.0, ge=0)
-    """A segment fails the gate when its 95% interval lies below minus this (absolute NDCG)."""
+    """A segment fails the gate when it is significantly worse than `real` by more than this
+    (absolute NDCG)."""
+    segment_alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Chance, over all segments together (Holm's correction), of refusing a model that is
+    worse in none."""
     min_segment_users: int = Field(default=30, ge=1)
     """Segments with fewer users are shown but do not decide."""
 
@@ -439,6 +476,9 @@ class Config(_Model):
                     f"plan.strategies: num_events {strategy.num_events} does not fit into "
                     f"lm.context_len {self.lm.context_len}; at most {self.lm.context_len - 2}"
                 )
+        untrained = set(self.gate.against or ()) - set(self.train.arms)
+        if untrained or "augmented" in (self.gate.against or ()):
+            raise ValueError("gate.against: arms of train.arms other than `augmented`")
         return self
 
 

@@ -6,8 +6,9 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from llmaug.arms import ARMS
+from llmaug.bootstrap import lift_text
 from llmaug.config import Config
-from llmaug.merge import AUGMENTED_ARM
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 from llmaug.stage import MANIFEST, Context, Stage
 from llmaug.storage import Storage
@@ -66,7 +67,12 @@ def collect(
         },
         "num_users": evaluation["num_users"],
         "arms": evaluation["arms"],
+        "by_seed": evaluation["by_seed"],
         "lift": evaluation["lift"],
+        "lifts": evaluation["lifts"],
+        "interval": evaluation["interval"],
+        "lists": evaluation["lists"],
+        "training": _training(manifests),
         "segments": evaluation["segments"],
         "gate": manifests["gate"]["counts"],
         "published": manifests["publish"]["counts"],
@@ -109,6 +115,36 @@ def _against_actual(
     ]  # fmt: skip
 
 
+def _training(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each arm was trained on, and how each of its seeds went."""
+    found = {}
+    for arm in ARMS:
+        if f"model/{arm.name}" in manifests:
+            events = manifests[f"merged/{arm.shards}"]["counts"]
+            seeds = manifests[f"model/{arm.name}"]["counts"]
+            found[arm.name] = {
+                "real": events.get("real", 0),
+                "synthetic": events.get("synthetic", 0),
+                "seeds": [
+                    {"seed": name.removeprefix("seed-"), **facts} for name, facts in seeds.items()
+                ],
+            }
+    return found
+
+
+def covers(interval: dict[str, Any]) -> str:
+    """What the intervals are about, in words."""
+    if interval["num_seeds"] > 1:
+        return (
+            "Intervals: paired bootstrap over users and over the "
+            f"{interval['num_seeds']} seeds (train.seeds)."
+        )
+    return (
+        "Intervals: paired bootstrap over users. They do not cover the choice of seed: there "
+        "is only one (train.seeds)."
+    )
+
+
 def render(
     config: Config,
     run_id: str,
@@ -126,7 +162,10 @@ def render(
         metrics=metrics,
         manifests=manifests,
         sample=sample,
-        augmented=AUGMENTED_ARM in metrics["arms"],
+        augmented="outcomes" in manifests,
+        lift_text=lift_text,
+        covers=covers(metrics["interval"]),
+        exclude_seen=config.evaluate.exclude_seen,
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.evaluate import bootstrap_means
+from llmaug.bootstrap import interval, means, resampled_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,9 +96,9 @@ def _over_users(
 ) -> dict[str, dict[str, float] | None]:
     if not len(frame):
         return dict.fromkeys(names)
-    values = frame.groupby("user_id")[names].mean().to_numpy()
-    low, high = np.quantile(bootstrap_means(values, num_bootstrap, seed), [0.025, 0.975], axis=0)
-    return {
-        name: {"mean": float(values[:, at].mean()), "low": float(low[at]), "high": float(high[at])}
-        for at, name in enumerate(names)
-    }
+    of_users = frame.groupby("user_id")[names].mean()
+    everyone = np.arange(len(of_users))
+    users = of_users.index.tolist()
+    (sums,) = resampled_sums(users, [(everyone, of_users.to_numpy())], num_bootstrap, seed)
+    found = means(sums)
+    return {name: dict(interval(found[:, at])) for at, name in enumerate(names)}

@@ -116,7 +116,8 @@ OUTCOME = pa.schema(
     ]
 )
 
-# Where a held-out item of one user was ranked by one trained model.
+# Where a held-out item of one user was ranked by one trained model. The list that the user
+# would have got stands on the first row of each user.
 RANK = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
@@ -126,6 +127,7 @@ RANK = pa.schema(
         pa.field("rank", pa.int32(), nullable=False),  # from 0 among the unseen items
         pa.field("history_len", pa.int32(), nullable=False),  # training events of the user
         pa.field("item_train_events", pa.int32(), nullable=False),
+        pa.field("recommended", pa.list_(pa.int32())),  # tokens, best first; -1: none left
     ]
 )
 

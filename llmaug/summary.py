@@ -8,6 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from llmaug.arms import CONTROLS, REAL
+from llmaug.bootstrap import lift_text
+from llmaug.metrics import ACCURACY
+from llmaug.report import covers
 from llmaug.storage import Storage
 
 
@@ -15,6 +19,8 @@ def print_summary(console: Console, storage: Storage, run_id: str, metrics: dict
     """Arms and lift, ledger, throughput, gate, places, and sample recommendations."""
     if metrics["num_users"]:
         console.print(_arms(metrics))
+        console.print(_lifts(metrics))
+        console.print(covers(metrics["interval"]))
     else:
         console.print("nothing was held out: nothing was measured")
     if metrics["ledger"]["units"]:
@@ -77,20 +83,27 @@ def forecast_table(predicted: dict[str, Any]) -> Table:
 
 
 def _arms(metrics: dict[str, Any]) -> Table:
+    """The metrics of the first cut-off, one row an arm (recall: see the report)."""
     arms = metrics["arms"]
+    main, *others = list(arms[REAL])[: len(ACCURACY) - 1]
     table = Table(title=f"held-out real events of {metrics['num_users']:,} users", box=None)
-    for column in ("metric", *arms, "lift (95% interval)"):
-        table.add_column(column)
-    for name in next(iter(arms.values())):
-        cells = [
-            f"{v[name]['mean']:.4f} ({v[name]['low']:.4f}-{v[name]['high']:.4f})"
-            for v in arms.values()
-        ]
-        lift = metrics["lift"].get(name)
-        shown = ""
-        if lift and lift["relative"] is not None:
-            shown = f"{lift['relative']:+.1%} ({lift['low']:+.1%} to {lift['high']:+.1%})"
-        table.add_row(name, *cells, shown)
+    for column in ("arm", main, "95% interval", *others):
+        table.add_column(column, no_wrap=True)
+    for arm, values in arms.items():
+        found = values[main]
+        interval = f"{found['low']:.4f} - {found['high']:.4f}"
+        means = [f"{values[name]['mean']:.4f}" for name in others]
+        table.add_row(arm, f"{found['mean']:.4f}", interval, *means)
+    return table
+
+
+def _lifts(metrics: dict[str, Any]) -> Table:
+    """Lifts of the first metric, of each arm over `real` and over its control."""
+    main = next(iter(metrics["arms"][REAL]))
+    table = Table("arm", "over", f"lift of {main} (95% interval)", box=None)
+    for lift in metrics["lifts"]:
+        if lift["metric"] == main and lift["against"] in (REAL, CONTROLS[lift["arm"]]):
+            table.add_row(lift["arm"], lift["against"], lift_text(lift))
     return table
 
 

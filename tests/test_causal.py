@@ -99,7 +99,7 @@ def test_tags_on_too_few_items_are_no_features() -> None:
     assert CausalLm(CONFIG, WORDS, min_tag_items=4).tags is None
     rare = catalogue("abc", tags={"a": ["x", "y"], "b": ["x"]})
     features = CausalLm(CONFIG, rare, min_tag_items=2)
-    assert features.tags is not None and features.tags.num_embeddings == 1
+    assert features.tags is not None and features.tags.vectors.num_embeddings == 1
     difference = features.table() - features.llama.model.embed_tokens.weight
     has_features = difference.abs().sum(1) > 0
     assert has_features.tolist() == [False] * 3 + [True, True, False]  # specials, a, b, c

@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,38 +22,29 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmaug.config import LmConfig
 from llmaug.errors import UserError
+from llmaug.item_tags import tag_vectors
 from llmaug.storage import Storage
-from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL, PAD, Vocabulary
+from llmaug.vocabulary import BOS, EOS, PAD, Vocabulary
 
 
 class CausalLm(nn.Module):
     """Llama with feature-aware item embeddings."""
 
-    _flat: Tensor
-    _offsets: Tensor
-
     def __init__(self, config: LmConfig, vocabulary: Vocabulary, min_tag_items: int) -> None:
         super().__init__()
         self.context_len = config.context_len
         self.llama = LlamaForCausalLM(llama_config(config, vocabulary.num_tokens))
-        names: list[str] = []
-        flat = offsets = np.empty(0, np.int64)
-        if config.item_features:
-            names, flat, offsets = vocabulary.tag_bags(min_tag_items)
-        self.tags = nn.Embedding(len(names), config.hidden_size) if names else None
-        if self.tags is not None:
-            nn.init.normal_(self.tags.weight, std=0.02)
-        self.register_buffer("_flat", torch.from_numpy(flat), persistent=False)
-        self.register_buffer("_offsets", torch.from_numpy(offsets), persistent=False)
+        self.tags = (
+            tag_vectors(vocabulary, min_tag_items, config.hidden_size)
+            if config.item_features
+            else None
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     def table(self) -> Tensor:
         """(V, D) embeddings of all tokens, features included."""
         rows = self.llama.model.embed_tokens.weight
-        if self.tags is None:
-            return rows
-        bags = F.embedding_bag(self._flat, self.tags.weight, self._offsets, mode="sum")
-        return rows + F.pad(bags, (0, 0, NUM_SPECIAL, 0))
+        return rows if self.tags is None else rows + self.tags()
 
     def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
         """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out."""

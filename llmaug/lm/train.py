@@ -80,6 +80,6 @@ def stage(name: str) -> Stage:
         name=f"lm/{name}",
         run=run,
         inputs=("split", "vocabulary"),
-        code=("llmaug.lm.causal", "llmaug.trainer", "llmaug.sequences"),
+        code=("llmaug.lm.causal", "llmaug.item_tags", "llmaug.trainer", "llmaug.sequences"),
         settings=lambda config: [config.lm, config.vocabulary, config.evaluate.exclude_seen],
     )
