@@ -68,7 +68,7 @@ def test_nothing_is_lost_or_half_read_when_one_call_in_ten_goes_wrong(
 def every_call(storage: Storage, folder: str) -> None:
     """What stages do, with the result of each call checked."""
     rng, parts, version = random.Random(folder), [], ""
-    for number in range(7):
+    for number in range(6):
         part = f"part-{number:05d}"
         table = pa.table({"n": [rng.random() for _ in range(500)]})
         note = storage.write_part(table, {"kept": number}, folder, part)
