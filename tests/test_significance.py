@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmaug.evaluate import bootstrap_means
 from llmaug.significance import (
     holm,
     interval,
@@ -16,6 +15,14 @@ from llmaug.significance import (
     sample_ratio,
     two_sided_p,
 )
+
+
+
+def bootstrap_means(values: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
+    """(N, K) values to (S, K) means of resamples of the N users."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(values), size=(num_samples, len(values)))
+    return np.stack([values[rows].mean(axis=0) for rows in drawn])
 
 
 def clicks_and_views(
