@@ -17,7 +17,6 @@ from llmaug.significance import (
 )
 
 
-
 def bootstrap_means(values: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
     """(N, K) values to (S, K) means of resamples of the N users."""
     rng = np.random.default_rng(seed)
