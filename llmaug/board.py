@@ -18,7 +18,8 @@ INTERRUPTED, DEADLINE, ENGINE_HOURS, ENGINES_DIE = (
     "max_gpu_hours",
     "engines_die",
 )
-SILENT_S = 5.0  # without a report an engine is taken for dead
+SILENT_S = 5.0  # without a report an engine is not shown
+LOST_S = 60.0  # without a report it is taken for dead, when another one comes
 MAX_POINTS = 240  # of the utilisation curve; beyond it, two neighbours become one
 
 
@@ -39,6 +40,7 @@ class _Engine:
     first: float  # seconds since 1970 of its first and its last report
     last: float
     running: int = 0
+    started: bool = False
     dead: bool = False
 
 
@@ -86,6 +88,7 @@ class Board:
             self._engines[engine] = _Engine(now, now)
         self._engines[engine].last = now
         self._engines[engine].running = news.get("running", 0)
+        self._engines[engine].started |= "first_unit" in news  # the first report is a greeting
         counts = {name: n for name, n in news.items() if name not in ("running", "first_unit")}
         if news.get("first_unit"):
             self._first_unit = min(self._first_unit or now, news["first_unit"])
@@ -149,7 +152,8 @@ class Board:
         """A newcomer stands in for one that was killed and could not say so: an earlier process
         of its own actor, or one on another machine that has fallen silent."""
         for name, engine in self._engines.items():
-            if _actor_of(name) == _actor_of(newcomer) or now - engine.last > SILENT_S:
+            lost = engine.started and now - engine.last > LOST_S
+            if lost or _actor_of(name) == _actor_of(newcomer):
                 self._bury(name)
 
     def _bury(self, name: str) -> None:

@@ -352,6 +352,9 @@ class _BoardLine:
 
             actor = ray.get_runtime_context().get_actor_id()
             self._name = f"{actor}-{os.getpid()}"
+            # Waited for: an engine that dies before its first report must be known to have lived.
+            with suppress(Exception):
+                ray.get(board.report.remote(self._name, {}), timeout=10)
 
     def report(self, news: dict[str, Any]) -> str:
         """Sends without waiting; the answer is that to an earlier report."""

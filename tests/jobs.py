@@ -102,7 +102,7 @@ def kill_when(condition: Callable[[], bool], *arguments: str) -> None:
 
 def process_named(name: str, parent: int) -> psutil.Process:
     """A process below `parent` (Ray's workers among them) with `name` in its command line."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for process in psutil.Process(parent).children(recursive=True):
             try:

@@ -60,8 +60,8 @@ def test_a_deadline_and_engine_hours_stop_everyone(clock: Clock) -> None:
 def test_engines_that_die_one_after_the_other_end_the_run(clock: Clock) -> None:
     board = Board(Limits(deaths_in_a_row=3))
     for process in range(3):  # killed without a word: its actor comes back as another process
-        assert board.report(f"actor-{process}", {}) == ""
-    clock.now += 10.0  # a machine is lost: another actor comes
+        assert board.report(f"actor-{process}", {"first_unit": None}) == ""
+    clock.now += 70.0  # a machine is lost: another actor comes
     assert board.report("other-1", {"generated": 1}) == "", "work was done: start counting again"
     assert board.snapshot()["deaths"] == 3
     for process in (2, 3, 4):
