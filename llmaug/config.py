@@ -7,7 +7,7 @@ stand in a config: they come from the environment or the standard AWS files.
 from __future__ import annotations
 
 import difflib
-from datetime import date, datetime
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -180,6 +180,10 @@ class LmConfig(OptimiserConfig):
     """Longest sequence in tokens, prompt and continuation together."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout on embeddings and on the last hidden state while training."""
+    from_run: str | None = None
+    """Generate with the behaviour model (and vocabulary) of this earlier run instead of
+    training one: its outcomes cache then answers whatever has not changed since. Refused when
+    that run trained on events that are held out now."""
     item_features: bool = True
     """Add projected item tags to the item embeddings (folded into one table at export)."""
     cold_items_are_negatives: bool = True
@@ -265,6 +269,9 @@ class ContinueConfig(SamplingConfig):
     """Events of each continuation."""
     max_history_len: int | None = Field(default=None, ge=1)
     """Only users with at most this many training events: the sparse ones. None: all."""
+    accepted_per_user: int | None = Field(default=None, ge=1)
+    """Stop asking for a user once so many of its outcomes would be accepted;
+    `samples_per_user` is then the most tries. None: all samples are generated."""
 
 
 class NewUsersConfig(SamplingConfig):
@@ -285,13 +292,20 @@ class PlanConfig(_Model):
     )
     """What to generate; empty: nothing, only the arm `real` is trained."""
     units_per_part: int = Field(default=512, ge=1)
-    """New-user units in one part: what a killed run may lose."""
+    """Units in one part, the piece of work that is committed as a whole."""
+    allocation: Literal["sparse_first", "uniform", "proportional"] = "sparse_first"
+    """Who comes first, and who gets what when the budget is smaller than the demand.
+    sparse_first: users with the shortest histories, all their samples; uniform: a first sample
+    for everyone before anyone gets a second; proportional: samples in proportion to the
+    history (Webster's method)."""
 
     @model_validator(mode="after")
     def _no_question_twice(self) -> PlanConfig:
         # A unit's id is made from its question: a repeated strategy repeats the units.
         asked = [
-            strategy.model_dump(exclude={"num_users", "samples_per_user", "max_history_len"})
+            strategy.model_dump(
+                exclude={"num_users", "samples_per_user", "max_history_len", "accepted_per_user"}
+            )
             for strategy in self.strategies
         ]
         for number, question in enumerate(asked):
@@ -303,11 +317,35 @@ class PlanConfig(_Model):
         return self
 
 
+class BudgetConfig(_Model):
+    """What generation may cost. Reaching a limit ends it in a valid, smaller data set."""
+
+    max_units: int | None = Field(default=None, ge=1)
+    """Units at most, all strategies together, each cut by the same share."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Generated tokens at most."""
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    """Hours of all engines together (on a CPU: of its engines), start-up included."""
+    deadline: datetime | time | None = None
+    """When generation has to end: a date and time with zone, or a time of day in UTC
+    (`06:30`), the next one after generation starts."""
+    price_per_hour: float = Field(default=0.0, ge=0)
+    """Price of one engine for an hour, in any currency: for the cost that is shown."""
+
+    @model_validator(mode="after")
+    def _deadline_has_a_zone(self) -> BudgetConfig:
+        if isinstance(self.deadline, datetime) and self.deadline.tzinfo is None:
+            raise ValueError("budget.deadline needs a zone: 2026-02-01T06:30:00Z")
+        return self
+
+
 class GenerateConfig(_Model):
     """The generation actors."""
 
     engine: Literal["vllm", "uniform"] = "vllm"
     """vllm, or uniform: items drawn at random, a control that the gate must refuse."""
+    simulated_tokens_per_s: float | None = Field(default=None, gt=0)
+    """engine uniform: take the time of a GPU with this rate, to try a cluster's set-up."""
     num_actors: int = Field(default=1, ge=1)
     """Fixed number of engines."""
     num_cpus: float = Field(default=1, ge=0)
@@ -320,6 +358,10 @@ class GenerateConfig(_Model):
     """CPU only: key-value cache of each engine in GiB."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Weights and activations in the engine."""
+    parts_in_flight: int = Field(default=3, ge=1)
+    """Parts in one engine at a time: the next runs while one drains and one is written."""
+    use_cache: bool = True
+    """Take answers that the same generator gave to the same units on an earlier night."""
 
 
 class FiltersConfig(_Model):
@@ -343,11 +385,26 @@ class MergeConfig(_Model):
     """Training weight of a synthetic event; a real one has 1."""
 
 
+ArmName = Literal[
+    "real", "oversampled", "duplicate", "fusion", "augmented", "augmented_fusion"
+]  # fmt: skip
+
+
+_SEE_TAGS = ("sasrec",)
+
+
 class TrainConfig(OptimiserConfig):
     """The recommender."""
 
     model: Literal["sasrec", "linear"] = "sasrec"
     """sasrec (sequences), linear (sigmoid(beta^T [u; i]))."""
+    arms: list[ArmName] = ["real", "augmented"]
+    """What is compared. real: the logs; augmented: with synthetic events; oversampled: real
+    events repeated to the volume of augmented, the control; duplicate: every user once more
+    as a synthetic user; fusion: real events, and the recommender sees the items' tags itself;
+    augmented_fusion: both. `real` is always one of them."""
+    item_features: bool = False
+    """sasrec: add projected item tags to the item embeddings (what the fusion arms do)."""
     seeds: list[int] = Field(default=[1], min_length=1)
     """One model a seed and arm; the first is the one published."""
     embedding_dim: int = Field(default=64, ge=1)
@@ -376,16 +433,31 @@ class TrainConfig(OptimiserConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _arms_fit_the_model(self) -> TrainConfig:
+        if "real" not in self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError("train.arms names each arm once, and `real` is one of them")
+        fusion = self.item_features or {"fusion", "augmented_fusion"} & set(self.arms)
+        if fusion and self.model not in _SEE_TAGS:
+            raise ValueError(
+                f"train.model {self.model} cannot see item tags: leave out train.item_features "
+                f"and the fusion arms, or take {' or '.join(_SEE_TAGS)}"
+            )
+        return self
+
 
 class EvaluateConfig(_Model):
     """Before and after, on held-out real events."""
 
     cutoffs: list[int] = Field(default=[10, 20], min_length=1)
     """k of the metrics; the first is the one that gate and lift look at."""
+    targets: Literal["first", "all"] = "first"
+    """Which held-out events of a user are to be found: the first one after the cut-off, or
+    all (each item once). With leave_one_out there is only one."""
     exclude_seen: bool = True
     """Leave items of the history out of the ranking (false where repeats are normal)."""
     num_bootstrap: int = Field(default=2000, ge=100)
-    """Paired bootstrap samples over users."""
+    """Paired bootstrap samples over users (and over seeds, where there are several)."""
     min_users: int = Field(default=100, ge=1)
     """Warn below this many held-out users."""
 
@@ -393,10 +465,17 @@ class EvaluateConfig(_Model):
 class GateConfig(_Model):
     """When the augmented model may go out."""
 
+    against: list[ArmName] | None = None
+    """Arms that the augmented one must beat, each by the rule of `min_lift`. None: `real`
+    (what goes out otherwise), and the control `oversampled` where it is trained."""
     min_lift: float = 0.0
     """The whole 95% interval of the relative NDCG lift must lie above this."""
     max_segment_loss: float = Field(default=0.0, ge=0)
-    """A segment fails the gate when its 95% interval lies below minus this (absolute NDCG)."""
+    """A segment fails the gate when it is significantly worse than `real` by more than this
+    (absolute NDCG)."""
+    segment_alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Chance, over all segments together (Holm's correction), of refusing a model that is
+    worse in none."""
     min_segment_users: int = Field(default=30, ge=1)
     """Segments with fewer users are shown but do not decide."""
 
@@ -439,6 +518,7 @@ class Config(_Model):
     vocabulary: VocabularyConfig = VocabularyConfig()
     lm: LmConfig = LmConfig()
     plan: PlanConfig = PlanConfig()
+    budget: BudgetConfig = BudgetConfig()
     generate: GenerateConfig = GenerateConfig()
     filters: FiltersConfig = FiltersConfig()
     merge: MergeConfig = MergeConfig()
@@ -459,6 +539,9 @@ class Config(_Model):
                     f"plan.strategies: num_events {strategy.num_events} does not fit into "
                     f"lm.context_len {self.lm.context_len}; at most {self.lm.context_len - 2}"
                 )
+        untrained = set(self.gate.against or ()) - set(self.train.arms)
+        if untrained or "augmented" in (self.gate.against or ()):
+            raise ValueError("gate.against: arms of train.arms other than `augmented`")
         return self
 
 

@@ -2,57 +2,76 @@
 
 Every user with a training history and a held-out event is ranked by every trained model;
 the ranks are written (`evaluation/<model>/part-*.parquet`), and all figures are computed
-from them, so anyone can compute them again.
+from them, so anyone can compute them again. They are summed up part by part (`sums`,
+`lists`), and only sums reach the driver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmaug import recommenders
+from llmaug.arms import Arm
+from llmaug.comparison import Lists, Model, figures, segments, sum_lists, sum_ranks
 from llmaug.config import EvaluateConfig
-from llmaug.merge import AUGMENTED_ARM, REAL_ARM
-from llmaug.ranking import ndcg, target_ranks
+from llmaug.ranking import rank_targets
 from llmaug.schema import RANK, validate
 from llmaug.sequences import user_histories
 from llmaug.split import TEST, TRAIN, VALIDATION
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage
-from llmaug.vocabulary import NUM_SPECIAL
+from llmaug.vocabulary import NUM_SPECIAL, load
 
-HISTORY_SEGMENTS = [("history <=3", 0, 3), ("history 4-7", 4, 7), ("history 8-19", 8, 19),
-                    ("history >=20", 20, 10**9)]  # fmt: skip
+SUMS, LISTS = "sums", "lists"
+
+_SUMS_SCHEMA = pa.schema({"segment": pa.string(), "sums": pa.list_(pa.float64())})
+_LISTS_SCHEMA = pa.schema(
+    {
+        "arm": pa.string(),
+        "seed": pa.int32(),
+        "k": pa.int32(),
+        "items": pa.list_(pa.int32()),  # those in anybody's list
+        "exposures": pa.list_(pa.int64()),  # and in how many
+        "unlike": pa.float64(),
+        "num_pairs": pa.int64(),
+    }
+)
 
 
-def run(arms: tuple[str, ...], context: Context) -> dict[str, Any]:
+def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
     storage, config = context.storage, context.config
-    split = context.folder("split")
-    folders = []
-    for arm in arms:
-        for seed in config.train.seeds:
-            folder = f"{context.folder('evaluation')}/{arm}-seed-{seed}"
-            trained = context.manifest(f"model/{arm}")["counts"][f"seed-{seed}"]
-            model = (context.folder(f"model/{arm}/seed-{seed}"), trained["model_digest"])
-            work = partial(
-                _rank_part, storage, model, split, folder, arm, seed, config.evaluate.exclude_seen
-            )
-            map_parts(context, folder, storage.parts(f"{split}/{TEST}"), work)
-            folders.append(folder)
-    ranks = pa.concat_tables(
-        storage.read_part(folder, part) for folder in folders for part in storage.parts(folder)
-    )
-    figures = compare(ranks, arms, config.evaluate, config.seed)
-    if figures["num_users"] < config.evaluate.min_users:
+    split, folder = context.folder("split"), context.folder("evaluation")
+    parts = storage.parts(f"{split}/{TEST}")
+    models: list[Model] = [(arm.name, seed) for arm in arms for seed in config.train.seeds]
+    for arm, seed in models:
+        trained = context.manifest(f"model/{arm}")["counts"][f"seed-{seed}"]
+        model = (context.folder(f"model/{arm}/seed-{seed}"), trained["model_digest"])
+        work = partial(
+            _rank_part, storage, model, split, _folder_of(folder, (arm, seed)), arm, seed,
+            config.evaluate,
+        )  # fmt: skip
+        map_parts(context, _folder_of(folder, (arm, seed)), parts, work)
+    vocabulary = context.folder("vocabulary")
+    add_up = partial(_sum_part, storage, folder, models, vocabulary, config.evaluate, config.seed)
+    map_parts(context, f"{folder}/{SUMS}", parts, add_up)
+    train_events = load(storage, vocabulary).items["train_events"].to_numpy()
+    sums, lists = _total(storage, folder, parts, len(train_events))
+    found = figures(sums, lists, models, train_events, config.evaluate, config.seed)
+    if found["num_users"] < config.evaluate.min_users:
         context.progress.note(
-            f"[yellow]only {figures['num_users']} held-out users with a history: the "
+            f"[yellow]only {found['num_users']} held-out users with a history: the "
             "intervals are wide[/yellow]"
         )
-    return figures
+    return found
+
+
+def _folder_of(folder: str, model: Model) -> str:
+    return f"{folder}/{model[0]}-seed-{model[1]}"
 
 
 def _rank_part(
@@ -62,7 +81,7 @@ def _rank_part(
     folder: str,
     arm: str,
     seed: int,
-    exclude_seen: bool,
+    config: EvaluateConfig,
     part: str,
 ) -> dict[str, Any]:
     model, vocabulary = recommenders.load_once(storage, *model_at)
@@ -70,19 +89,30 @@ def _rank_part(
     known = user_histories(storage, [f"{split}/{TRAIN}", f"{split}/{VALIDATION}"], part, vocabulary)
     held_out = user_histories(storage, [f"{split}/{TEST}"], part, vocabulary)
     users = [user for user, tokens in held_out.items() if tokens and train.get(user)]
-    targets = [held_out[user][0] for user in users]  # the first event after the cut-off
-    ranks = target_ranks(model.score, users, [known[u] for u in users], targets, exclude_seen)
+    # The first event after the cut-off, or every item once.
+    last = 1 if config.targets == "first" else None
+    targets = [list(dict.fromkeys(held_out[user]))[:last] for user in users]
+    ranks, best = rank_targets(
+        model.score, users, [known[u] for u in users], targets, config.exclude_seen,
+        num_best=max(config.cutoffs),
+    )  # fmt: skip
+    row_user = [user for user, own in zip(users, targets, strict=True) for _ in own]
+    tokens = [token for own in targets for token in own]
+    lists = dict(zip(users, best.tolist(), strict=True))
     popularity = vocabulary.items["train_events"].to_numpy()
     table = pa.table(
         {
-            "user_id": pa.array(users, pa.string()),
-            "item_id": pa.array([vocabulary.decode(t) for t in targets], pa.string()),
-            "arm": pa.array([arm] * len(users), pa.string()),
-            "seed": pa.array([seed] * len(users), pa.int32()),
+            "user_id": pa.array(row_user, pa.string()),
+            "item_id": pa.array([vocabulary.decode(t) for t in tokens], pa.string()),
+            "arm": pa.array([arm] * len(tokens), pa.string()),
+            "seed": pa.array([seed] * len(tokens), pa.int32()),
             "rank": pa.array(ranks, pa.int32()),
-            "history_len": pa.array([len(train[u]) for u in users], pa.int32()),
+            "history_len": pa.array([len(train[u]) for u in row_user], pa.int32()),
             "item_train_events": pa.array(
-                [popularity[t - NUM_SPECIAL] for t in targets], pa.int32()
+                [popularity[t - NUM_SPECIAL] for t in tokens], pa.int32()
+            ),
+            "recommended": pa.array(
+                [lists.pop(user, None) for user in row_user], pa.list_(pa.int32())
             ),
         }
     )
@@ -90,136 +120,75 @@ def _rank_part(
     return {"users": len(users)}
 
 
-def compare(
-    ranks: pa.Table, arms: Iterable[str], config: EvaluateConfig, seed: int
-) -> dict[str, Any]:
-    """All figures of the report from the ranks of all arms and seeds.
-
-    ranks: schema RANK. A user's metric is the mean over seeds; intervals are 95% percentile
-    bootstrap over users, paired between arms (one resampling for all).
-    Returns {"num_users", "arms": {arm: {metric: {mean, low, high}}}, "lift": {metric:
-    {relative, low, high, against}}, "segments": [...]}.
-    """
-    arms = list(arms)
-    per_arm = {arm: _per_user(ranks, arm, config.cutoffs) for arm in arms}
-    first = per_arm[arms[0]]
-    num_users = len(first["user_id"])
-    for arm in arms:
-        assert (per_arm[arm]["user_id"] == first["user_id"]).all(), "arms rank other users"
-    if not num_users:
-        return {"num_users": 0, "arms": {arm: {} for arm in arms}, "lift": {}, "segments": []}
-    names = metric_names(config)
-    means = {
-        arm: bootstrap_means(_columns(per_arm[arm], names), config.num_bootstrap, seed)
-        for arm in arms
-    }
-    out: dict[str, Any] = {"num_users": num_users, "arms": {}, "lift": {}}
-    for arm in arms:
-        out["arms"][arm] = {
-            name: _interval(per_arm[arm][name], means[arm][:, column])
-            for column, name in enumerate(names)
-        }
-    if AUGMENTED_ARM in arms:
-        new, old = per_arm[AUGMENTED_ARM], per_arm[REAL_ARM]
-        for column, name in enumerate(names):
-            sampled = means[AUGMENTED_ARM][:, column], means[REAL_ARM][:, column]
-            out["lift"][name] = relative_lift(new[name].mean(), old[name].mean(), *sampled)
-    out["segments"] = _segments(per_arm, first["history_len"], config, seed)
-    return out
+# -- sums over users, part by part ---------------------------------------------------------
 
 
-def metric_names(config: EvaluateConfig) -> list[str]:
-    return [f"{metric}@{k}" for k in config.cutoffs for metric in ("ndcg", "hr", "mrr")]
-
-
-def bootstrap_means(values: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
-    """Means of (N, K) values over `num_samples` resamplings of the N users: (S, K).
-
-    One seed gives one series of resamplings for one N: that is what pairs the arms. A
-    sample is held as counts, so memory does not grow with their number.
-    """
-    num_users = len(values)
-    rng = np.random.default_rng(seed)
-    out = np.empty((num_samples, values.shape[1]))
-    for sample in range(num_samples):
-        drawn = np.bincount(rng.integers(num_users, size=num_users), minlength=num_users)
-        out[sample] = drawn @ values / num_users
-    return out
-
-
-def relative_lift(
-    new: float, old: float, new_means: np.ndarray, old_means: np.ndarray
-) -> dict[str, Any]:
-    """Relative lift of the mean with the interval of its paired bootstrap means (S,).
-
-    Null where the old mean is 0: there is nothing to relate to.
-    """
-    if not old:
-        return {"relative": None, "low": None, "high": None, "against": REAL_ARM}
-    # The difference first: a sample in which both means are 0 shows no change.
-    samples = (new_means - old_means) / np.maximum(old_means, 1e-12)
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return {
-        "relative": float(new / old - 1),
-        "low": float(low),
-        "high": float(high),
-        "against": REAL_ARM,
-    }
-
-
-def _columns(values: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
-    return np.stack([values[name] for name in names], axis=1)
-
-
-def _per_user(ranks: pa.Table, arm: str, cutoffs: list[int]) -> dict[str, np.ndarray]:
-    """Each user's metrics for one arm, mean over seeds, users in order of id."""
-    frame = ranks.select(["user_id", "arm", "rank", "history_len"]).to_pandas()
-    frame = frame[frame["arm"] == arm]
-    rank = frame["rank"].to_numpy()
-    for k in cutoffs:
-        frame[f"ndcg@{k}"] = ndcg(rank, k)
-        frame[f"hr@{k}"] = (rank < k).astype(float)
-        frame[f"mrr@{k}"] = np.where(rank < k, 1 / (rank + 1.0), 0.0)
-    means = frame.drop(columns=["arm", "rank"]).groupby("user_id", sort=True).mean().reset_index()
-    return {name: means[name].to_numpy() for name in means.columns}
-
-
-def _segments(
-    per_arm: dict[str, dict[str, np.ndarray]],
-    history_len: np.ndarray,
+def _sum_part(
+    storage: Storage,
+    folder: str,
+    models: list[Model],
+    vocabulary_folder: str,
     config: EvaluateConfig,
     seed: int,
-) -> list[dict[str, Any]]:
-    """NDCG by history length: each arm's mean, and the paired difference to `real`."""
-    metric = f"ndcg@{config.cutoffs[0]}"
-    out = []
-    for name, low, high in HISTORY_SEGMENTS:
-        rows = (history_len >= low) & (history_len <= high)
-        if not rows.any():
-            continue
-        for arm, values in per_arm.items():
-            value = values[metric][rows]
-            change = value - per_arm[REAL_ARM][metric][rows]
-            means = bootstrap_means(np.stack([value, change], 1), config.num_bootstrap, seed)
-            entry = {"segment": name, "arm": arm, "metric": metric, "num_users": len(value)}
-            entry |= _interval(value, means[:, 0])
-            if arm != REAL_ARM:
-                entry["difference"] = _interval(change, means[:, 1])
-            out.append(entry)
-    return out
+    part: str,
+) -> dict[str, Any]:
+    vocabulary = load(storage, vocabulary_folder)
+    ranks = [storage.read_part(_folder_of(folder, model), part) for model in models]
+    found = []
+    for (arm, model_seed), table in zip(models, ranks, strict=True):
+        recommended = table["recommended"].drop_null().combine_chunks()
+        best = recommended.flatten().to_numpy().reshape(-1, max(config.cutoffs))
+        for k in config.cutoffs:
+            lists = sum_lists(best, k, vocabulary)
+            items = np.flatnonzero(lists.exposures)
+            found.append(
+                {"arm": arm, "seed": model_seed, "k": k, "items": items,
+                 "exposures": lists.exposures[items], "unlike": lists.unlike,
+                 "num_pairs": lists.num_pairs}
+            )  # fmt: skip
+    table = pa.Table.from_pylist(found, schema=_LISTS_SCHEMA)
+    storage.write_part(table, {}, f"{folder}/{LISTS}", part)
+    parts = segments(vocabulary.items["train_events"].to_numpy())
+    sums = sum_ranks(ranks, parts, config, seed)
+    rows = [{"segment": name, "sums": row} for name, own in sums.items() for row in own]
+    table = pa.Table.from_pylist(rows, schema=_SUMS_SCHEMA)
+    storage.write_part(table, {}, f"{folder}/{SUMS}", part)  # last: its note says "done"
+    return {}
 
 
-def _interval(values: np.ndarray, means: np.ndarray) -> dict[str, float]:
-    """values (N,) and their bootstrap means (S,)."""
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+def _total(
+    storage: Storage, folder: str, parts: list[str], num_items: int
+) -> tuple[dict[str, np.ndarray], dict[tuple[Model, int], Lists]]:
+    """The sums of all parts, added up one part at a time."""
+    sums: dict[str, np.ndarray] = {}
+    lists: dict[tuple[Model, int], Lists] = {}
+    for part in parts:
+        table = storage.read_part(f"{folder}/{SUMS}", part)
+        for name in dict.fromkeys(table["segment"].to_pylist()):
+            rows = table.filter(pc.equal(table["segment"], name))["sums"].combine_chunks()
+            own = rows.flatten().to_numpy().reshape(len(rows), -1)
+            sums[name] = sums[name] + own if name in sums else own
+        for row in storage.read_part(f"{folder}/{LISTS}", part).to_pylist():
+            exposures = np.zeros(num_items, np.int64)
+            exposures[row["items"]] = row["exposures"]
+            key = (row["arm"], row["seed"]), row["k"]
+            lists.setdefault(key, Lists(np.zeros(num_items, np.int64))).add(
+                Lists(exposures, row["unlike"], row["num_pairs"])
+            )
+    return sums, lists
 
 
-def stage(arms: tuple[str, ...]) -> Stage:
+def stage(arms: tuple[Arm, ...]) -> Stage:
     return Stage(
         name="evaluation",
         run=partial(run, arms),
-        inputs=(*(f"model/{arm}" for arm in arms), "split", "vocabulary"),
-        code=("llmaug.ranking", "llmaug.sequences"),
+        inputs=(*(f"model/{arm.name}" for arm in arms), "split", "vocabulary"),
+        code=(
+            "llmaug.comparison",
+            "llmaug.bootstrap",
+            "llmaug.metrics",
+            "llmaug.ranking",
+            "llmaug.sequences",
+        ),
         settings=lambda config: [config.evaluate, config.train.seeds],
     )

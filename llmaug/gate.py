@@ -6,52 +6,97 @@ without a fresh model.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+from llmaug.arms import AUGMENTED, OVERSAMPLED, REAL
+from llmaug.bootstrap import lift_text
 from llmaug.config import EvaluateConfig, GateConfig
-from llmaug.merge import AUGMENTED_ARM, REAL_ARM
 from llmaug.stage import Context, Stage
 
 
 def decide(figures: dict[str, Any], gate: GateConfig, evaluate: EvaluateConfig) -> dict[str, Any]:
-    """figures: what `evaluate.compare` returns. Returns {passed, arm, reasons}."""
-    if AUGMENTED_ARM not in figures["arms"]:
-        return {
-            "passed": False,
-            "arm": REAL_ARM,
-            "reasons": ["nothing was generated: plan is empty"],
-        }
-    if not figures["num_users"]:
-        reason = "no held-out user with a history: a lift cannot be shown"
-        return {"passed": False, "arm": REAL_ARM, "reasons": [reason]}
-    metric = f"ndcg@{evaluate.cutoffs[0]}"
-    lift = figures["lift"][metric]
-    objections = []
-    if lift["relative"] is None:
-        objections.append(f"the real arm has {metric} 0: no lift can be computed")
-    elif lift["low"] <= gate.min_lift:
-        objections.append(
-            f"lift of {metric} is {lift['relative']:+.1%}, interval {lift['low']:+.1%} to "
-            f"{lift['high']:+.1%}: its lower end must be above {gate.min_lift:+.1%}"
+    """figures: what `comparison.figures` returns.
+
+    Returns {passed, arm, reasons, segments: [{segment, p, adjusted_p}]}.
+    """
+    if AUGMENTED not in figures["arms"]:
+        return _refused(
+            "no augmented arm was trained: plan.strategies is empty, or train.arms leaves it out"
         )
-    for entry in figures["segments"]:
-        worse = entry.get("difference")
-        if entry["arm"] != AUGMENTED_ARM or entry["num_users"] < gate.min_segment_users:
-            continue
-        if worse and worse["high"] < -gate.max_segment_loss:
-            objections.append(
-                f"segment {entry['segment']} ({entry['num_users']} users) is worse: {metric} "
-                f"{worse['mean']:+.4f}, interval {worse['low']:+.4f} to {worse['high']:+.4f}"
-            )
+    if not figures["num_users"]:
+        return _refused("no held-out user with a history: a lift cannot be shown")
+    metric = f"ndcg@{evaluate.cutoffs[0]}"
+    against: tuple[str, ...] = tuple(gate.against or (REAL, OVERSAMPLED))
+    lifts = [
+        entry
+        for entry in figures["lifts"]
+        if (entry["arm"], entry["metric"]) == (AUGMENTED, metric) and entry["against"] in against
+    ]
+    assert lifts, f"no lift of {metric} against any of {against}"
+    objections = [reason for lift in lifts for reason in _objections(lift, gate)]
+    segments = worse_segments(figures["segments"], gate)
+    worse = [entry for entry in segments if entry["adjusted_p"] < gate.segment_alpha]
+    for entry in worse:
+        change = entry["difference"]
+        objections.append(
+            f"segment {entry['segment']} ({entry['num_users']} users) is worse: {metric} "
+            f"{change['mean']:+.4f}, interval {change['low']:+.4f} to {change['high']:+.4f}, "
+            f"p {entry['adjusted_p']:.3f} for {len(segments)} segments (Holm)"
+        )
+    tested = [{name: e[name] for name in ("segment", "p", "adjusted_p")} for e in segments]
     if objections:
-        return {"passed": False, "arm": REAL_ARM, "reasons": objections}
-    interval = f"{lift['low']:+.1%} to {lift['high']:+.1%}"
-    shown = f"lift of {metric} is {lift['relative']:+.1%}, interval {interval}"
-    return {
-        "passed": True,
-        "arm": AUGMENTED_ARM,
-        "reasons": [shown, "no segment is significantly worse"],
-    }
+        return {**_refused(*objections), "segments": tested}
+    shown = [_shown(lift) for lift in lifts]
+    reasons = [*shown, f"none of {len(segments)} segments is significantly worse"]
+    return {"passed": True, "arm": AUGMENTED, "reasons": reasons, "segments": tested}
+
+
+def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:
+    if lift["relative"] is None:
+        return [f"arm {lift['against']} has {lift['metric']} 0: no lift can be computed"]
+    if lift["low"] <= gate.min_lift:
+        return [f"{_shown(lift)}; its lower end must be above {gate.min_lift:+.1%}"]
+    return []
+
+
+def _shown(lift: dict[str, Any]) -> str:
+    return f"lift of {lift['metric']} over {lift['against']}: {lift_text(lift)}"
+
+
+def _refused(*reasons: str) -> dict[str, Any]:
+    return {"passed": False, "arm": REAL, "reasons": list(reasons), "segments": []}
+
+
+def worse_segments(segments: Sequence[dict[str, Any]], gate: GateConfig) -> list[dict[str, Any]]:
+    """The segments that decide, with `p` and `adjusted_p` added.
+
+    p: chance of so low a difference to `real` (or a lower one) if the augmented arm were
+    worse there by exactly `gate.max_segment_loss`; normal, with the bootstrap's standard
+    error. One-sided: a better segment is no objection.
+    """
+    found = []
+    for entry in segments:
+        if entry["arm"] != AUGMENTED or entry["num_users"] < gate.min_segment_users:
+            continue
+        change = entry["difference"]
+        above = change["mean"] + gate.max_segment_loss
+        # Without any spread there is no doubt either.
+        z = above / change["error"] if change["error"] else math.copysign(math.inf, above)
+        found.append({**entry, "p": 0.5 * math.erfc(-z / math.sqrt(2))})
+    adjusted = holm([entry["p"] for entry in found])
+    return [{**e, "adjusted_p": p} for e, p in zip(found, adjusted, strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number, in the given order (Holm 1979): those below alpha
+    contain a false one with a chance of at most alpha, however the tests depend on each other."""
+    adjusted, so_far = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        so_far = max(so_far, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = so_far
+    return adjusted
 
 
 def run(context: Context) -> dict[str, Any]:

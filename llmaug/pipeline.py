@@ -25,11 +25,12 @@ from llmaug import (
     train,
     vocabulary,
 )
+from llmaug.arms import AUGMENTED, chosen, needed_shards
 from llmaug.config import Config
 from llmaug.errors import UserError
 from llmaug.lease import Lease
+from llmaug.lm import adopt as lm_adopt
 from llmaug.lm import train as lm_train
-from llmaug.merge import AUGMENTED_ARM, REAL_ARM
 from llmaug.progress import Progress
 from llmaug.stage import Context, Stage, run_stage
 from llmaug.storage import Storage
@@ -39,9 +40,10 @@ STEPS = ["ingest", "split", "vocabulary", "lm", "plan", "generate", "filter", "m
 
 
 def stages(config: Config) -> list[tuple[str, Stage]]:
-    """(step, stage) in order; without generation strategies only the real arm is left."""
-    augment = bool(config.plan.strategies)
-    arms = (REAL_ARM, AUGMENTED_ARM) if augment else (REAL_ARM,)
+    """(step, stage) in order; what no arm needs is left out."""
+    arms = chosen(config)
+    shards = needed_shards(arms)
+    augment = AUGMENTED in shards
     lm_name = f"lm/{config.lm.name}"
     uses_lm = augment and config.generate.engine == "vllm"
 
@@ -50,14 +52,15 @@ def stages(config: Config) -> list[tuple[str, Stage]]:
     path += [("split", split.STAGE)]
     path += [("vocabulary", vocabulary.STAGE)]
     if uses_lm:
-        path += [("lm", lm_train.stage(config.lm.name, config.lm.model))]
+        trained = lm_train.stage(config.lm.name, config.lm.model)
+        path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]
     if augment:
         path += [("plan", plan.stage((lm_name,) if uses_lm else ()))]
         path += [("generate", generate.STAGE)]
         path += [("filter", filters.STAGE)]
-    path += [("merge", merge.stage(arm)) for arm in arms]
+    path += [("merge", merge.stage(name)) for name in shards]
     path += [("train", train.stage(arm)) for arm in arms]
-    path += [("evaluate", evaluate.stage(arms))]
+    path += [("evaluate", evaluate.stage(tuple(arms)))]
     path += [("gate", gate.STAGE)]
     path += [("publish", publish.STAGE)]
     path += [("recommend", recommend.STAGE)]

@@ -8,6 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from llmaug.arms import CONTROLS, REAL
+from llmaug.bootstrap import lift_text
+from llmaug.metrics import ACCURACY
+from llmaug.report import covers
 from llmaug.storage import Storage
 
 
@@ -15,6 +19,8 @@ def print_summary(console: Console, storage: Storage, run_id: str, metrics: dict
     """Arms and lift, ledger, throughput, gate, places, and sample recommendations."""
     if metrics["num_users"]:
         console.print(_arms(metrics))
+        console.print(_lifts(metrics))
+        console.print(covers(metrics["interval"]))
     else:
         console.print("nothing was held out: nothing was measured")
     if metrics["ledger"]["units"]:
@@ -39,6 +45,14 @@ def _print_generation(console: Console, metrics: dict[str, Any]) -> None:
         f"{ledger['rejected']:,} rejected + {ledger['failed']:,} failed; events: "
         f"{metrics['events']['real']:,} real, {metrics['events']['synthetic']:,} synthetic"
     )
+    planned, left_out = ledger["planned"], ledger["left_out"]
+    if planned != ledger["units"]:
+        console.print(
+            f"  planned {planned:,} = {ledger['units']:,} answered + {left_out:,} left out "
+            f"({ledger['stopped'] or 'limit'}) + {ledger['not_needed']:,} not needed"
+        )
+    if ledger["cache_hits"]:
+        console.print(f"  answered by the outcomes cache: {ledger['cache_hits']:,}")
     for reason, count in sorted(ledger["by_reason"].items()):
         console.print(f"  {reason}: {count:,}")
     speed = metrics["throughput"]
@@ -48,21 +62,48 @@ def _print_generation(console: Console, metrics: dict[str, Any]) -> None:
     )
 
 
-def _arms(metrics: dict[str, Any]) -> Table:
-    arms = metrics["arms"]
-    table = Table(title=f"held-out real events of {metrics['num_users']:,} users", box=None)
-    for column in ("metric", *arms, "lift (95% interval)"):
+def forecast_table(predicted: dict[str, Any]) -> Table:
+    """What `llmaug forecast` prints."""
+    table = Table(title=f"forecast from {predicted['probe_units']:,} units", box=None)
+    for column in ("", "expected", "95% interval"):
         table.add_column(column)
-    for name in next(iter(arms.values())):
-        cells = [
-            f"{v[name]['mean']:.4f} ({v[name]['low']:.4f}-{v[name]['high']:.4f})"
-            for v in arms.values()
-        ]
-        lift = metrics["lift"].get(name)
-        shown = ""
-        if lift and lift["relative"] is not None:
-            shown = f"{lift['relative']:+.1%} ({lift['low']:+.1%} to {lift['high']:+.1%})"
-        table.add_row(name, *cells, shown)
+    table.add_row("units", f"{predicted['units']:,}")
+    table.add_row("answered by the cache", f"{predicted['cache_hits']:,}")
+    for label, name, form in (
+        ("tokens generated", "output_tokens", ",.0f"),
+        ("outcomes accepted", "accepted", ",.0f"),
+        ("engine hours", "engine_hours", ",.4f"),
+        ("hours on the clock", "wall_hours", ",.4f"),
+        ("cost", "cost", ",.2f"),
+    ):
+        value = predicted[name]
+        table.add_row(label, f"{value['mean']:{form}}", f"{value['low']:{form}} to "
+                      f"{value['high']:{form}}")  # fmt: skip
+    return table
+
+
+def _arms(metrics: dict[str, Any]) -> Table:
+    """The metrics of the first cut-off, one row an arm (recall: see the report)."""
+    arms = metrics["arms"]
+    main, *others = list(arms[REAL])[: len(ACCURACY) - 1]
+    table = Table(title=f"held-out real events of {metrics['num_users']:,} users", box=None)
+    for column in ("arm", main, "95% interval", *others):
+        table.add_column(column, no_wrap=True)
+    for arm, values in arms.items():
+        found = values[main]
+        interval = f"{found['low']:.4f} - {found['high']:.4f}"
+        means = [f"{values[name]['mean']:.4f}" for name in others]
+        table.add_row(arm, f"{found['mean']:.4f}", interval, *means)
+    return table
+
+
+def _lifts(metrics: dict[str, Any]) -> Table:
+    """Lifts of the first metric, of each arm over `real` and over its control."""
+    main = next(iter(metrics["arms"][REAL]))
+    table = Table("arm", "over", f"lift of {main} (95% interval)", box=None)
+    for lift in metrics["lifts"]:
+        if lift["metric"] == main and lift["against"] in (REAL, CONTROLS[lift["arm"]]):
+            table.add_row(lift["arm"], lift["against"], lift_text(lift))
     return table
 
 

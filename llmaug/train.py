@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug import recommenders
+from llmaug.arms import Arm
 from llmaug.config import TrainConfig
 from llmaug.errors import UserError
 from llmaug.sequences import Batches, load_sequences
@@ -20,26 +21,27 @@ from llmaug.validation import load_validation
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary, load
 
 
-def run(arm: str, context: Context) -> dict[str, Any]:
+def run(arm: Arm, context: Context) -> dict[str, Any]:
     """Train every seed of `arm`; a seed that is done already is not trained again."""
-    config = context.config
+    config, train = context.config, arm.train_config(context.config)
     facts = {}
-    for seed in config.train.seeds:
-        name = f"model/{arm}/seed-{seed}"
+    for seed in train.seeds:
+        name = f"model/{arm.name}/seed-{seed}"
         done = context.storage.read_json(context.folder(name), "_trained.json")
         if done is None:
             build = partial(
                 build_task,
                 context.storage,
                 context.folder(name),
-                context.folder(f"merged/{arm}"),
+                context.folder(f"merged/{arm.shards}"),
                 context.folder("split"),
                 context.folder("vocabulary"),
-                config.train,
+                train,
+                config.vocabulary.min_tag_items,
                 config.evaluate.exclude_seen,
                 seed,
             )
-            done = fit(context, name, build, config.train, seed)
+            done = fit(context, name, build, train, seed)
         facts[f"seed-{seed}"] = done
     return facts
 
@@ -51,6 +53,7 @@ def build_task(
     split: str,
     vocabulary_folder: str,
     config: TrainConfig,
+    min_tag_items: int,
     exclude_seen: bool,
     seed: int,
 ) -> Task:
@@ -58,7 +61,7 @@ def build_task(
     vocabulary = load(storage, vocabulary_folder)
     task_class = _PairTask if config.model == "linear" else _SequenceTask
     batches = task_class.load(storage, shards, vocabulary, config, seed)
-    task = task_class(batches, vocabulary, config)
+    task = task_class(batches, vocabulary, config, min_tag_items)
     task.place = (storage, folder, exclude_seen)
     task.validation = load_validation(
         storage, f"{split}/{TRAIN}", f"{split}/{VALIDATION}", vocabulary, seed
@@ -74,10 +77,12 @@ class _RecommenderTask:
     validation: Any
     model: Any
 
-    def __init__(self, batches: Any, vocabulary: Vocabulary, config: TrainConfig) -> None:
+    def __init__(
+        self, batches: Any, vocabulary: Vocabulary, config: TrainConfig, min_tag_items: int
+    ) -> None:
         self._batches, self._vocabulary, self._config = batches, vocabulary, config
         users = getattr(batches, "user_ids", [])
-        self.model = recommenders.build(config, vocabulary.num_tokens, users)
+        self.model = recommenders.build(config, vocabulary, users, min_tag_items)
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
         return self._batches.at(step, rank, world_size)
@@ -166,17 +171,22 @@ class PairBatches:
         return np.isin(self._key(user, item), self._taken)
 
 
-def stage(arm: str) -> Stage:
+def stage(arm: Arm) -> Stage:
     """The stage that trains `model/<arm>`."""
     return Stage(
-        name=f"model/{arm}",
+        name=f"model/{arm.name}",
         run=partial(run, arm),
-        inputs=(f"merged/{arm}", "vocabulary", "split"),
+        inputs=(f"merged/{arm.shards}", "vocabulary", "split"),
         code=(
             "llmaug.recommenders.sasrec",
             "llmaug.recommenders.linear",
+            "llmaug.item_tags",
             "llmaug.trainer",
             "llmaug.sequences",
         ),
-        settings=lambda config: [config.train, config.evaluate.exclude_seen],
+        settings=lambda config: [
+            # Without the names of the arms: one more arm does not train the others again.
+            arm.train_config(config).model_dump(mode="json", exclude={"arms"}),
+            config.evaluate.exclude_seen,
+        ],
     )

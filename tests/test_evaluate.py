@@ -1,164 +1,132 @@
-"""Before and after by hand: four users, two arms, and intervals that mean something."""
+"""The stage: who is ranked against what, and sums of parts that become one table."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 from llmaug import evaluate, recommenders
+from llmaug.arms import ARMS
 from llmaug.config import EvaluateConfig
-from llmaug.schema import RANK
-from llmaug.storage import Storage
-from tests.tables import catalogue, events, histories, read_rows
+from llmaug.stage import Context
+from tests.tables import (
+    catalogue,
+    events,
+    histories,
+    map_parts_here,
+    read_rows,
+    write_finished,
+    write_vocabulary,
+)
 
-CONFIG = EvaluateConfig(cutoffs=[2], num_bootstrap=500)
-SECOND = 1 / np.log2(3)  # what rank 1 (the second place) is worth
-
-
-def ranks(history_len: int | list[int] = 5, seed: int = 1, **arms: list[int]) -> pa.Table:
-    """`ranks(real=[0, 5])`: user u0 has rank 0, u1 has rank 5, in arm `real`."""
-    rows = []
-    for arm, found in arms.items():
-        lengths = [history_len] * len(found) if isinstance(history_len, int) else history_len
-        rows += [
-            {"user_id": f"u{i}", "item_id": "a", "arm": arm, "seed": seed, "rank": rank,
-             "history_len": length, "item_train_events": 1}
-            for i, (rank, length) in enumerate(zip(found, lengths, strict=True))
-        ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=RANK)
+MakeContext = Callable[..., Context]
+WORDS = catalogue("abcd", tags={"a": ["x"], "b": ["x"], "c": ["y"]}, train_events={"a": 3, "d": 42})
+TRAIN = histories(u1="aa", u2="b", u4="b")
+VALIDATION = histories(u1="b", u3="a")
+TEST = histories(u1="dcd", u2="d", u3="d")
 
 
-def compare(table: pa.Table, *arms: str) -> dict[str, Any]:
-    return evaluate.compare(table, arms or ("real", "augmented"), CONFIG, seed=7)
+class Alphabetical:
+    """Likes a best, then b, c and d; or the other way round."""
+
+    def __init__(self, sign: int = 1) -> None:
+        self._sign = sign
+
+    def score(self, users: list[str], histories: list[list[int]]) -> torch.Tensor:
+        return -self._sign * torch.arange(7.0).repeat(len(users), 1)
 
 
-def test_four_users_by_hand() -> None:
-    figures = compare(ranks(real=[0, 1, 5, 5], augmented=[0, 0, 1, 5]))
-    assert figures["num_users"] == 4
-    real, augmented = figures["arms"]["real"], figures["arms"]["augmented"]
-    assert real["ndcg@2"]["mean"] == pytest.approx((1 + SECOND) / 4)
-    assert augmented["ndcg@2"]["mean"] == pytest.approx((1 + 1 + SECOND) / 4)
-    assert (real["hr@2"]["mean"], augmented["hr@2"]["mean"]) == (0.5, 0.75)
-    assert (real["mrr@2"]["mean"], augmented["mrr@2"]["mean"]) == (1.5 / 4, 2.5 / 4)
-    lift = figures["lift"]["ndcg@2"]
-    assert lift["relative"] == pytest.approx((2 + SECOND) / (1 + SECOND) - 1)
-    assert lift["against"] == "real"
-    assert figures["lift"]["hr@2"]["relative"] == pytest.approx(0.5)
+def write_split(context: Context, parts: dict[str, set[str]]) -> None:
+    """The three folds, each part with the users that `parts` gives it."""
+    for fold, rows in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        for part, users in parts.items():
+            table = events([row for row in rows if row[0] in users])
+            context.storage.write_part(table, {}, context.folder(f"split/{fold}"), part)
+    write_vocabulary(context, WORDS, {})
 
 
-def test_a_users_metric_is_the_mean_over_seeds() -> None:
-    table = pa.concat_tables([ranks(seed=1, real=[0, 9]), ranks(seed=2, real=[9, 9])])
-    figures = compare(table, "real")
-    assert figures["num_users"] == 2
-    assert figures["arms"]["real"]["hr@2"]["mean"] == 0.25
-    assert figures["lift"] == {}
+def rank(context: Context, monkeypatch: pytest.MonkeyPatch, **config: Any) -> list[dict[str, Any]]:
+    write_split(context, {"p": {"u1", "u2", "u3", "u4"}})
+    monkeypatch.setattr(recommenders, "load_once", lambda *_: (Alphabetical(), WORDS))
+    counts = evaluate._rank_part(
+        context.storage, ("m", "x"), context.folder("split"), "ranks", "real", 1,
+        EvaluateConfig.model_validate({"cutoffs": [2], **config}), "p",
+    )  # fmt: skip
+    assert counts == {"users": 2}  # u3 has no training event, u4 no held-out one
+    return read_rows(context.storage, "ranks")
 
 
-def random_ranks(num_users: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(0, 5, num_users).tolist()
-
-
-def test_intervals_contain_the_mean_and_shrink_with_more_users() -> None:
-    widths = []
-    for num_users in (50, 2000):
-        table = ranks(real=random_ranks(num_users, 1), augmented=random_ranks(num_users, 2))
-        figures = compare(table)
-        for arm in ("real", "augmented"):
-            for figure in figures["arms"][arm].values():
-                assert figure["low"] < figure["mean"] < figure["high"]
-        lift = figures["lift"]["ndcg@2"]
-        assert lift["low"] < lift["relative"] < lift["high"]
-        assert lift["low"] < 0 < lift["high"]  # both arms are equally random
-        widths.append(lift["high"] - lift["low"])
-    assert widths[1] < widths[0] / 3  # a fortieth of the users: about a sixth
-
-
-def test_the_bootstrap_is_paired() -> None:
-    """Users differ, but both arms hit the same ones: that leaves no doubt about the lift."""
-    real = [0, 1] * 20 + [9] * 40
-    augmented = [0, 0] * 20 + [9] * 40
-    figures = compare(ranks(real=real, augmented=augmented))
-    paired = figures["lift"]["hr@2"]
-    assert paired["low"] == paired["relative"] == paired["high"] == 0
-    assert figures["arms"]["real"]["hr@2"]["high"] - figures["arms"]["real"]["hr@2"]["low"] > 0.1
-
-
-@pytest.mark.parametrize("num_hits", [1, 20])
-def test_identical_arms_have_no_lift_and_no_doubt_about_it(num_hits: int) -> None:
-    same = [0] * num_hits + [9] * (20 - num_hits)
-    lift = compare(ranks(real=same, augmented=same))["lift"]["ndcg@2"]
-    assert (lift["relative"], lift["low"], lift["high"]) == (0, 0, 0)
-
-
-def test_a_real_arm_without_a_hit_has_nothing_to_relate_to() -> None:
-    lift = compare(ranks(real=[9, 9], augmented=[0, 0]))["lift"]["ndcg@2"]
-    assert (lift["relative"], lift["low"], lift["high"]) == (None, None, None)
-
-
-def test_the_order_of_the_rows_does_not_matter() -> None:
-    table = ranks(real=random_ranks(30, 1), augmented=random_ranks(30, 2))
-    shuffled = table.take(np.random.default_rng(0).permutation(table.num_rows))
-    assert compare(shuffled) == compare(table)
-
-
-def test_segments_by_history_length() -> None:
-    lengths = [1, 3, 4, 7, 8, 19, 20, 400]
-    table = ranks(lengths, real=[0] * 8, augmented=[0, 9] + [0] * 6)
-    segments = compare(table)["segments"]
-    assert [(s["segment"], s["arm"], s["num_users"]) for s in segments] == [
-        (name, arm, 2)
-        for name in ("history <=3", "history 4-7", "history 8-19", "history >=20")
-        for arm in ("real", "augmented")
-    ]
-    assert {segment["metric"] for segment in segments} == {"ndcg@2"}
-    shortest = segments[1]
-    assert (shortest["mean"], shortest["difference"]["mean"]) == (0.5, -0.5)
-    assert segments[3]["difference"] == {"mean": 0, "low": 0, "high": 0}
-    assert "difference" not in segments[0]
-
-
-def test_empty_segments_are_not_shown_and_no_users_is_no_crash() -> None:
-    assert {s["segment"] for s in compare(ranks(5, real=[0, 1]), "real")["segments"]} == {
-        "history 4-7"
-    }
-    nobody = compare(ranks(real=[], augmented=[]))
-    assert nobody == {
-        "num_users": 0,
-        "arms": {"real": {}, "augmented": {}},
-        "lift": {},
-        "segments": [],
-    }
-
-
-def test_who_is_ranked_and_against_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first test event of each user with a training history, against what it had not seen."""
-    storage = Storage(str(tmp_path))
-    folds = {
-        "train": histories(u1="aa", u2="b", u4="b"),
-        "validation": histories(u1="b", u3="a"),
-        "test": histories(u1="dc", u2="d", u3="d"),
-    }
-    for fold, rows in folds.items():
-        storage.write_part(events(rows), {}, f"split/{fold}", "p")
-
-    class Alphabetical:
-        """Likes a best, then b, c and d."""
-
-        def score(self, users: list[str], histories: list[list[int]]) -> torch.Tensor:
-            return -torch.arange(7.0).repeat(len(users), 1)
-
-    words = catalogue("abcd", train_events={"d": 42})
-    monkeypatch.setattr(recommenders, "load_once", lambda *_: (Alphabetical(), words))
-    counts = evaluate._rank_part(storage, ("m", "x"), "split", "ranks", "real", 1, True, "p")
-
-    assert counts == {"users": 2}
-    first, second = read_rows(storage, "ranks")
+def test_the_first_held_out_event_is_ranked_among_unseen_items(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = rank(make_context(), monkeypatch)
     # u1 saw a and b (b in validation): c alone is before d. u2 saw b: a and c are.
     assert (first["user_id"], first["item_id"], first["rank"]) == ("u1", "d", 1)
     assert (second["user_id"], second["item_id"], second["rank"]) == ("u2", "d", 2)
     assert (first["history_len"], first["item_train_events"]) == (2, 42)  # training events alone
+    a, c, d = 3, 5, 6
+    assert (first["recommended"], second["recommended"]) == ([c, d], [a, c])
+
+
+def test_all_held_out_events_can_be_asked_for(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rank(make_context(), monkeypatch, targets="all")
+    found = [(row["user_id"], row["item_id"], row["rank"]) for row in rows]
+    assert found == [("u1", "d", 1), ("u1", "c", 0), ("u2", "d", 2)]  # d twice is d once
+    assert [row["recommended"] is None for row in rows] == [False, True, False]
+
+
+def test_seen_items_compete_where_repeats_are_normal(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rank(make_context(), monkeypatch, exclude_seen=False)
+    assert [row["rank"] for row in rows] == [3, 3]
+
+
+def evaluated(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, run_id: str, *parts: set[str]
+) -> tuple[Context, dict[str, Any]]:
+    """Two arms: `real` likes a best, `augmented` likes d best, which both users take."""
+    context = make_context(
+        run_id, evaluate={"cutoffs": [2, 3], "num_bootstrap": 100, "min_users": 3},
+        train={"seeds": [1, 2]},
+    )  # fmt: skip
+    write_split(context, {f"part-{i}": users for i, users in enumerate(parts)})
+    seeds = {f"seed-{seed}": {"model_digest": "x"} for seed in (1, 2)}
+    for arm in ("real", "augmented"):
+        write_finished(context, f"model/{arm}", **seeds)
+    monkeypatch.setattr(evaluate, "map_parts", map_parts_here)
+    monkeypatch.setattr(
+        recommenders,
+        "load_once",
+        lambda _, folder, digest: (Alphabetical(-1 if "augmented" in folder else 1), WORDS),
+    )
+    arms = tuple(arm for arm in ARMS if arm.name in ("real", "augmented"))
+    return context, evaluate.run(arms, context)
+
+
+def test_the_table_of_two_arms(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, found = evaluated(make_context, monkeypatch, "one", {"u1", "u2", "u3", "u4"})
+    assert found["num_users"] == 2
+    real, augmented = found["arms"]["real"], found["arms"]["augmented"]
+    assert (real["hr@2"]["mean"], real["hr@3"]["mean"], augmented["hr@2"]["mean"]) == (0.5, 1, 1)
+    assert found["lift"]["hr@2"]["relative"] == 1
+    # u1 gets c, d and u2 a, c; backwards u1 gets d, c and u2 d, c.
+    assert found["lists"]["real"]["coverage@2"] == 3 / 4
+    assert found["lists"]["augmented"]["coverage@2"] == 2 / 4
+    assert found["lists"]["real"]["diversity@2"] == 1  # of a and c; d has no tags
+    assert found["interval"]["covers"] == "users and seeds"
+    assert "only 2 held-out users" in context.progress.notes[0]  # type: ignore[attr-defined]
+
+
+def test_the_table_is_the_same_however_users_are_cut_into_parts(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even the intervals: the weights of a resample are the user's own."""
+    _, whole = evaluated(make_context, monkeypatch, "one", {"u1", "u2", "u3", "u4"})
+    _, cut = evaluated(make_context, monkeypatch, "three", {"u1"}, {"u3", "u4"}, {"u2"})
+    assert whole == cut

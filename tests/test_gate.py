@@ -4,77 +4,157 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmaug import gate
 from llmaug.config import EvaluateConfig, GateConfig
 
 
+def lift(low: float = 0.05, high: float = 0.15, against: str = "real") -> dict[str, Any]:
+    """A lift of 10% of the augmented arm."""
+    return {"arm": "augmented", "against": against, "metric": "ndcg@10", "relative": 0.1,
+            "low": low, "high": high}  # fmt: skip
+
+
 def figures(
-    low: float = 0.05, high: float = 0.15, segments: list[dict[str, Any]] | None = None
+    *lifts: dict[str, Any], segments: list[dict[str, Any]] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """What `evaluate.compare` returns, with a lift of 10%."""
-    lift = {"relative": 0.1, "low": low, "high": high, "against": "real"}
-    arms: dict[str, Any] = {"real": {}, "augmented": {}}
-    return {
-        "num_users": 500,
-        "arms": arms,
-        "lift": {"ndcg@10": lift},
-        "segments": segments or [],
-    }
+    """What `comparison.figures` returns."""
+    found = list(lifts or [lift()])
+    arms: dict[str, Any] = {"augmented": {}, **{entry["against"]: {} for entry in found}}
+    return {"num_users": 500, "arms": arms, "lifts": found, "segments": segments or [], **more}
 
 
-def segment(high: float, num_users: int = 100, arm: str = "augmented") -> dict[str, Any]:
-    change = {"mean": high - 0.01, "low": high - 0.02, "high": high}
-    return {"segment": "history <=3", "arm": arm, "num_users": num_users, "difference": change}
+def segment(
+    mean: float, error: float = 0.01, num_users: int = 100, arm: str = "augmented", name: str = "s"
+) -> dict[str, Any]:
+    change = {"mean": mean, "low": mean - 2 * error, "high": mean + 2 * error, "error": error}
+    return {"segment": name, "arm": arm, "num_users": num_users, "difference": change}
 
 
-def decide(found: dict[str, Any], **config: float) -> dict[str, Any]:
+def decide(found: dict[str, Any], **config: Any) -> dict[str, Any]:
     return gate.decide(found, GateConfig.model_validate(config), EvaluateConfig())
 
 
 def test_a_clear_lift_passes() -> None:
-    decision = decide(figures(segments=[segment(high=0.03)]))
-    assert decision == {
-        "passed": True,
-        "arm": "augmented",
-        "reasons": [
-            "lift of ndcg@10 is +10.0%, interval +5.0% to +15.0%",
-            "no segment is significantly worse",
-        ],
-    }
+    decision = decide(figures(segments=[segment(0.03)]))
+    assert (decision["passed"], decision["arm"]) == (True, "augmented")
+    assert decision["reasons"] == [
+        "lift of ndcg@10 over real: +10.0% (+5.0% to +15.0%)",
+        "none of 1 segments is significantly worse",
+    ]
 
 
 @pytest.mark.parametrize(("low", "min_lift"), [(-0.01, 0.0), (0.0, 0.0), (0.05, 0.08)])
 def test_a_lift_that_may_be_chance_is_refused_and_the_real_arm_goes_out(
     low: float, min_lift: float
 ) -> None:
-    decision = decide(figures(low=low), min_lift=min_lift)
+    decision = decide(figures(lift(low=low)), min_lift=min_lift)
     assert (decision["passed"], decision["arm"]) == (False, "real")
     assert decision["reasons"] == [
-        f"lift of ndcg@10 is +10.0%, interval {low:+.1%} to +15.0%: its lower end must be above "
+        f"lift of ndcg@10 over real: +10.0% ({low:+.1%} to +15.0%); its lower end must be above "
         f"{min_lift:+.1%}"
     ]
 
 
-def test_a_segment_that_is_significantly_worse_is_refused() -> None:
-    decision = decide(figures(segments=[segment(high=-0.01)]))
-    assert (decision["passed"], decision["arm"]) == (False, "real")
+# -- the control -------------------------------------------------------------------------------
+
+
+def test_a_lift_that_repeating_real_events_gives_as_well_is_refused() -> None:
+    decision = decide(figures(lift(), lift(low=-0.02, against="oversampled")))
+    assert not decision["passed"]
     assert decision["reasons"] == [
-        "segment history <=3 (100 users) is worse: ndcg@10 -0.0200, interval -0.0300 to -0.0100"
+        "lift of ndcg@10 over oversampled: +10.0% (-2.0% to +15.0%); its lower end must be above "
+        "+0.0%"
     ]
 
 
+def test_beating_the_control_alone_is_not_enough() -> None:
+    """`real` is what would go out instead."""
+    assert not decide(figures(lift(low=-0.02), lift(against="oversampled")))["passed"]
+    assert decide(figures(lift(), lift(against="oversampled")))["passed"]
+
+
+def test_the_config_may_name_the_arms_to_beat() -> None:
+    found = figures(lift(), lift(low=-0.02, against="oversampled"), lift(-0.03, against="fusion"))
+    assert decide(found, against=["real"])["passed"]
+    assert len(decide(found, against=["real", "oversampled", "fusion"])["reasons"]) == 2
+
+
+def test_other_arms_and_metrics_do_not_decide() -> None:
+    others = [
+        {**lift(low=-0.5), "arm": "fusion"},
+        {**lift(low=-0.5), "metric": "hr@10"},
+        lift(low=-0.5, against="fusion"),
+    ]
+    assert decide(figures(lift(), *others))["passed"]
+
+
+# -- segments ----------------------------------------------------------------------------------
+
+
+def test_a_segment_that_is_significantly_worse_is_refused() -> None:
+    decision = decide(figures(segments=[segment(-0.03, name="history <=3")]))
+    assert (decision["passed"], decision["arm"]) == (False, "real")
+    assert decision["reasons"] == [
+        "segment history <=3 (100 users) is worse: ndcg@10 -0.0300, interval -0.0500 to -0.0100, "
+        "p 0.001 for 1 segments (Holm)"
+    ]
+    [tested] = decision["segments"]
+    assert tested["p"] == pytest.approx(0.00135, rel=0.01)  # three standard errors, one side
+
+
+def test_one_bad_segment_among_many_may_be_chance() -> None:
+    """Two standard errors are p 0.023: clear for one segment, expected among seven."""
+    bad, fine = segment(-0.02), [segment(0.0) for _ in range(6)]
+    assert not decide(figures(segments=[bad]))["passed"]
+    decision = decide(figures(segments=[bad, *fine]))
+    assert decision["passed"]
+    assert decision["segments"][0]["adjusted_p"] == pytest.approx(7 * 0.0228, rel=0.01)
+    assert not decide(figures(segments=[segment(-0.03), *fine]))["passed"]
+
+
 def test_a_small_loss_can_be_allowed() -> None:
-    assert decide(figures(segments=[segment(high=-0.01)]), max_segment_loss=0.02)["passed"]
+    assert not decide(figures(segments=[segment(-0.03)]))["passed"]
+    assert decide(figures(segments=[segment(-0.03)]), max_segment_loss=0.02)["passed"]
+
+
+def test_a_loss_without_any_spread_leaves_no_doubt() -> None:
+    assert not decide(figures(segments=[segment(-0.001, error=0.0)]))["passed"]
+    assert decide(figures(segments=[segment(0.0, error=0.0)]))["passed"]
+
+
+def test_random_segments_are_refused_as_seldom_as_the_config_says() -> None:
+    """A model that is worse nowhere, 2,000 times: about one in twenty is refused."""
+    rng = np.random.default_rng(0)
+    refused = sum(
+        not decide(figures(segments=[segment(m) for m in rng.normal(0, 0.01, 7)]))["passed"]
+        for _ in range(2000)
+    )
+    assert 0.03 < refused / 2000 < 0.06
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, then 2 x 0.03, then as much
+        ([0.5, 0.9], [1.0, 1.0]),
+    ],
+)
+def test_holm_by_hand(p_values: list[float], adjusted: list[float]) -> None:
+    assert gate.holm(p_values) == pytest.approx(adjusted)
 
 
 @pytest.mark.parametrize(
     "harmless",
     [
-        segment(high=0.001),  # may be chance
-        segment(high=-0.01, num_users=29),  # too small to decide
-        segment(high=-0.01, arm="duplicate"),  # not the arm in question
+        segment(-0.015),  # may be chance
+        segment(0.05),  # better
+        segment(-0.05, num_users=29),  # too small to decide
+        segment(-0.05, arm="duplicate"),  # not the arm in question
     ],
 )
 def test_segments_that_do_not_decide(harmless: dict[str, Any]) -> None:
@@ -82,22 +162,26 @@ def test_segments_that_do_not_decide(harmless: dict[str, Any]) -> None:
 
 
 def test_all_objections_are_told() -> None:
-    assert len(decide(figures(low=-0.1, segments=[segment(high=-0.01)]))["reasons"]) == 2
+    found = figures(lift(low=-0.1), segments=[segment(-0.05)])
+    assert len(decide(found)["reasons"]) == 2
 
 
 def test_without_held_out_users_nothing_is_claimed() -> None:
-    decision = decide({**figures(), "num_users": 0, "lift": {}})
+    decision = decide(figures(num_users=0, lifts=[]))
     assert (decision["passed"], decision["arm"]) == (False, "real")
     assert decision["reasons"] == ["no held-out user with a history: a lift cannot be shown"]
 
 
 def test_a_real_arm_without_hits_gives_no_lift() -> None:
-    found = figures()
-    found["lift"]["ndcg@10"] = {"relative": None, "low": None, "high": None, "against": "real"}
-    assert decide(found)["reasons"] == ["the real arm has ndcg@10 0: no lift can be computed"]
+    nothing = {**lift(), "relative": None, "low": None, "high": None}
+    assert decide(figures(nothing))["reasons"] == [
+        "arm real has ndcg@10 0: no lift can be computed"
+    ]
 
 
 def test_nothing_generated_is_nothing_to_decide() -> None:
-    decision = decide({**figures(), "arms": {"real": {}}})
+    decision = decide(figures(arms={"real": {}}))
     assert (decision["passed"], decision["arm"]) == (False, "real")
-    assert decision["reasons"] == ["nothing was generated: plan is empty"]
+    assert decision["reasons"] == [
+        "no augmented arm was trained: plan.strategies is empty, or train.arms leaves it out"
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +12,17 @@ import pytest
 
 from llmaug import merge
 from llmaug.schema import EVENT, OUTCOME
+from llmaug.sequences import load_sequences
 from llmaug.stage import Context
 from tests.tables import (
     catalogue,
     events,
     histories,
     hour,
+    map_parts_here,
     read_rows,
     write_finished,
+    write_plan,
     write_vocabulary,
 )
 
@@ -72,10 +77,18 @@ def context(make_context: MakeContext) -> Context:
         "0-p1": [{**outcome("unit-4", "", user="u3", status="failed"), "events": None}],
         "1-new-users-00000": [outcome("unit-5", "edc")],
     }
-    for part, outcomes in filtered.items():
+    for source, outcomes in filtered.items():
+        units = [
+            {"unit_id": row["unit_id"], "strategy": row["strategy"], "sample": 0, "prompt": [],
+             "sampling": {"max_tokens": 3}, "seed": 1}
+            for row in outcomes
+        ]  # fmt: skip
+        train_part = source[2:] if source[2:] in TRAIN else None
+        part = write_plan(context, source, train_part, units)
         table = pa.Table.from_pylist(outcomes, schema=OUTCOME)
         context.storage.write_part(table, {}, context.folder("filtered"), part)
     write_finished(context, "plan", generator="causal@1234")
+    write_finished(context, "merged/augmented", real=5, synthetic=7)
     return context
 
 
@@ -120,10 +133,9 @@ def test_the_augmented_arm_adds_the_kept_events_of_accepted_outcomes(
 
 
 def test_synthetic_rows_say_where_they_come_from(context: Context) -> None:
-    outcomes = context.storage.read_part(context.folder("filtered"), "0-p0")
-    rows = merge.synthetic_events(
-        outcomes, context.config.merge, "tonight", "causal@1234", "view"
-    ).to_pylist()
+    outcomes = context.storage.read_part(context.folder("filtered"), "0-p0-00000")
+    source = merge.Source("tonight", "causal@1234", "view")
+    rows = merge.synthetic_events(outcomes, context.config.merge, source).to_pylist()
     assert rows[-1] == {
         "user_id": "u1",
         "item_id": "e",
@@ -143,5 +155,87 @@ def test_synthetic_rows_say_where_they_come_from(context: Context) -> None:
 
 def test_no_accepted_outcome_is_no_event(context: Context) -> None:
     outcomes = pa.Table.from_pylist([outcome("unit", "ab", status="rejected")], schema=OUTCOME)
-    table = merge.synthetic_events(outcomes, context.config.merge, "r", "g", "view")
+    table = merge.synthetic_events(outcomes, context.config.merge, merge.Source("r", "g", "view"))
     assert table.num_rows == 0 and table.schema == EVENT
+
+
+# -- controls without anything new in them ----------------------------------------------------
+
+
+def test_the_oversampled_arm_repeats_real_users_to_the_volume_of_the_augmented_one(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "map_parts", map_parts_here)
+    counts = merge.run("oversampled", context)
+    # Five real events and seven synthetic ones: every user again, and of each part as near to
+    # two fifths a third time as whole users allow (1.2 of 3 events, 0.8 of 2).
+    assert counts["synthetic"] == 0
+    found = shards(context, "oversampled")
+    assert found["p0"] == found["repeat-1-p0"]
+    assert found["p1"] == found["repeat-1-p1"]
+    assert (found["repeat-2-p0"], found["repeat-2-p1"]) == ([("u2", "c", None)], [])
+    assert counts["rows"] == counts["real"] == 5 + 5 + 1
+    assert {unit for rows in found.values() for _, _, unit in rows} == {None}
+
+
+def test_a_repeat_is_a_sequence_of_its_own(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No history stands before it, and its events carry their full weight."""
+    monkeypatch.setattr(merge, "map_parts", map_parts_here)
+    words = catalogue("abcde")
+    merge.run("real", context)
+    merge.run("oversampled", context)
+    once = load_sequences(context.storage, context.folder("merged/real"), words)
+    more = load_sequences(context.storage, context.folder("merged/oversampled"), words)
+    as_text = [
+        Counter(
+            tuple(sequences.tokens[start:end])
+            for start, end in itertools.pairwise(sequences.offsets)
+        )
+        for sequences in (once, more)
+    ]
+    assert set(as_text[0]) == set(as_text[1])
+    assert more.num_targets == 11 and set(more.weights) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("times", [0.0, 0.3, 1.0, 2.6])
+def test_repeats_add_up_to_the_volume_within_half_a_user_a_part(times: float) -> None:
+    rows = events(histories(**{f"u{i:03}": "abcdefgh"[: 1 + i % 8] for i in range(200)}))
+    plan = merge.repeats(["p"], times)
+    taken = sum(merge.take_users(rows, shard.share).num_rows for shard in plan.values())
+    assert abs(taken - times * rows.num_rows) <= 8 / 2
+
+
+def test_whole_users_are_taken_and_the_same_ones_every_time() -> None:
+    rows = events(histories(**{f"u{i:02}": "abc" for i in range(40)}))
+    half, more = (merge.take_users(rows, share) for share in (0.5, 0.75))
+    assert half.equals(merge.take_users(rows, 0.5))
+    users = [set(table["user_id"].to_pylist()) for table in (half, more)]
+    assert (len(users[0]), len(users[1])) == (20, 30)
+    assert users[0] < users[1]
+    assert half.num_rows == 60
+    # Not simply the first in the part, who are those with the smallest ids.
+    assert users[0] != {f"u{i:02}" for i in range(20)}
+
+
+def test_the_duplicate_arm_adds_each_user_once_more_as_a_synthetic_one(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "map_parts", map_parts_here)
+    assert merge.run("duplicate", context) == {"rows": 10, "real": 5, "synthetic": 5}
+    found = shards(context, "duplicate")
+    assert set(found) == {"p0", "p1", "twin-p0", "twin-p1"}
+    twins = {user: "".join(i for u, i, _ in found["twin-p0"] if u == user)
+             for user, _, _ in found["twin-p0"]}  # fmt: skip
+    assert sorted(twins.values()) == ["ab", "c"]
+    real_users = {user for part in ("p0", "p1") for user, _, _ in found[part]}
+    assert all(user.startswith("synthetic:") for user in twins) and not real_users & set(twins)
+    [row] = [
+        row
+        for row in read_rows(context.storage, context.folder("merged/duplicate"))
+        if row["origin"] == "synthetic" and row["item_id"] == "c"
+    ]
+    assert (row["strategy"], row["generator"], row["weight"]) == ("duplicate", "duplicate", 0.5)
+    assert row["run_id"] == "tonight" and row["user_id"] == f"synthetic:{row['unit_id']}"
+    assert row["timestamp"] == hour(0)

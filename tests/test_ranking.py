@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmaug.ranking import hide, mean_ndcg_at_10, ndcg, target_ranks
+from llmaug.ranking import best_tokens, hide, mean_ndcg_at_10, ndcg, rank_targets, target_ranks
 
 A, B, C, D = range(3, 7)  # four items behind the three special tokens
 
@@ -64,6 +64,27 @@ def test_batches_do_not_change_the_ranks() -> None:
     assert whole.tolist() == [3, 0, 1, 2, 3, 0, 1]
     assert target_ranks(score, users, histories, targets, batch_size=3).tolist() == whole.tolist()
     assert target_ranks(score, [], [], []).tolist() == []
+
+
+def test_several_targets_of_one_user_each_have_their_rank() -> None:
+    score = Fixed(0.4, 0.3, 0.2, 0.1)
+    targets = [[A, D], [C], [B, A, D]]
+    for batch_size in (1, 2, 256):
+        ranks, _ = rank_targets(score, ["u"] * 3, [[], [A], [B]], targets, batch_size=batch_size)
+        assert ranks.tolist() == [0, 3, 1, 1, 0, 2]
+
+
+def test_the_best_items_leave_out_what_was_seen() -> None:
+    score = Fixed(0.4, 0.3, 0.2, 0.1)
+    _, best = rank_targets(score, ["u", "v"], [[A], []], [[D], [D]], num_best=3)
+    assert best.tolist() == [[B, C, D], [A, B, C]]
+
+
+def test_where_items_run_out_the_list_ends() -> None:
+    scores = torch.tensor([[9.0, 9.0, 9.0, 0.1, 0.3, 0.2, 0.4]])
+    hide(scores, [[C, D]])
+    assert best_tokens(scores, 3).tolist() == [[B, A, -1]]
+    assert best_tokens(scores, 9).tolist() == [[B, A, *[-1] * 7]]
 
 
 def test_hidden_scores_are_minus_infinity() -> None:

@@ -17,10 +17,11 @@ from llmaug.errors import UserError
 from llmaug.sequences import Batches, of_events
 from llmaug.storage import Storage
 from llmaug.train import PairBatches
-from llmaug.vocabulary import BOS
+from llmaug.vocabulary import BOS, Vocabulary
 from tests.tables import catalogue, events, histories
 
-WORDS = catalogue("abcdef")
+TAGS = {"a": ["x"], "b": ["x"], "c": ["x", "z"], "d": ["y"], "e": ["y"], "f": ["y", "z"]}
+WORDS = catalogue("abcdef", tags=TAGS)
 A, B, C, D, E, F = range(3, 9)
 # Two tastes: the first half of the alphabet, and the second.
 EVENTS = events(histories(u1="abc", u2="bca", u3="def", u4="efd"))
@@ -42,18 +43,20 @@ def config_of(model: str, **changes: Any) -> TrainConfig:
     )  # fmt: skip
 
 
-def batches_of(config: TrainConfig) -> Any:
+def batches_of(config: TrainConfig, words: Vocabulary = WORDS) -> Any:
     if config.model == "linear":
-        return PairBatches(EVENTS, WORDS, config, seed=1)
-    return Batches(of_events(EVENTS, WORDS), config.batch_size, config.history_len, seed=1)
+        return PairBatches(EVENTS, words, config, seed=1)
+    return Batches(of_events(EVENTS, words), config.batch_size, config.history_len, seed=1)
 
 
-def train(config: TrainConfig, num_steps: int) -> tuple[Any, list[float]]:
+def train(
+    config: TrainConfig, num_steps: int, words: Vocabulary = WORDS
+) -> tuple[Any, list[float]]:
     """(model in eval mode, loss of each step)."""
     torch.manual_seed(0)
-    batches = batches_of(config)
+    batches = batches_of(config, words)
     users = getattr(batches, "user_ids", [])
-    model = recommenders.build(config, WORDS.num_tokens, users)
+    model = recommenders.build(config, words, users)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.03)
     losses = []
     for step in range(num_steps):
@@ -67,6 +70,7 @@ def train(config: TrainConfig, num_steps: int) -> tuple[Any, list[float]]:
 
 VARIANTS = {
     "sasrec": config_of("sasrec"),
+    "sasrec fusion": config_of("sasrec", item_features=True),
     "linear": config_of("linear"),
     "linear hadamard": config_of("linear", interaction="hadamard"),
     "linear mse": config_of("linear", loss="mse", interaction="hadamard"),
@@ -177,6 +181,52 @@ def test_sasrec_weights_scale_an_event() -> None:
             for weights in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 3.0, 1.0])
         )
     assert both == pytest.approx((3 * first + second) / 4, rel=1e-5)
+
+
+# -- item features ---------------------------------------------------------------------------
+
+
+def test_tags_tell_of_items_that_nobody_has_seen() -> None:
+    """New items, one of each taste, that the training events do not know."""
+    words = catalogue([*TAGS, "new_x", "new_y"], tags={**TAGS, "new_x": ["x"], "new_y": ["y"]})
+    new_x, new_y = words.encode(["new_x", "new_y"]).tolist()
+    gaps = []
+    for item_features in (False, True):
+        config = config_of("sasrec", item_features=item_features)
+        model, _ = train(config, 120, words)
+        with torch.no_grad():
+            likes_x, likes_y = model.score(["x", "y"], [[A, B], [D, E]])
+        gap = likes_x[new_x] - likes_x[new_y] + likes_y[new_y] - likes_y[new_x]
+        gaps.append(gap.item())
+    assert abs(gaps[0]) < 0.5 and gaps[1] > 2
+
+
+def test_tags_are_folded_into_plain_weights(tmp_path: Path) -> None:
+    """What is served needs neither the tags nor the code that knows them."""
+    storage = Storage(str(tmp_path))
+    config = config_of("sasrec", item_features=True)
+    recommenders.save(storage, "model", train(config, 3)[0], config, WORDS)
+    recommenders.save(storage, "ids", train(config_of("sasrec"), 3)[0], config, WORDS)
+    loaded, plain = (recommenders.load(storage, folder)[0] for folder in ("model", "ids"))
+    assert loaded.tags is None
+    assert loaded.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_features_start_from_the_weights_of_the_model_without() -> None:
+    torch.manual_seed(5)
+    plain = recommenders.build(config_of("sasrec"), WORDS, [])
+    torch.manual_seed(5)
+    fusion = recommenders.build(config_of("sasrec", item_features=True), WORDS, [])
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weight, fusion.state_dict()[name]), name
+
+
+def test_features_of_a_catalogue_without_tags_are_refused() -> None:
+    config = config_of("sasrec", item_features=True)
+    with pytest.raises(UserError, match="vocabulary.min_tag_items"):
+        recommenders.build(config, catalogue("abc"), [])
+    with pytest.raises(UserError, match="no tag is shared by 4 items"):
+        recommenders.build(config, WORDS, [], min_tag_items=4)
 
 
 # -- linear --------------------------------------------------------------------------------

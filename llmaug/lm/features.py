@@ -9,48 +9,20 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from llmaug.config import LmConfig
+from llmaug.item_tags import TagVectors, tag_vectors
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
-
-
-class ItemTags(nn.Module):
-    """Trained vectors of tags, summed for each item. V tokens, D width."""
-
-    _flat: Tensor
-    _offsets: Tensor
-
-    def __init__(
-        self, names: list[str], flat: Tensor, offsets: Tensor, width: int, num_tokens: int
-    ) -> None:
-        """names, flat, offsets: as `Vocabulary.tag_bags` has them."""
-        super().__init__()
-        self.names = names
-        self.vectors = nn.Embedding(len(names), width)
-        nn.init.normal_(self.vectors.weight, std=0.02)
-        self.register_buffer("_flat", flat, persistent=False)
-        self.register_buffer("_offsets", offsets, persistent=False)
-        self._num_others = num_tokens - NUM_SPECIAL - len(offsets)
-
-    def forward(self) -> Tensor:
-        """(V, D) to add to the embeddings of all tokens; zero for what is no item."""
-        bags = F.embedding_bag(self._flat, self.vectors.weight, self._offsets, mode="sum")
-        return F.pad(bags, (0, 0, NUM_SPECIAL, self._num_others))
 
 
 def item_tags(
     config: LmConfig, vocabulary: Vocabulary, min_tag_items: int, num_tokens: int
-) -> ItemTags | None:
+) -> TagVectors | None:
     """None where the config wants no features or no tag is on enough items."""
     if not config.item_features:
         return None
-    names, flat, offsets = vocabulary.tag_bags(min_tag_items)
-    if not names:
-        return None
-    places = torch.from_numpy(flat), torch.from_numpy(offsets)
-    return ItemTags(names, *places, config.hidden_size, num_tokens)
+    return tag_vectors(vocabulary, min_tag_items, config.hidden_size, num_tokens)
 
 
 def new_items(config: LmConfig, vocabulary: Vocabulary, min_tag_items: int) -> Tensor | None:

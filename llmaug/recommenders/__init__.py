@@ -35,30 +35,43 @@ class Recommender(Protocol):
         """`scores` mapped into (0, 1), same shape."""
 
 
-def build(config: TrainConfig, num_tokens: int, user_ids: list[str]) -> Any:
-    """A fresh model of `config.model`."""
+def build(
+    config: TrainConfig, vocabulary: Vocabulary, user_ids: list[str], min_tag_items: int = 1
+) -> Any:
+    """A fresh model of `config.model`.
+
+    user_ids: those of the training events, for models with user vectors. min_tag_items: tags
+    on fewer items are left out (with `config.item_features`).
+    """
     if config.model == "linear":
         from llmaug.recommenders.linear import Linear
 
-        return Linear(config, num_tokens, user_ids)
+        return Linear(config, vocabulary.num_tokens, user_ids)
     from llmaug.recommenders.sasrec import SASRec
 
-    return SASRec(config, num_tokens)
+    return SASRec(config, vocabulary, min_tag_items)
 
 
 def save(
     storage: Storage, folder: str, model: Any, config: TrainConfig, vocabulary: Vocabulary
 ) -> str:
-    """Write the model folder; returns its content digest."""
+    """Write the model folder; returns its content digest.
+
+    Tags are folded into the item rows, and config.json says `item_features: false`: what is
+    loaded scores alike without them.
+    """
     from safetensors.torch import save_file
 
+    from llmaug.item_tags import folded_state
+
     with tempfile.TemporaryDirectory() as local:
-        weights = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+        weights = {n: t.detach().cpu().contiguous() for n, t in folded_state(model).items()}
         save_file(weights, f"{local}/model.safetensors")
         items = vocabulary.items.select(["item_id", "title", "train_events"])
         pq.write_table(items, f"{local}/items.parquet")
         facts = {
-            "config": config.model_dump(mode="json"),
+            # The comparison that the model was part of is no part of the model.
+            "config": config.model_dump(mode="json", exclude={"arms"}) | {"item_features": False},
             "vocabulary_digest": vocabulary.digest,
             "num_items": vocabulary.num_items,
         }
@@ -90,7 +103,7 @@ def load(storage: Storage, folder: str) -> tuple[Any, Vocabulary, dict[str, Any]
     user_ids: list[str] = []
     if "users.parquet" in storage.names(folder):
         user_ids = storage.read_table(folder, "users.parquet")["user_id"].to_pylist()
-    model = build(config, vocabulary.num_tokens, user_ids)
+    model = build(config, vocabulary, user_ids)
     try:
         model.load_state_dict(load_weights(storage.read(folder, "model.safetensors")))
     except Exception as error:

@@ -4,6 +4,9 @@ Pre-norm causal transformer over the last `history_len` item tokens, trained wit
 softmax cross-entropy over the catalogue at every real position (as gSASRec and RecTools
 found better than sampled binary losses on catalogues of this size).
 
+With `item_features` an item's embedding is `id row + sum of its tag vectors`, as in the
+behaviour model.
+
 Shapes: B sequences, T positions, D width, V tokens.
 """
 
@@ -14,14 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmaug.config import TrainConfig
-from llmaug.vocabulary import BOS, PAD
+from llmaug.item_tags import item_tags
+from llmaug.vocabulary import BOS, PAD, Vocabulary
 
 
 class SASRec(nn.Module):
-    def __init__(self, config: TrainConfig, num_tokens: int) -> None:
+    def __init__(self, config: TrainConfig, vocabulary: Vocabulary, min_tag_items: int = 1) -> None:
         super().__init__()
         self.history_len = config.history_len
-        self.items = nn.Embedding(num_tokens, config.embedding_dim)
+        self.items = nn.Embedding(vocabulary.num_tokens, config.embedding_dim)
         self.positions = nn.Embedding(config.history_len, config.embedding_dim)
         self.blocks = nn.ModuleList(
             _Block(config.embedding_dim, config.num_heads, config.dropout)
@@ -31,16 +35,19 @@ class SASRec(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=0.02)
+        # Last: with and without tags, everything else starts from the same weights.
+        self.tags = item_tags(config, vocabulary, min_tag_items)
 
     def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
         return self.loss(tokens, weights)
 
     def loss(self, tokens: Tensor, weights: Tensor) -> Tensor:
         """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out."""
-        hidden = self._hidden(tokens[:, :-1], (tokens != PAD).sum(1) - 1)
+        table = self.table()
+        hidden = self._hidden(tokens[:, :-1], (tokens != PAD).sum(1) - 1, table)
         weights = weights[:, 1:]
         real = weights > 0  # only real targets meet the V-wide softmax
-        logits = hidden[real] @ self.items.weight.T
+        logits = hidden[real] @ table.T
         loss = F.cross_entropy(logits, tokens[:, 1:][real], reduction="none")
         return (loss * weights[real]).sum() / weights[real].sum()
 
@@ -51,20 +58,25 @@ class SASRec(nn.Module):
         tokens = torch.full((len(inputs), int(length.max())), PAD, device=length.device)
         for row, values in enumerate(inputs):
             tokens[row, : len(values)] = torch.tensor(values, device=length.device)
-        hidden = self._hidden(tokens, length)
+        table = self.table()
+        hidden = self._hidden(tokens, length, table)
         last = hidden[torch.arange(len(inputs), device=length.device), length - 1]
-        return last @ self.items.weight.T
+        return last @ table.T
 
     def probability(self, scores: Tensor) -> Tensor:
         """Softmax over the catalogue: the chance that the item is the next one."""
         return scores.softmax(-1)
 
-    def _hidden(self, tokens: Tensor, length: Tensor) -> Tensor:
+    def table(self) -> Tensor:
+        """(V, D) embeddings of all tokens, tags included."""
+        return self.items.weight if self.tags is None else self.items.weight + self.tags()
+
+    def _hidden(self, tokens: Tensor, length: Tensor, table: Tensor) -> Tensor:
         """(B, T) tokens padded right, (B,) lengths to (B, T, D). Padding needs no mask: it
         stands behind every real position. Positions count back from the newest event."""
         place = torch.arange(tokens.shape[1], device=tokens.device)
         from_end = (self.history_len - length[:, None] + place).clamp(0, self.history_len - 1)
-        x = self.dropout(self.items(tokens) + self.positions(from_end))
+        x = self.dropout(F.embedding(tokens, table) + self.positions(from_end))
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

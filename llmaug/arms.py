@@ -1,0 +1,65 @@
+"""The arms of the comparison: one line each says what is trained on what.
+
+All arms run the same code with the same `train` section, so with the same number of
+optimiser steps at most, except for the fields that an arm itself changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmaug.config import Config, TrainConfig
+
+REAL, AUGMENTED, OVERSAMPLED, DUPLICATE = "real", "augmented", "oversampled", "duplicate"
+FUSION = "fusion"
+
+_SEES_TAGS = {"item_features": True}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the recommender."""
+
+    name: str
+    """Also its folder below `model/`."""
+    shards: str
+    """Folder below `merged/` that it trains on."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of the `train` section that differ."""
+    control: str = REAL
+    """Arm that does without the synthetic events but is alike otherwise: the one to beat."""
+
+    def train_config(self, config: Config) -> TrainConfig:
+        """The `train` section with this arm's changes."""
+        return TrainConfig.model_validate({**config.train.model_dump(), **self.changes})
+
+
+# The names are those of `config.ArmName`; the order is that of the tables.
+ARMS = (
+    Arm(REAL, shards=REAL),
+    Arm(OVERSAMPLED, shards=OVERSAMPLED),
+    Arm(DUPLICATE, shards=DUPLICATE),
+    Arm(FUSION, shards=REAL, changes=_SEES_TAGS),
+    Arm(AUGMENTED, shards=AUGMENTED, control=OVERSAMPLED),
+    Arm("augmented_fusion", shards=AUGMENTED, changes=_SEES_TAGS, control=FUSION),
+)
+
+CONTROLS = {arm.name: arm.control for arm in ARMS}
+
+# Shards that are made from other shards: `oversampled` is as large as `augmented`.
+_MADE_FROM = {OVERSAMPLED: (AUGMENTED,)}
+
+
+def chosen(config: Config) -> list[Arm]:
+    """The arms of `train.arms`; without generation those that need its events fall away."""
+    arms = [arm for arm in ARMS if arm.name in config.train.arms]
+    if config.plan.strategies:
+        return arms
+    return [arm for arm in arms if AUGMENTED not in needed_shards([arm])]
+
+
+def needed_shards(arms: list[Arm]) -> list[str]:
+    """Shards that `arms` train on and those that these are made from, in the order to make."""
+    names = [name for arm in arms for name in (*_MADE_FROM.get(arm.shards, ()), arm.shards)]
+    return list(dict.fromkeys(names))

@@ -1,0 +1,85 @@
+"""Which arms are trained on what, and what a run does for them."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from llmaug import pipeline, train
+from llmaug.arms import ARMS, chosen, needed_shards
+from llmaug.config import ArmName, Config, parse_config
+from llmaug.errors import UserError
+
+GENERATED = {"strategies": [{"kind": "new_users", "num_users": 10}]}
+
+
+def config_of(*arms: str, plan: Any = None, **sections: Any) -> Config:
+    train_section = {**sections.pop("train", {}), "arms": list(arms)}
+    return parse_config({"train": train_section, "plan": plan or GENERATED, **sections})
+
+
+def stage_names(config: Config) -> list[str]:
+    return [stage.name for _, stage in pipeline.stages(config)]
+
+
+def test_every_arm_that_a_config_may_name_is_in_the_table() -> None:
+    assert {arm.name for arm in ARMS} == set(get_args(ArmName))
+
+
+def test_real_and_augmented_are_compared_unless_the_config_says_more() -> None:
+    assert [arm.name for arm in chosen(parse_config({"plan": GENERATED}))] == ["real", "augmented"]
+
+
+def test_without_generation_the_arms_that_need_it_fall_away() -> None:
+    config = config_of("real", "oversampled", "duplicate", "fusion", "augmented",
+                       plan={"strategies": []})  # fmt: skip
+    assert [arm.name for arm in chosen(config)] == ["real", "duplicate", "fusion"]
+    assert "outcomes" not in stage_names(config)
+
+
+def test_the_control_needs_the_augmented_shards_even_when_nobody_trains_on_them() -> None:
+    names = stage_names(config_of("real", "oversampled"))
+    assert names.index("merged/augmented") < names.index("merged/oversampled")
+    assert "outcomes" in names and "model/augmented" not in names
+
+
+def test_nothing_is_generated_for_arms_that_do_not_need_it() -> None:
+    names = stage_names(config_of("real", "duplicate", "fusion"))
+    assert not {"lm/causal", "plan", "outcomes", "filtered", "merged/augmented"} & set(names)
+
+
+def test_fusion_trains_on_the_shards_of_real() -> None:
+    config = config_of("real", "fusion")
+    assert needed_shards(chosen(config)) == ["real"]
+    of = {arm.name: arm.train_config(config) for arm in chosen(config)}
+    assert (of["real"].item_features, of["fusion"].item_features) == (False, True)
+    # and differs in nothing else: above all not in its steps.
+    assert of["fusion"].model_copy(update={"item_features": False}) == of["real"]
+
+
+def test_one_more_arm_does_not_train_the_others_again() -> None:
+    few, many = config_of("real", "augmented"), config_of("real", "fusion", "augmented")
+    for arm in chosen(few):
+        assert train.stage(arm).settings(few) == train.stage(arm).settings(many)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"arms": ["augmented"]}, "`real` is one of them"),
+        ({"arms": ["real", "real"]}, "each arm once"),
+        ({"arms": ["real", "everything"]}, "train.arms"),
+        ({"arms": ["real", "fusion"], "model": "linear"}, "linear cannot see item tags"),
+        ({"item_features": True, "model": "linear"}, "linear cannot see item tags"),
+    ],
+)
+def test_arms_that_cannot_be(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config({"train": section})
+
+
+@pytest.mark.parametrize("against", [["duplicate"], ["augmented"]])
+def test_the_gate_compares_with_another_arm_that_is_trained(against: list[str]) -> None:
+    with pytest.raises(UserError, match="gate.against"):
+        config_of("real", "augmented", gate={"against": against})
