@@ -77,7 +77,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     ("raw", "told"),
     [
         ({"lm": {"hidden_size": 64, "num_heads": 4}}, "lm.hidden_size / lm.num_heads is 64/4"),
-        ({"lm": {"hidden_size": 65, "num_heads": 2}}, "lm.hidden_size / lm.num_heads is 65/2"),
+        ({"lm": {"hidden_size": 65, "num_heads": 2}}, "65 is not a multiple of lm.num_heads 2"),
         ({"train": {"embedding_dim": 64, "num_heads": 3}}, "train.embedding_dim"),
         ({"split": {"validation_quantile": 0.9, "test_quantile": 0.8}}, "must be below"),
         ({"ingest": {"format": "text"}}, "ingest.pattern"),
