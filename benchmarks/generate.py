@@ -1,127 +1,222 @@
-"""Output tokens a second: the generate stage against the bare engine, on the same units.
+"""Output tokens a second: the generate stage against vLLM alone and against `ray.data.llm`.
 
-(a) all units at once through one engine in one process; (b) the stage: units read from
-storage, the engine in a Ray Data actor, outcomes written to storage. Both after engine
-start. The model is a random Llama of the size of a behaviour model.
+The same units, model and engine arguments
+(a) straight through `vllm.LLM.generate` in one process;
+(b) through our stage: units read from storage, engines in Ray Data actors, outcomes written to
+    storage, ledger checked; from the first unit in the engine to the last outcome written;
+(c) with `--ray-data-llm`: through `ray.data.llm`, token ids in and out, without any storage.
+All after engine start. Without `--model` the model is a random Llama of the size of a behaviour
+model, and every token is one event; with `--model` (a Hugging Face folder, such as SmolLM2) the
+same number of units asks for `--num-tokens` tokens of text.
 
-    python benchmarks/generate.py --num-units 4000
+    python benchmarks/generate.py --num-units 20000
+    python benchmarks/generate.py --smollm2 --num-units 512 --num-tokens 48 --dtype bfloat16
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pyarrow as pa
 import typer
+from inputs import fake_run, smollm2
 
-from llmaug.cluster import connect, disconnect
-from llmaug.config import LmConfig, parse_config
-from llmaug.generate import Generator, VllmEngine
-from llmaug.schema import ITEM, UNIT
-from llmaug.stage import Context, map_parts
+from llmaug.cluster import WORKER_ENV, connect, disconnect
+from llmaug.config import Config, parse_config
+from llmaug.engines import vllm_arguments
+from llmaug.generate import run
+from llmaug.stage import Context
 from llmaug.storage import Storage
-from llmaug.vocabulary import NUM_SPECIAL, Vocabulary, of_items
-
-NUM_ITEMS, HISTORY_LEN, NUM_EVENTS = 1400, 30, 20
-LM = LmConfig(hidden_size=128, num_layers=4, num_heads=4, context_len=64)
+from llmaug.units import Units
+from llmaug.vocabulary import NUM_SPECIAL
 
 
 def main(
     num_units: Annotated[int, typer.Option(help="Units to generate.")] = 4000,
-    units_per_part: Annotated[int, typer.Option(help="Units in one part.")] = 1000,
+    num_tokens: Annotated[int, typer.Option(help="Tokens of each answer.")] = 20,
+    units_per_part: Annotated[int, typer.Option(help="Units in one part.")] = 512,
+    use_smollm2: Annotated[bool, typer.Option("--smollm2", help="SmolLM2-135M, prose.")] = False,
+    dtype: Annotated[str, typer.Option(help="Of weights and activations.")] = "float32",
+    max_num_seqs: Annotated[int, typer.Option(help="Units in flight in the engine.")] = 256,
+    ray_data_llm: Annotated[bool, typer.Option(help="Measure ray.data.llm, too.")] = False,
+    rounds: Annotated[int, typer.Option(help="Take turns so often; the best counts.")] = 1,
 ) -> None:
+    generate = {"dtype": dtype, "max_num_seqs": max_num_seqs, "use_cache": False}
+    lm = {"hidden_size": 128, "num_layers": 4, "num_heads": 4, "context_len": 64}
+    if use_smollm2:
+        generate["kv_cache_gib"] = 2.0
+        lm = {"context_len": 512}
+    config = parse_config({"lm": lm, "generate": generate})
     with tempfile.TemporaryDirectory() as root:
-        context = Context(Storage(root), parse_config({"lm": LM.model_dump()}), "benchmark")
-        _write_inputs(context.storage, num_units, units_per_part)
-        bare = _in_worker(context, num_units)
-        stage = _through_stage(context, num_units)
-        disconnect()
+        folder = smollm2() if use_smollm2 else None
+        context = Context(Storage(root), config, "benchmark")
+        model = fake_run(context, num_units, num_tokens, units_per_part, folder)
+        found: dict[str, list[dict[str, float]]] = {"bare": [], "stage": [], "ray": []}
+        for _ in range(rounds):
+            found["bare"].append(_apart("bare", context, model))
+            found["stage"].append(_apart("stage", context, model))
+            if ray_data_llm:
+                found["ray"].append(_apart("ray", context, model))
+    best = {
+        name: max(runs, key=lambda run: run["tokens_per_s"]) for name, runs in found.items() if runs
+    }
+    bare, stage = best["bare"]["tokens_per_s"], best["stage"]["tokens_per_s"]
     figures = {
         "benchmark": "generate",
+        "model": "SmolLM2-135M" if use_smollm2 else "behaviour model",
         "num_units": num_units,
-        "bare_tokens_per_s": round(bare, 1),
-        "stage_tokens_per_s": round(stage, 1),
+        "num_tokens": num_tokens,
+        "bare_tokens_per_s": bare,
+        "stage_tokens_per_s": stage,
         "ratio": round(stage / bare, 3),
+        "idle_share": best["stage"]["idle_share"],
+        "start_up_s": {name: run["start_up_s"] for name, run in best.items()},
+        "events_per_s": round(stage if not use_smollm2 else stage / TOKENS_OF_A_TITLE, 1),
+    }
+    if ray_data_llm:
+        figures["ray_data_llm_tokens_per_s"] = best["ray"]["tokens_per_s"]
+        figures["ray_data_llm_ratio"] = round(best["ray"]["tokens_per_s"] / bare, 3)
+    figures["all_rounds"] = {
+        name: [run["tokens_per_s"] for run in runs] for name, runs in found.items() if runs
     }
     for name, value in figures.items():
-        print(f"{name:20} {value}")
+        print(f"{name:26} {value}")
     print(json.dumps(figures))
 
 
-def _vocabulary() -> Vocabulary:
-    rows = [{"item_id": f"{n:05d}", "origin": "real"} for n in range(NUM_ITEMS)]
-    return of_items(pa.Table.from_pylist(rows, schema=ITEM))
+TOKENS_OF_A_TITLE = 10
+"""Tokens of one event written as prose (a film's title and year, one a line) in SmolLM2."""
 
 
-def _write_inputs(storage: Storage, num_units: int, units_per_part: int) -> None:
-    import torch
-
-    from llmaug.lm.causal import CausalLm, save
-
-    torch.manual_seed(0)
-    vocabulary = _vocabulary()
-    save(storage, "lm", CausalLm(LM, vocabulary, 1), vocabulary, {})
-    rng = np.random.default_rng(0)
-    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": NUM_EVENTS}
-    for start in range(0, num_units, units_per_part):
-        units = [
-            {
-                "unit_id": str(number),
-                "strategy": "continue",
-                "sample": 0,
-                "prompt": (rng.integers(NUM_ITEMS, size=HISTORY_LEN) + NUM_SPECIAL).tolist(),
-                "sampling": sampling,
-                "seed": number,
-            }
-            for number in range(start, min(start + units_per_part, num_units))
-        ]
-        table = pa.Table.from_pylist(units, schema=UNIT)
-        storage.write_part(table, {}, "plan", f"part-{start:07d}")
+def _apart(way: str, context: Context, model: str) -> dict[str, float]:
+    """Run one way in a process of its own, so that none inherits another's warm state."""
+    task = {"root": context.storage.root, "config": context.config.model_dump(mode="json"),
+            "model": model, "way": way}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, __file__, "--child"], input=json.dumps(task), text=True,
+        stdout=subprocess.PIPE, env={**os.environ, **WORKER_ENV},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{way} failed"
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def _in_worker(context: Context, num_units: int) -> float:
-    """Tokens a second of the bare engine, in a Ray worker as the stage's engine is."""
+def _child() -> None:
+    task = json.loads(sys.stdin.read())
+    context = Context(Storage(task["root"]), Config(**task["config"]), "benchmark")
+    ways = {"bare": _bare, "stage": _stage, "ray": _ray_data_llm}
+    print(json.dumps(ways[task["way"]](context, task["model"])))
+
+
+def _bare(context: Context, model: str) -> dict[str, float]:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(round(context.config.generate.kv_cache_gib))
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from vllm import LLM, SamplingParams
+
+    config = context.config
+    begin = time.monotonic()
+    llm = LLM(**vllm_arguments(model, config.generate, config.lm.context_len, on_gpu=False))
+    start_up_s = time.monotonic() - begin
+    units = _units(context)
+    begin = time.monotonic()
+    parameters = [SamplingParams(**_sampling(units, n)) for n in range(len(units))]
+    prompts = [{"prompt_token_ids": prompt} for prompt in units.prompts]
+    answers = llm.generate(prompts, parameters, use_tqdm=False)
+    seconds = time.monotonic() - begin
+    tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
+    return {"tokens_per_s": round(tokens / seconds, 1), "start_up_s": round(start_up_s, 1)}
+
+
+def _sampling(units: Units, number: int) -> dict[str, Any]:
+    """As `VllmEngine` asks."""
+    sampling = units.sampling(number)
+    return {
+        **sampling,
+        "seed": int(units.seeds[number]),
+        "min_tokens": sampling["max_tokens"],
+        "ignore_eos": True,
+        "logit_bias": {token: -100.0 for token in range(NUM_SPECIAL)},
+        "detokenize": False,
+    }
+
+
+def _stage(context: Context, model: str) -> dict[str, float]:
+    context.storage.delete(context.folder("outcomes"))
+    begin = time.time()
+    counts = run(context)
+    disconnect()
+    start_up_s = time.time() - begin - counts["span_s"]
+    return {
+        "tokens_per_s": counts["span_tokens_per_s"],
+        "idle_share": counts["idle_share"],
+        "start_up_s": round(start_up_s, 1),
+    }
+
+
+def _ray_data_llm(context: Context, model: str) -> dict[str, float]:
     import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     connect(context.config.ray)
-    storage, config = context.storage, context.config
-
-    def run() -> float:
-        tables = [storage.read_part("plan", part) for part in storage.parts("plan")]
-        units = pa.concat_tables(tables).to_pylist()
-        engine = _engine(storage, config)
-        begin = time.monotonic()
-        answers = engine.answer(units)
-        return sum(map(len, answers)) / (time.monotonic() - begin)
-
-    return float(ray.get(ray.remote(run).remote()))
-
-
-def _through_stage(context: Context, num_units: int) -> float:
-    """Tokens a second between the first unit's start and the last outcome's write."""
-    storage, config = context.storage, context.config
-    map_parts(
-        context, "outcomes", storage.parts("plan"), Generator,
-        fn_constructor_kwargs={"storage": storage, "plan": "plan", "folder": "outcomes",
-                               "engine": lambda: _engine(storage, config)},
-        concurrency=(1, 1),
+    config = context.config
+    arguments = vllm_arguments(model, config.generate, config.lm.context_len, on_gpu=False)
+    arguments.pop("model")
+    units = _units(context)
+    rows = [
+        {"prompt": prompt, "number": n, "sampling": _sampling(units, n)}
+        for n, prompt in enumerate(units.prompts)
+    ]
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": str(round(config.generate.kv_cache_gib)),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    processor = build_processor(
+        vLLMEngineProcessorConfig(
+            model_source=model, engine_kwargs=arguments, concurrency=(1, 1), batch_size=256,
+            accelerator_type=None, log_engine_metrics=False,
+            placement_group_config={"bundles": [{"CPU": 1}]},
+            chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
+            runtime_env={"env_vars": environment},
+        ),
+        preprocess=lambda row: {
+            "tokenized_prompt": row["prompt"], "number": row["number"],
+            "sampling_params": row["sampling"],
+        },
+        postprocess=lambda row: {
+            "number": row["number"], "tokens": row["generated_tokens"],
+            "time": time.time(), "seconds": row["time_taken_llm"],
+        },
     )  # fmt: skip
-    notes = [Path(storage.path("outcomes", f"{p}.json")) for p in storage.parts("outcomes")]
-    ends = {note: note.stat().st_mtime for note in notes}
-    first = min(notes, key=ends.__getitem__)
-    begin = ends[first] - json.loads(first.read_text())["counts"]["engine_ms"] / 1000
-    return num_units * NUM_EVENTS / (max(ends.values()) - begin)
+    begin = time.time()
+    times, spans, tokens = [], [], 0
+    for row in processor(ray.data.from_items(rows)).iter_rows():
+        times.append(row["time"])
+        spans.append(row["seconds"])
+        tokens += len(row["tokens"])
+    first = times[0] - spans[0]
+    disconnect()
+    return {
+        "tokens_per_s": round(tokens / (max(times) - first), 1),
+        "start_up_s": round(first - begin, 1),
+    }
 
 
-def _engine(storage: Storage, config: Any) -> VllmEngine:
-    tokens = NUM_SPECIAL + NUM_ITEMS
-    return VllmEngine(storage.fetch_folder("lm", "benchmark"), config.generate, LM, tokens, False)
+def _units(context: Context) -> Units:
+    plan = context.folder("plan")
+    tables = [context.storage.read_part(plan, part) for part in context.storage.parts(plan)]
+    return Units(pa.concat_tables(tables))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    if "--child" in sys.argv:
+        _child()
+    else:
+        typer.run(main)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llmaug import __version__
-from llmaug.errors import UserError
+from llmaug.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from llmaug.config import Config
@@ -38,6 +38,10 @@ ENDPOINT = Annotated[
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 CONFIG = Annotated[Path, typer.Option("--config", "-c", help="YAML config.", show_default=False)]
 NAME = Annotated[str, typer.Option(help="Name of the published model.")]
+COLUMNS = Annotated[
+    list[str] | None, typer.Option(help="OURS=THEIRS, for columns of another name.")
+]
+UNIT = Annotated[str | None, typer.Option(help="Unit of times that are numbers: s, ms, us or ns.")]
 _DEFAULT_ROOT = "demo"
 
 
@@ -83,6 +87,10 @@ def run_job(
         manifests = pipeline.run(
             config, storage, run_id, until, lambda publish: Progress(console, publish)
         )
+    except KeyboardInterrupt as stop:  # typer would say no more than "Aborted."
+        raise Interrupted(
+            "stopped: what is finished is kept; run the same command again to go on"
+        ) from stop
     finally:
         disconnect()
     metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
@@ -121,8 +129,85 @@ def status(run: Annotated[str, typer.Argument(help="Run id.")], root: ROOT = Non
     console.print(table)
     if holder and state["progress"]:
         now = state["progress"]
-        left = f", {now['remaining_s']:.0f} s left" if now.get("remaining_s") else ""
-        console.print(f"now: {now['stage']} {now['done']}/{now['total'] or '?'}{left}")
+        counts = [f"{name} {value}" for name, value in (now.get("counts") or {}).items()]
+        left = [f"{now['remaining_s']:.0f} s left"] if now.get("remaining_s") else []
+        place = f"{now['done']:,}/{now['total'] or '?'} {now.get('unit', '')}".rstrip()
+        console.print(f"now: {now['stage']} " + ", ".join([place, *counts, *left]))
+
+
+@app.command()
+def forecast(
+    config: CONFIG,
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="Run folder; default: the config's name.")
+    ] = None,
+    probe_units: Annotated[
+        int | None, typer.Option(min=8, help="Units to try; default: 2 x generate.max_num_seqs.")
+    ] = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """What generation will cost: units, tokens, engine hours, accepted outcomes.
+
+    Runs the job up to the plan and a sample of the plan through the real engine; what that
+    generates is kept, so it is not paid for twice. `budget.price_per_hour` gives the cost.
+
+    Example: `llmaug forecast --config configs/demo.yaml --root demo`
+    """
+    from llmaug.cluster import disconnect
+    from llmaug.config import load_config
+    from llmaug.forecast import forecast as predict
+    from llmaug.progress import Progress
+    from llmaug.summary import forecast_table
+
+    parsed = load_config(config)
+    storage = _storage(parsed, root, endpoint_url)
+    console = Console(stderr=True)
+    try:
+        predicted = predict(
+            parsed, storage, run_id or parsed.name, probe_units,
+            lambda publish: Progress(console, publish),
+        )  # fmt: skip
+    finally:
+        disconnect()
+    if as_json:
+        return _print_json(predicted)
+    Console().print(forecast_table(predicted))
+
+
+@app.command("retry-failed")
+def retry_failed(
+    run: Annotated[str, typer.Argument(help="Run id.")],
+    reason: Annotated[
+        str | None, typer.Option(help="Only units that failed with this reason.")
+    ] = None,
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Generate again the units of a run that failed, and no others.
+
+    Example: `llmaug retry-failed demo --reason engine_crashed --root demo`
+    """
+    from llmaug.cluster import disconnect
+    from llmaug.progress import Progress
+    from llmaug.retry import retry_failed as retry
+
+    console = Console(stderr=True)
+    try:
+        done = retry(
+            _storage(None, root, endpoint_url), run, reason,
+            lambda publish: Progress(console, publish),
+        )  # fmt: skip
+    finally:
+        disconnect()
+    if as_json:
+        return _print_json(done)
+    listed = ", ".join(f"{name} {number:,}" for name, number in done["by_reason"].items())
+    Console().print(f"{done['retried']:,} units tried again ({listed}); "
+                    f"{done['still_failed']:,} units of the run fail still")  # fmt: skip
+    Console().print("Run the job again to renew what follows: filter, merge, train, report.")
 
 
 @app.command()
@@ -177,6 +262,112 @@ def score(
     writer = csv.DictWriter(sys.stdout, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
+
+
+@app.command()
+def ab(
+    exposures: Annotated[
+        str, typer.Option(help="File or folder (or s3://): user_id, variant, timestamp, item_id.")
+    ],
+    feedback: Annotated[
+        str, typer.Option(help="The same: user_id, action, timestamp, item_id, value.")
+    ],
+    control: Annotated[str, typer.Option(help="Variant to compare with.")],
+    treatment: Annotated[
+        str | None, typer.Option(help="The other variant; needed where there are more than two.")
+    ] = None,
+    click: Annotated[list[str] | None, typer.Option(help="Action that is a click.")] = None,
+    conversion: Annotated[
+        list[str] | None, typer.Option(help="Action that is a conversion.")
+    ] = None,
+    score: Annotated[
+        list[str] | None, typer.Option(help="Action whose value is a satisfaction score.")
+    ] = None,
+    window_hours: Annotated[
+        float, typer.Option(help="Feedback counts so long after the exposure.")
+    ] = 24.0,
+    treatment_share: Annotated[
+        float, typer.Option(help="Share of the users that was to get the treatment.")
+    ] = 0.5,
+    expected_lift: Annotated[
+        float | None, typer.Option(help="State the power for this relative lift, e.g. 0.02.")
+    ] = None,
+    exposures_columns: COLUMNS = None,
+    feedback_columns: COLUMNS = None,
+    timestamp_unit: UNIT = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Read a live A/B test: lift of clicks, conversions and satisfaction, and whether to trust it.
+
+    Files are Parquet, JSON lines or CSV, `.gz` too. --click, --conversion, --score and the column
+    options may be repeated.
+
+    Example: `llmaug ab --exposures logs/shown --feedback logs/done --control old --click click
+    --score rate --feedback-columns value=stars`
+    """
+    from llmaug.ab import analyse
+    from llmaug.experiment import Experiment
+    from llmaug.live_tables import read_live
+    from llmaug.schema import EXPOSURE, FEEDBACK
+
+    experiment = Experiment(
+        control=control,
+        treatment=treatment,
+        clicks=tuple(click or ()),
+        conversions=tuple(conversion or ()),
+        scores=tuple(score or ()),
+        window_hours=window_hours,
+        treatment_share=treatment_share,
+        expected_lift=expected_lift,
+    )
+    how = {"timestamp_unit": timestamp_unit, "endpoint_url": endpoint_url}
+    shown = read_live(exposures, "--exposures", EXPOSURE, exposures_columns, **how)
+    said = read_live(feedback, "--feedback", FEEDBACK, feedback_columns, **how)
+    result = analyse(shown.table, said.table, experiment)
+    result["warnings"] += [*shown.warnings("exposures"), *said.warnings("feedback")]
+    result["ledger"]["refused"] = {"exposures": shown.refused, "feedback": said.refused}
+    if as_json:
+        return _print_json(result)
+    from llmaug.live_summary import print_ab
+
+    print_ab(Console(), result)
+
+
+@app.command()
+def counterfactual(
+    log: Annotated[
+        str,
+        typer.Option(
+            help="File or folder (or s3://): user_id, item_id, propensity, reward, new_probability;"
+            " and for dr predicted_reward, expected_reward."
+        ),
+    ],
+    clip: Annotated[
+        float | None, typer.Option(help="Largest weight new_probability / propensity.")
+    ] = None,
+    log_columns: COLUMNS = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """What a new policy would have earned, from a log with propensities: ips, snips, dr.
+
+    Example: `llmaug counterfactual --log logs/shown.parquet --clip 50
+    --log-columns new_probability=p_model_b`
+    """
+    from llmaug.counterfactual import estimate
+    from llmaug.live_tables import read_live
+    from llmaug.schema import LOGGED_CHOICE
+
+    rows = read_live(log, "--log", LOGGED_CHOICE, log_columns, endpoint_url=endpoint_url)
+    result = estimate(rows.table, clip=clip)
+    result["warnings"] += rows.warnings("log")
+    result["refused"] = rows.refused
+    if as_json:
+        return _print_json(result)
+    from llmaug.live_summary import print_counterfactual
+
+    print_counterfactual(Console(), result)
 
 
 @app.command()
@@ -286,13 +477,12 @@ def guarded(command: Any) -> None:
     """Call `command`; print what the user can mend in one line and exit with 1."""
     try:
         command()
+    except Interrupted as stop:
+        Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
+        sys.exit(130)
     except UserError as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        message = "stopped: what is finished is kept; run the same command again to go on"
-        Console(stderr=True).print(message)
-        sys.exit(130)
 
 
 def _storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:

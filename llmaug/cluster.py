@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 
 from llmaug.config import RayConfig
 
@@ -46,6 +48,9 @@ def connect(config: RayConfig) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler would end the process without a word on how to go on.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -76,9 +76,12 @@ def number_column(column: pa.ChunkedArray, name: str, file: str) -> tuple[pa.Arr
     return value, bad
 
 
-def parse_times(column: pa.ChunkedArray, unit: str | None, file: str) -> Times:
+def parse_times(
+    column: pa.ChunkedArray, unit: str | None, file: str, setting: str = "ingest.timestamp_unit"
+) -> Times:
     """Timestamps, dates, ISO 8601 text, or numbers in `unit`; what has no zone is UTC.
 
+    `setting` is what sets the unit, for messages.
     Raises UserError when there are numbers and no unit, or the type has no time in it.
     """
     kind = column.type
@@ -89,28 +92,30 @@ def parse_times(column: pa.ChunkedArray, unit: str | None, file: str) -> Times:
         return _from_integers(array.cast(pa.int64()), array.type.unit)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         if unit is None:
-            raise _no_unit(file, str(kind).replace("double", "float64"))
+            raise _no_unit(file, str(kind).replace("double", "float64"), setting)
         if pa.types.is_integer(kind):
             return _from_integers(array.cast(pa.int64(), safe=False), unit)
         return _from_floats(array.cast(pa.float64()), unit)
     if not (is_text(kind) or _is_binary(kind) or pa.types.is_dictionary(kind) or kind == pa.null()):
         raise UserError(
             f"{file}: column 'timestamp' is {kind}, not a time; use timestamps, ISO 8601 text or "
-            "numbers with ingest.timestamp_unit"
+            f"numbers with {setting}"
         )
     text, broken = text_column(column, "timestamp", file)
-    return _from_text(pc.utf8_trim_whitespace(text), broken, unit, file)
+    return _from_text(pc.utf8_trim_whitespace(text), broken, unit, file, setting)
 
 
 # -- times -------------------------------------------------------------------------------
 
 
-def _from_text(text: pa.Array, broken: np.ndarray, unit: str | None, file: str) -> Times:
+def _from_text(
+    text: pa.Array, broken: np.ndarray, unit: str | None, file: str, setting: str
+) -> Times:
     null = mask_of(pc.is_null(text)) & ~broken
     us, bad, beyond = np.zeros(len(text), np.int64), broken.copy(), np.zeros(len(text), bool)
     numeric = mask_of(pc.match_substring_regex(text, NUMBER))
     if numeric.any() and unit is None and (numeric | null | broken).all():
-        raise _no_unit(file, "numbers")
+        raise _no_unit(file, "numbers", setting)
     if numeric.any() and unit is not None:
         digits = text.filter(pa.array(numeric))
         try:
@@ -158,11 +163,10 @@ def _from_floats(array: pa.Array, unit: str) -> Times:
     return Times(us, null, np.zeros(len(raw), bool), beyond)
 
 
-def _no_unit(file: str, kind: str) -> UserError:
+def _no_unit(file: str, kind: str, setting: str) -> UserError:
     has = "holds numbers" if kind == "numbers" else f"is {kind}"
     return UserError(
-        f"{file}: column 'timestamp' {has} without a unit; "
-        "set ingest.timestamp_unit (s, ms, us, ns)"
+        f"{file}: column 'timestamp' {has} without a unit; set {setting} (s, ms, us, ns)"
     )
 
 

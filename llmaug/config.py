@@ -7,7 +7,7 @@ stand in a config: they come from the environment or the standard AWS files.
 from __future__ import annotations
 
 import difflib
-from datetime import date, datetime
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -167,6 +167,10 @@ class LmConfig(OptimiserConfig):
     """Longest sequence in tokens, prompt and continuation together."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout on embeddings and on the last hidden state while training."""
+    from_run: str | None = None
+    """Generate with the behaviour model (and vocabulary) of this earlier run instead of
+    training one: its outcomes cache then answers whatever has not changed since. Refused when
+    that run trained on events that are held out now."""
     item_features: bool = True
     """Add projected item tags to the item embeddings (folded into one table at export)."""
     weight_decay: float = Field(default=0.05, ge=0)
@@ -204,6 +208,9 @@ class ContinueConfig(SamplingConfig):
     """Events of each continuation."""
     max_history_len: int | None = Field(default=None, ge=1)
     """Only users with at most this many training events: the sparse ones. None: all."""
+    accepted_per_user: int | None = Field(default=None, ge=1)
+    """Stop asking for a user once so many of its outcomes would be accepted;
+    `samples_per_user` is then the most tries. None: all samples are generated."""
 
 
 class NewUsersConfig(SamplingConfig):
@@ -224,13 +231,20 @@ class PlanConfig(_Model):
     )
     """What to generate; empty: nothing, only the arm `real` is trained."""
     units_per_part: int = Field(default=512, ge=1)
-    """New-user units in one part: what a killed run may lose."""
+    """Units in one part, the piece of work that is committed as a whole."""
+    allocation: Literal["sparse_first", "uniform", "proportional"] = "sparse_first"
+    """Who comes first, and who gets what when the budget is smaller than the demand.
+    sparse_first: users with the shortest histories, all their samples; uniform: a first sample
+    for everyone before anyone gets a second; proportional: samples in proportion to the
+    history (Webster's method)."""
 
     @model_validator(mode="after")
     def _no_question_twice(self) -> PlanConfig:
         # A unit's id is made from its question: a repeated strategy repeats the units.
         asked = [
-            strategy.model_dump(exclude={"num_users", "samples_per_user", "max_history_len"})
+            strategy.model_dump(
+                exclude={"num_users", "samples_per_user", "max_history_len", "accepted_per_user"}
+            )
             for strategy in self.strategies
         ]
         for number, question in enumerate(asked):
@@ -242,11 +256,35 @@ class PlanConfig(_Model):
         return self
 
 
+class BudgetConfig(_Model):
+    """What generation may cost. Reaching a limit ends it in a valid, smaller data set."""
+
+    max_units: int | None = Field(default=None, ge=1)
+    """Units at most, all strategies together, each cut by the same share."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Generated tokens at most."""
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    """Hours of all engines together (on a CPU: of its engines), start-up included."""
+    deadline: datetime | time | None = None
+    """When generation has to end: a date and time with zone, or a time of day in UTC
+    (`06:30`), the next one after generation starts."""
+    price_per_hour: float = Field(default=0.0, ge=0)
+    """Price of one engine for an hour, in any currency: for the cost that is shown."""
+
+    @model_validator(mode="after")
+    def _deadline_has_a_zone(self) -> BudgetConfig:
+        if isinstance(self.deadline, datetime) and self.deadline.tzinfo is None:
+            raise ValueError("budget.deadline needs a zone: 2026-02-01T06:30:00Z")
+        return self
+
+
 class GenerateConfig(_Model):
     """The generation actors."""
 
     engine: Literal["vllm", "uniform"] = "vllm"
     """vllm, or uniform: items drawn at random, a control that the gate must refuse."""
+    simulated_tokens_per_s: float | None = Field(default=None, gt=0)
+    """engine uniform: take the time of a GPU with this rate, to try a cluster's set-up."""
     num_actors: int = Field(default=1, ge=1)
     """Fixed number of engines."""
     num_cpus: float = Field(default=1, ge=0)
@@ -259,6 +297,10 @@ class GenerateConfig(_Model):
     """CPU only: key-value cache of each engine in GiB."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Weights and activations in the engine."""
+    parts_in_flight: int = Field(default=3, ge=1)
+    """Parts in one engine at a time: the next runs while one drains and one is written."""
+    use_cache: bool = True
+    """Take answers that the same generator gave to the same units on an earlier night."""
 
 
 class FiltersConfig(_Model):
@@ -453,6 +495,7 @@ class Config(_Model):
     vocabulary: VocabularyConfig = VocabularyConfig()
     lm: LmConfig = LmConfig()
     plan: PlanConfig = PlanConfig()
+    budget: BudgetConfig = BudgetConfig()
     generate: GenerateConfig = GenerateConfig()
     filters: FiltersConfig = FiltersConfig()
     merge: MergeConfig = MergeConfig()

@@ -14,6 +14,10 @@ class UserError(ValueError):
         self.message = message  # Ray Data appends hints for developers to `args`
 
 
+class Interrupted(UserError):
+    """A signal ended the run in good order; the message says how to go on. Exit code 130."""
+
+
 def find_user_error(error: BaseException) -> UserError | None:
     """The UserError inside `error`, or None.
 

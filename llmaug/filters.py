@@ -7,6 +7,7 @@ Nothing is deleted: every event is written with its verdict.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.config import FiltersConfig
+from llmaug.generators import generator_of
+from llmaug.plan import read_parts
 from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, validate
 from llmaug.sequences import group_bounds, user_histories
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage, digest
-from llmaug.vocabulary import NUM_SPECIAL, Statistics, load, load_statistics
+from llmaug.vocabulary import NUM_SPECIAL, Statistics, Vocabulary, load, load_statistics
 
 
 @dataclass(frozen=True)
@@ -145,29 +148,52 @@ def event_times(
 
 
 def run(context: Context) -> dict[str, Any]:
-    config, storage = context.config, context.storage
-    outcomes, folder = context.folder("outcomes"), context.folder("filtered")
-    train = f"{context.folder('split')}/{TRAIN}"
-    vocabulary_folder = context.folder("vocabulary")
-    # Workers keep the hashes: the name must change with what they were made from.
-    basis = [context.manifest("split")["fingerprint"], config.filters.copied_ngram]
-    runs = f"{folder}/runs-{digest(basis)[:12]}"
-    work = partial(_runs_part, storage, train, runs, vocabulary_folder, config.filters.copied_ngram)
-    map_parts(context, runs, storage.parts(train), work)
-    work = partial(
-        _filter_part, storage, outcomes, folder, train, runs, vocabulary_folder,
-        context.folder("plan"), config.filters, config.seed,
-    )  # fmt: skip
-    counts = map_parts(context, folder, storage.parts(outcomes), work)
-    storage.delete(runs)
+    counts = filter_parts(context, "plan", "outcomes", "filtered")
     units = context.manifest("outcomes")["counts"]["units"]
-    assert units == counts[ACCEPTED] + counts[REJECTED] + counts[FAILED], counts
+    assert units == counts["units"], counts
     context.progress.note(
         f"{units:,} units = {counts[ACCEPTED]:,} accepted + {counts[REJECTED]:,} rejected + "
         f"{counts[FAILED]:,} failed; {counts['events_kept']:,} of "
         f"{counts['events_generated']:,} events kept"
     )
-    return {"units": units, ACCEPTED: 0, REJECTED: 0, FAILED: 0, **counts}
+    return dict(counts)
+
+
+def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Counter[str]:
+    """Write the verdicts on all parts of `outcomes` into `name` (folders of the run)."""
+    config, storage = context.config, context.storage
+    folder = context.folder(name)
+    train = f"{context.folder('split')}/{TRAIN}"
+    vocabulary_folder = generator_of(context).vocabulary
+    length = config.filters.copied_ngram
+    # Workers keep the hashes: the name must change with what they were made from.
+    basis = [context.manifest("split")["fingerprint"], vocabulary_folder, length]
+    runs = f"{folder}/runs-{digest(basis)[:12]}"
+    work = partial(_runs_part, storage, train, runs, vocabulary_folder, length)
+    map_parts(context, runs, storage.parts(train), work)
+    groups = _groups(storage, context.folder(plan), storage.parts(context.folder(outcomes)))
+    work = partial(
+        _filter_group, groups, storage, context.folder(outcomes), folder, train, runs,
+        vocabulary_folder, context.folder("vocabulary"), context.folder(plan), config.filters,
+        config.seed,
+    )  # fmt: skip
+    counts = map_parts(context, folder, list(groups), work, outputs=groups)
+    storage.delete(runs)
+    counts["units"] = counts["rows"]
+    for status in (ACCEPTED, REJECTED, FAILED):
+        counts.setdefault(status, 0)
+    assert counts["units"] == counts[ACCEPTED] + counts[REJECTED] + counts[FAILED], counts
+    return counts
+
+
+def _groups(storage: Storage, plan: str, outcomes: list[str]) -> dict[str, list[str]]:
+    """{name: parts of outcomes} that share one part of the training events."""
+    there = set(outcomes)
+    groups: dict[str, list[str]] = {}
+    for part in read_parts(storage, plan):
+        if part.name in there:
+            groups.setdefault(part.train_part or part.name, []).append(part.name)
+    return groups
 
 
 def _runs_part(
@@ -188,68 +214,97 @@ def _real_runs(storage: Storage, folder: str) -> np.ndarray:
     return np.unique(np.concatenate(tables))
 
 
-def _filter_part(
+def _filter_group(
+    groups: dict[str, list[str]],
     storage: Storage,
     outcomes: str,
     folder: str,
     train: str,
     runs: str,
     vocabulary_folder: str,
+    statistics_folder: str,
     plan: str,
     config: FiltersConfig,
     seed: int,
-    part: str,
+    group: str,
 ) -> dict[str, Any]:
+    """All parts of a group, so that its histories are read once."""
     vocabulary = load(storage, vocabulary_folder)
-    statistics = load_statistics(storage, vocabulary_folder)
-    units = storage.read_part(plan, part, columns=["unit_id", "after"]).to_pylist()
-    after = {unit["unit_id"]: unit["after"] for unit in units}
-    rows = storage.read_part(outcomes, part).to_pylist()
+    statistics = load_statistics(storage, statistics_folder)
+    real_runs = _real_runs(storage, runs)
     histories: dict[str, list[int]] = {}
-    if any(row["user_id"] for row in rows):
-        histories = user_histories(storage, [train], part.split("-", 1)[1], vocabulary)
-    counts: dict[str, int] = {}
-
-    def count(name: str, number: int = 1) -> None:
-        counts[name] = counts.get(name, 0) + number
-
-    for row in rows:
-        if row["status"] != GENERATED:
-            count(FAILED)
-            count(f"{FAILED}.{row['reason']}")
+    if group not in groups[group]:
+        histories = user_histories(storage, [train], group, vocabulary)
+    total: Counter[str] = Counter()
+    for part in groups[group]:
+        if storage.exists(folder, f"{part}.json"):
             continue
-        candidate = Candidate(
-            strategy=row["strategy"],
-            tokens=row["tokens"],
-            history=frozenset(histories.get(row["user_id"], ())),
-            num_tokens=vocabulary.num_tokens,
-            real_runs=_real_runs(storage, runs),
-        )
-        reasons, verdict = judge(candidate, config)
-        rng = np.random.default_rng([seed, int(row["unit_id"][:15], 16)])
-        times = event_times(rng, len(row["tokens"]), after[row["unit_id"]], statistics)
-        row["status"] = REJECTED if verdict else ACCEPTED
-        row["reason"], row["detail"] = verdict or (None, None)
-        row["events"] = [
-            {
-                "item_id": vocabulary.decode(token),
-                "timestamp": times[position],
-                "position": position,
-                "logprob": None,
-                "keep": verdict is None and reason is None,
-                "reason": reason,
-            }
-            for position, (token, reason) in enumerate(zip(row["tokens"], reasons, strict=True))
-        ]
-        count(row["status"])
-        if verdict:
-            count(f"{REJECTED}.{verdict[0]}")
-        for reason in filter(None, reasons):
-            count(f"events_dropped.{reason}")
-        count("events_generated", len(reasons))
-        count("events_kept", sum(event["keep"] for event in row["events"]))
-    table = validate(pa.Table.from_pylist(rows, schema=OUTCOME), OUTCOME, part)
-    storage.write_part(table, counts, folder, part)
+        units = storage.read_part(plan, part, columns=["unit_id", "after"]).to_pylist()
+        after = {unit["unit_id"]: unit["after"] for unit in units}
+        rows = storage.read_part(outcomes, part).to_pylist()
+        counts: Counter[str] = Counter()
+        for row in rows:
+            history = histories.get(row["user_id"], [])
+            rng = np.random.default_rng([seed, int(row["unit_id"][:15], 16)])
+            try:
+                _finish(row, history, after[row["unit_id"]], vocabulary, statistics, real_runs,
+                        config, rng)  # fmt: skip
+            except Exception as error:  # one row that cannot be read is one failed outcome
+                row.update(status=FAILED, reason="unparsable", detail=f"{error!r}"[:500])
+                row["events"] = None
+            counts.update(_counts_of(row))
+        table = validate(pa.Table.from_pylist(rows, schema=OUTCOME), OUTCOME, part)
+        storage.write_part(table, dict(counts), folder, part)
+        total.update(counts)
+    return dict(total)
+
+
+def _finish(
+    row: dict[str, Any],
+    history: list[int],
+    after: datetime | None,
+    vocabulary: Vocabulary,
+    statistics: Statistics,
+    real_runs: np.ndarray,
+    config: FiltersConfig,
+    rng: np.random.Generator,
+) -> None:
+    """Give the outcome `row` its final status, reason and events."""
+    if row["status"] != GENERATED:
+        return
+    candidate = Candidate(
+        strategy=row["strategy"],
+        tokens=row["tokens"],
+        history=frozenset(history),
+        num_tokens=vocabulary.num_tokens,
+        real_runs=real_runs,
+    )
+    reasons, verdict = judge(candidate, config)
+    times = event_times(rng, len(row["tokens"]), after, statistics)
+    row["status"] = REJECTED if verdict else ACCEPTED
+    row["reason"], row["detail"] = verdict or (None, None)
+    row["events"] = [
+        {
+            "item_id": vocabulary.decode(token),
+            "timestamp": times[position],
+            "position": position,
+            "logprob": None,
+            "keep": verdict is None and reason is None,
+            "reason": reason,
+        }
+        for position, (token, reason) in enumerate(zip(row["tokens"], reasons, strict=True))
+    ]
+
+
+def _counts_of(row: dict[str, Any]) -> Counter[str]:
+    counts = Counter([row["status"]])
+    if row["reason"]:
+        counts[f"{row['status']}.{row['reason']}"] += 1
+    for event in row["events"] or []:
+        counts["events_generated"] += 1
+        counts["events_kept"] += event["keep"]
+        if event["reason"]:
+            counts[f"events_dropped.{event['reason']}"] += 1
     return counts
 
 
@@ -257,5 +312,6 @@ STAGE = Stage(
     name="filtered",
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
+    code=("llmaug.generators",),
     settings=lambda config: config.filters,
 )

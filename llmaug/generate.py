@@ -1,250 +1,201 @@
 """Units in, Outcomes out: a fixed pool of engines, spread by Ray Data.
 
-One part of the plan is one Ray Data row. An actor reads the part's units, runs them all
-through its engine, and writes the part's outcomes: exactly one outcome a unit, failures
-with their reason. A part that is written is never generated again, so a killed run
-repeats at most the parts that were in flight.
+One part of the plan is one Ray Data row. An actor keeps several parts in its engine, so that
+the engine never waits for storage, and writes each part's outcomes: exactly one outcome a
+unit, failures with their reason. A part that is written is never generated again; answers of
+an unfinished part are put aside every half minute, so a killed run repeats little.
 
-The engine is driven through vLLM's own `add_request`/`step` loop rather than through
-`ray.data.llm`: a bad unit must become a failed outcome without touching its neighbours,
-the model folder may lie on storage that only we can read, and one process an engine keeps
-sampling reproducible.
+Before any engine starts, the outcomes cache answers what it can. A limit of the budget ends
+the stage with what is there; SIGTERM or Ctrl-C keeps what is finished for the next run.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable
-from typing import Any, Protocol
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from llmaug.board import Board, Limits
 from llmaug.cluster import connect
-from llmaug.config import GenerateConfig, LmConfig
+from llmaug.config import BudgetConfig
+from llmaug.engines import EngineMaker, UniformEngine, VllmEngine
 from llmaug.errors import UserError
-from llmaug.schema import FAILED, GENERATED, OUTCOME, validate
-from llmaug.stage import Context, Stage, map_parts
+from llmaug.generators import Generator, generator_of
+from llmaug.ledger import check_units
+from llmaug.outcome_cache import cache_folder, recall
+from llmaug.part_worker import KEPT, PartWorker, Place, commit, keep
+from llmaug.plan import PlanPart, read_parts
+from llmaug.schema import FAILED, GENERATED
+from llmaug.split import TRAIN
+from llmaug.stage import Context, Stage, map_parts, total_counts
 from llmaug.storage import Storage
-from llmaug.vocabulary import NUM_SPECIAL, Vocabulary, load
+from llmaug.vocabulary import load
+from llmaug.watch import Spent, Watch, interruptible
 
 
 def run(context: Context) -> dict[str, Any]:
-    config, storage = context.config, context.storage
-    plan, folder = context.folder("plan"), context.folder("outcomes")
-    vocabulary = load(storage, context.folder("vocabulary"))
-    num_gpus = _num_gpus(context)
-    if config.generate.engine == "vllm":
-        from llmaug.lm.causal import check_vocabulary
-
-        lm_folder = context.folder(f"lm/{config.lm.name}")
-        check_vocabulary(storage, lm_folder, vocabulary)
-        engine: Callable[[], Engine] = VllmEngine.spec(
-            storage, lm_folder, context, vocabulary, num_gpus
+    storage, folder = context.storage, context.folder("outcomes")
+    generator = generator_of(context)
+    parts = read_parts(storage, context.folder("plan"))
+    place = Place(storage, context.folder("plan"), folder, context.run_id, generator.name)
+    if context.config.generate.use_cache:
+        _answer_from_cache(context, place, parts)
+    stopped, seen = run_engines(context, place, generator, parts)
+    done = set(storage.parts(folder))
+    if stopped:
+        _commit_kept(context, place, [part for part in parts if part.name not in done])
+        done = set(storage.parts(folder))
+    counts = total_counts(storage, folder)
+    planned = context.manifest("plan")["counts"]["units"]
+    missing = sum(part.num_units for part in parts if part.name not in done)
+    left_out = counts["left_out"] + missing
+    answered = counts["units"]
+    assert answered == counts[GENERATED] + counts[FAILED], counts
+    assert planned == answered + left_out + counts["not_needed"], (planned, left_out, counts)
+    check_units(storage, context.folder("plan"), folder, [p.name for p in parts if p.name in done])
+    if planned and counts[FAILED] == answered:
+        raise UserError(f"all {answered} units failed: {_first_failure(storage, folder)}")
+    if left_out:
+        context.progress.note(
+            f"[yellow]{stopped or 'limit'} reached: {left_out:,} of {planned:,} units are left "
+            f"out, {answered:,} are answered[/yellow]"
         )
-    else:
-        engine = UniformEngine.spec(vocabulary)
-    counts = map_parts(
-        context,
-        folder,
-        storage.parts(plan),
-        Generator,
-        fn_constructor_kwargs={
-            "storage": storage,
-            "plan": plan,
-            "folder": folder,
-            "engine": engine,
-        },
-        concurrency=(config.generate.num_actors, config.generate.num_actors),
-        num_cpus=config.generate.num_cpus,
-        num_gpus=num_gpus,
-    )
-    num_units = context.manifest("plan")["counts"]["units"]
-    assert counts["units"] == num_units == counts[GENERATED] + counts[FAILED], counts
-    if num_units and counts[FAILED] == num_units:
-        raise UserError(f"all {num_units} units failed: {_first_failure(storage, folder)}")
-    seconds = counts.pop("engine_ms") / 1000
-    rate = round(counts["output_tokens"] / seconds, 1) if seconds else 0.0
-    return {**counts, "engine_seconds": seconds, "output_tokens_per_s": rate}
-
-
-class Engine(Protocol):
-    """What runs units."""
-
-    def answer(self, units: list[dict[str, Any]]) -> list[list[int] | str]:
-        """Token ids for each unit, or `reason: detail` where it failed."""
-
-
-class Generator:
-    """A Ray Data actor: one engine, loaded once."""
-
-    def __init__(self, storage: Storage, plan: str, folder: str, engine: Callable[[], Any]) -> None:
-        self._storage, self._plan, self._folder = storage, plan, folder
-        self._engine = engine()
-
-    def __call__(self, part: str) -> dict[str, Any]:
-        units = self._storage.read_part(self._plan, part).to_pylist()
-        begin = time.monotonic()
-        answers = self._engine.answer(units)
-        seconds = time.monotonic() - begin
-        outcomes = [
-            _outcome(unit, answer, seconds / len(units))
-            for unit, answer in zip(units, answers, strict=True)
-        ]
-        table = validate(pa.Table.from_pylist(outcomes, schema=OUTCOME), OUTCOME, part)
-        num_failed = sum(outcome["status"] == FAILED for outcome in outcomes)
-        counts = {
-            "units": len(units),
-            GENERATED: len(units) - num_failed,
-            FAILED: num_failed,
-            "output_tokens": sum(outcome["num_generated_tokens"] for outcome in outcomes),
-            "engine_ms": int(seconds * 1000),
-        }
-        self._storage.write_part(table, counts, self._folder, part)
-        return counts
-
-
-def _outcome(unit: dict[str, Any], answer: list[int] | str, seconds: float) -> dict[str, Any]:
-    failed = isinstance(answer, str)
-    reason, _, detail = answer.partition(": ") if isinstance(answer, str) else (None, "", None)
     return {
-        "unit_id": unit["unit_id"],
-        "user_id": unit["user_id"],
-        "strategy": unit["strategy"],
-        "sample": unit["sample"],
-        "status": FAILED if failed else GENERATED,
-        "reason": reason,
-        "detail": detail,
-        "tokens": [] if failed else answer,
-        "num_prompt_tokens": len(unit["prompt"] or []),
-        "num_generated_tokens": 0 if failed else len(answer),
-        "engine_seconds": seconds,
-        "attempts": 1,
+        **_figures(counts),
+        "planned": planned,
+        "left_out": left_out,
+        "stopped": stopped,
+        **seen,
     }
 
 
-class UniformEngine:
-    """Items drawn at random: a control generator that the gate must refuse."""
-
-    def __init__(self, num_items: int) -> None:
-        self._num_items = num_items
-
-    @staticmethod
-    def spec(vocabulary: Vocabulary) -> Callable[[], UniformEngine]:
-        num_items = vocabulary.num_items
-        return lambda: UniformEngine(num_items)
-
-    def answer(self, units: list[dict[str, Any]]) -> list[list[int] | str]:
-        """Token ids for each unit, or `reason: detail` where it failed."""
-        return [
-            (
-                np.random.default_rng(unit["seed"]).integers(
-                    self._num_items, size=unit["sampling"]["max_tokens"]
-                )
-                + NUM_SPECIAL
-            ).tolist()
-            for unit in units
-        ]
+def _figures(counts: Counter[str]) -> dict[str, Any]:
+    seconds = counts["engine_ms"] / 1000
+    figures = {name: n for name, n in counts.items() if name not in ("engine_ms", "rows")}
+    for name in (GENERATED, FAILED, "cache_hits", "not_needed"):
+        figures.setdefault(name, 0)
+    rate = round(counts["output_tokens"] / seconds, 1) if seconds else 0.0
+    return {**figures, "engine_seconds": round(seconds, 2), "output_tokens_per_s": rate}
 
 
-class VllmEngine:
-    """A behaviour model in vLLM, token ids in and out."""
-
-    def __init__(
-        self, model_folder: str, config: GenerateConfig, lm: LmConfig, num_tokens: int, on_gpu: bool
-    ) -> None:
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process an engine
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
-        # Co-located engines would all be bound to the same cores.
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(config.num_cpus))))
-        from vllm import EngineArgs, LLMEngine
-
-        self._num_tokens = num_tokens
-        self._context_len = lm.context_len
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(
-                model=model_folder,
-                skip_tokenizer_init=True,
-                dtype=config.dtype,
-                max_model_len=lm.context_len,
-                max_num_seqs=config.max_num_seqs,
-                enable_prefix_caching=True,
-                # vLLM rewinds a seeded generator after a prompt that was cut into chunks, and
-                # dies of it on CPUs ("CPU Generator does not use offset", vLLM 0.32): prompts
-                # of behaviour models are short, there they go in whole.
-                enable_chunked_prefill=on_gpu,
-                enforce_eager=not on_gpu,
-                disable_log_stats=True,
-                seed=0,
-            )
-        )
-
-    @staticmethod
-    def spec(
-        storage: Storage,
-        folder: str,
-        context: Context,
-        vocabulary: Vocabulary,
-        num_gpus: float,
-    ) -> Callable[[], VllmEngine]:
-        config, lm = context.config.generate, context.config.lm
-        version = context.manifest(f"lm/{lm.name}")["counts"]["model_digest"]
-        num_tokens = vocabulary.num_tokens
-        on_gpu = num_gpus > 0
-        return lambda: VllmEngine(
-            storage.fetch_folder(folder, version), config, lm, num_tokens, on_gpu
-        )
-
-    def answer(self, units: list[dict[str, Any]]) -> list[list[int] | str]:
-        """Token ids for each unit, or `reason: detail` where it failed."""
-        from vllm import RequestOutput
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        answers: dict[str, list[int] | str] = {}
-        for number, unit in enumerate(units):
-            try:
-                self._add(str(number), unit)
-            except EngineDeadError:  # no fault of the unit: the run stops and can resume
-                raise
-            except Exception as error:
-                answers[str(number)] = f"refused_by_engine: {error}"
-        while self._engine.has_unfinished_requests():
-            for output in self._engine.step():
-                if output.finished and isinstance(output, RequestOutput):
-                    answers[output.request_id] = list(output.outputs[0].token_ids)
-        return [answers.get(str(n), "no_answer: the engine lost it") for n in range(len(units))]
-
-    def _add(self, request_id: str, unit: dict[str, Any]) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        prompt, sampling = unit["prompt"], unit["sampling"]
-        if not prompt:
-            raise ValueError("empty prompt")
-        if len(prompt) + sampling["max_tokens"] > self._context_len:
-            raise ValueError(
-                f"{len(prompt)} prompt and {sampling['max_tokens']} new tokens are more than "
-                f"the context of {self._context_len}"
-            )
-        if not 0 <= min(prompt) <= max(prompt) < self._num_tokens:
-            raise ValueError(f"prompt has token ids outside 0..{self._num_tokens - 1}")
-        params = SamplingParams(
-            **sampling,
-            seed=unit["seed"],
-            min_tokens=sampling["max_tokens"],
-            ignore_eos=True,
-            # Only items can come out; what slips through a bias the filter rejects.
-            logit_bias={token: -100.0 for token in range(NUM_SPECIAL)},
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        self._engine.add_request(request_id, {"prompt_token_ids": prompt}, params)
+# -- answers of earlier nights -----------------------------------------------------------
 
 
-def _num_gpus(context: Context) -> float:
+def _answer_from_cache(context: Context, place: Place, parts: list[PlanPart]) -> None:
+    storage, folder = context.storage, f"{place.folder}/_cache"
+    known = storage.names(cache_folder(place.generator))
+    if not known:
+        return
+    done = set(storage.parts(place.folder))
+    by_source: dict[str, list[str]] = {}
+    for part in parts:
+        if part.name not in done:
+            by_source.setdefault(part.source, []).append(part.name)
+    work = partial(_answer_source, place, by_source, known)
+    hits = map_parts(context, folder, list(by_source), work, unit="sources looked up")
+    context.progress.note(f"outcomes cache: {hits['cache_hits']:,} units answered")
+
+
+def _answer_source(
+    place: Place, by_source: dict[str, list[str]], known: list[str], source: str
+) -> dict[str, int]:
+    """Commit the parts that the cache answers whole; keep what it has of the others."""
+    storage, hits = place.storage, 0
+    recalled = recall(storage, place.generator, source, known)
+    for part in by_source[source] if recalled.num_rows else []:
+        units = storage.read_part(place.plan, part, columns=["unit_id"])["unit_id"]
+        row = pc.index_in(units, value_set=recalled["unit_id"].combine_chunks())
+        found = recalled.take(row.filter(pc.is_valid(row)))
+        hits += found.num_rows
+        if found.num_rows == len(units):
+            commit(place, source, part, found, {"cache_hits": found.num_rows})
+        elif found.num_rows:
+            keep(place, part, found, {"cache_hits": found.num_rows})
+    counts = {"cache_hits": hits}
+    storage.write_part(pa.table({"source": [source]}), counts, f"{place.folder}/_cache", source)
+    return counts
+
+
+# -- engines -----------------------------------------------------------------------------
+
+
+def run_engines(
+    context: Context, place: Place, generator: Generator, parts: list[PlanPart]
+) -> tuple[str, dict[str, Any]]:
+    """Run all parts that are not done; (why it stopped early or '', what the board saw)."""
+    config, storage = context.config, context.storage
+    done = set(storage.parts(place.folder))
+    pending = [part for part in parts if part.name not in done]
+    if not pending:
+        return "", {}
+    import ray
+    import ray.data
+
+    connect(config.ray)
+    spent = Spent(storage, place.folder)
+    board = _start_board(context, spent)
+    num_units = sum(part.num_units for part in parts)
+    worker = {
+        "place": place,
+        "engine": engine_maker(context, generator),
+        "board": board,
+        "preview": _preview(context, num_units),
+        "quotas": _quotas(context),
+        "train": f"{context.folder('split')}/{TRAIN}",
+        "vocabulary": generator.vocabulary,
+        "filters": config.filters,
+    }
+    num_actors = min(config.generate.num_actors, len(pending))
+    in_flight = config.generate.parts_in_flight
+    rows = ray.data.from_items([vars(part) for part in pending], override_num_blocks=len(pending))
+    answered = rows.map(
+        PartWorker,  # type: ignore[arg-type]
+        fn_constructor_kwargs=worker,
+        compute=ray.data.ActorPoolStrategy(
+            size=num_actors,
+            max_tasks_in_flight_per_actor=in_flight,
+            max_concurrent_calls_per_actor=in_flight,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=config.generate.num_cpus,
+        num_gpus=num_gpus(context),
+    )
+    finished = total_counts(storage, place.folder)
+    hits = total_counts(storage, f"{place.folder}/_cache")["cache_hits"]
+    board.add.remote({"cache_hits": hits})
+    watch = Watch(context, board, spent, num_units, finished, hits)
+    with watch, interruptible(watch.interrupt, context):
+        for row in answered.iter_rows():
+            if context.lease:
+                context.lease.check()
+            watch.finished.update(json.loads(row["counts"]))
+    return watch.verdict(), watch.seen()
+
+
+def engine_maker(context: Context, generator: Generator) -> EngineMaker:
+    """What an actor calls to start its engine; picklable and small."""
+    storage, config = context.storage, context.config
+    vocabulary = load(storage, generator.vocabulary)
+    if generator.model is None:
+        num_items, rate = vocabulary.num_items, config.generate.simulated_tokens_per_s
+        return lambda: UniformEngine(num_items, rate)
+    from llmaug.lm.causal import check_vocabulary
+
+    check_vocabulary(storage, generator.model, vocabulary)
+    num_tokens, on_gpu = vocabulary.num_tokens, num_gpus(context) > 0
+    folder, version = generator.model, generator.model_digest
+    return lambda: VllmEngine(
+        storage.fetch_folder(folder, version), config.generate, config.lm.context_len,
+        num_tokens, on_gpu,
+    )  # fmt: skip
+
+
+def num_gpus(context: Context) -> float:
     """GPUs of each engine: as configured, or one where the cluster has any."""
     config = context.config.generate
     if config.num_gpus is not None or config.engine != "vllm":
@@ -253,6 +204,62 @@ def _num_gpus(context: Context) -> float:
 
     connect(context.config.ray)
     return 1 if ray.cluster_resources().get("GPU") else 0
+
+
+def _start_board(context: Context, spent: Spent) -> Any:
+    """On the driver's machine: it must not go with a spot node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    limits = limits_of(context.config.budget, spent.before, datetime.now(UTC))
+    actor = ray.remote(Board).options(  # type: ignore[call-overload]
+        num_cpus=0, max_restarts=-1, scheduling_strategy=here
+    )
+    return actor.remote(limits, context.run_id, context.config.budget.price_per_hour, True)
+
+
+def limits_of(budget: BudgetConfig, spent_before_s: float, now: datetime) -> Limits:
+    """The budget's deadline and engine hours as the board keeps them."""
+    deadline = budget.deadline
+    if deadline is not None and not isinstance(deadline, datetime):
+        today = now.replace(
+            hour=deadline.hour, minute=deadline.minute, second=deadline.second, microsecond=0
+        )
+        deadline = today if today > now else today + timedelta(days=1)
+    seconds = None if budget.max_gpu_hours is None else budget.max_gpu_hours * 3600
+    return Limits(
+        deadline=deadline.timestamp() if deadline else None,
+        engine_seconds=None if seconds is None else max(seconds - spent_before_s, 0.0),
+    )
+
+
+def _preview(context: Context, num_units: int) -> int:
+    """Every how manieth unit is judged while it runs: about 10,000 of them."""
+    return max(1, num_units // 10_000)
+
+
+def _quotas(context: Context) -> dict[int, int]:
+    """{place in `plan.strategies`: accepted outcomes a user} where there is a quota."""
+    return {
+        index: quota
+        for index, strategy in enumerate(context.config.plan.strategies)
+        if (quota := getattr(strategy, "accepted_per_user", None)) is not None
+    }
+
+
+def _commit_kept(context: Context, place: Place, parts: list[PlanPart]) -> None:
+    """After a limit: what is there of unfinished parts becomes smaller parts."""
+    kept = set(context.storage.parts(f"{place.folder}/{KEPT}"))
+    wanted = {part.name: part for part in parts if part.name in kept}
+    map_parts(context, place.folder, list(wanted), partial(_commit_part, place, wanted))
+
+
+def _commit_part(place: Place, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
+    outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet")
+    extra = place.storage.read_json(place.folder, KEPT, f"{name}.json")["counts"]
+    extra["left_out"] = parts[name].num_units - outcomes.num_rows
+    return commit(place, parts[name].source, name, outcomes, extra)
 
 
 def _first_failure(storage: Storage, folder: str) -> str:
@@ -264,5 +271,13 @@ STAGE = Stage(
     name="outcomes",
     run=run,
     inputs=("plan", "vocabulary"),
-    settings=lambda config: config.generate,
+    code=("llmaug.part_worker", "llmaug.engines", "llmaug.engine_loop", "llmaug.units"),
+    settings=lambda config: [
+        config.generate,
+        config.budget.max_gpu_hours,
+        str(config.budget.deadline),
+        config.filters
+        if any(getattr(s, "accepted_per_user", None) for s in config.plan.strategies)
+        else None,
+    ],
 )

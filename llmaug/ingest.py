@@ -56,7 +56,7 @@ def run(context: Context) -> dict[str, Any]:
 
 def _sources(context: Context) -> list[Source]:
     config = context.config.ingest
-    return prune(list_sources(resolve_uri(config.path, context.storage), "ingest"), config)
+    return prune(list_sources(resolve_uri(config.path, context.storage), "ingest.path"), config)
 
 
 def _uri(context: Context) -> str:
@@ -70,7 +70,7 @@ def _outside(context: Context) -> dict[str, Any]:
     for name, table in (("items", config.items), ("users", config.users)):
         if table:
             place = resolve_uri(table.path, storage)
-            found += [(name, *source) for source in list_sources(place, f"ingest.{name}")]
+            found += [(name, *source) for source in list_sources(place, f"ingest.{name}.path")]
     return {"num_files": len(found), "digest": digest(found)}
 
 

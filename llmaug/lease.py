@@ -7,6 +7,7 @@ machine its death is seen at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -31,7 +32,9 @@ class Lease:
         self._name = (run_folder, "lease.json")
         self._token = uuid.uuid4().hex
         self._version: str | None = None
-        self._lost: str | None = None
+        self._heartbeat = 0.0  # the one in storage, by which others judge us
+        self._lost = False
+        self._error: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
 
@@ -45,14 +48,24 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(timeout=HEARTBEAT_S)
-        held = self._storage.read_json(*self._name)
-        if held and held["token"] == self._token:
-            self._storage.delete(*self._name)
+        # Where storage is gone the lease expires, and the error that ends the run stays the first.
+        with contextlib.suppress(UserError):
+            held = self._storage.read_json(*self._name)
+            if held and held["token"] == self._token:
+                self._storage.delete(*self._name)
 
     def check(self) -> None:
         """Raises UserError when the lease was lost; call before anything is committed."""
         if self._lost:
-            raise UserError(self._lost)
+            raise UserError("run lease lost to another run: this one stops before it commits")
+        # Counted here and not by the thread, whose call to silent storage may hang for minutes.
+        silent_s = time.time() - self._heartbeat
+        if silent_s > EXPIRES_S:
+            raise UserError(
+                f"{self._storage.uri(*self._name)}: run lease not renewed for {silent_s:.0f} s, "
+                f"another run may have taken it: {self._error or 'storage does not answer'}. "
+                "Run the same command again: finished parts are kept"
+            )
 
     def _acquire(self) -> bool:
         if not self._storage.create(self._holder(), *self._name):
@@ -60,12 +73,18 @@ class Lease:
             if held is None:
                 return False
             assert version is not None
-            if held["token"] != self._token:  # ours: a retried put that had gone through
-                refuse_if_alive(held, self._storage.uri(*self._name))
-                if not self._storage.swap(self._holder(), version, *self._name):
-                    return False
-        held, self._version = self._storage.read_version(*self._name)
-        return bool(held) and held["token"] == self._token
+            refuse_if_alive(held, self._storage.uri(*self._name))
+            if not self._storage.swap(self._holder(), version, *self._name):
+                return False
+        return self._look()
+
+    def _look(self) -> bool:
+        """Is the lease in storage ours? Then its version is what the next renewal replaces."""
+        held, version = self._storage.read_version(*self._name)
+        if held is None or held["token"] != self._token:
+            return False
+        self._version, self._heartbeat = version, held["heartbeat"]
+        return True
 
     def _holder(self) -> dict[str, Any]:
         return {
@@ -77,20 +96,16 @@ class Lease:
         }
 
     def _renew(self) -> None:
-        last = time.monotonic()
         while not self._stop.wait(HEARTBEAT_S):
             try:
                 assert self._version is not None
-                renewed = self._storage.swap(self._holder(), self._version, *self._name)
-                held, version = self._storage.read_version(*self._name)
+                self._storage.swap(self._holder(), self._version, *self._name)
+                self._lost = not self._look()
             except Exception as error:  # storage hiccup: the lease lives until it expires
-                if time.monotonic() - last > EXPIRES_S:
-                    self._lost = f"run lease not renewed for {EXPIRES_S:.0f} s: {error}"
+                self._error = error
                 continue
-            if not renewed and (held is None or held["token"] != self._token):
-                self._lost = "run lease lost to another run: this one stops before it commits"
+            if self._lost:
                 return
-            self._version, last = version, time.monotonic()
 
 
 def refuse_if_alive(held: dict[str, Any], where: str) -> None:

@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 from llmaug.arms import AUGMENTED, DUPLICATE, OVERSAMPLED, REAL
 from llmaug.cleaning import user_hash
 from llmaug.config import MergeConfig
+from llmaug.plan import read_parts
 from llmaug.schema import ACCEPTED, EVENT, SYNTHETIC, validate
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN
@@ -75,7 +76,7 @@ def run(shards: str, context: Context) -> dict[str, Any]:
             context.manifest("plan")["counts"]["generator"],
             load_statistics(storage, context.folder("vocabulary")).action,
         )
-        _add_outcomes(plan, storage.parts(context.folder("filtered")))
+        _add_outcomes(plan, context)
     elif shards == DUPLICATE:
         plan |= {f"twin-{part}": Shard(part, twins=True) for part in list(plan)}
     elif shards == OVERSAMPLED:
@@ -88,12 +89,13 @@ def run(shards: str, context: Context) -> dict[str, Any]:
     return dict(map_parts(context, context.folder(f"merged/{shards}"), list(plan), work))
 
 
-def _add_outcomes(plan: dict[str, Shard], filtered: list[str]) -> None:
-    real_parts = set(plan)
-    for part in filtered:
-        owner = part.split("-", 1)[1]  # continuations lie beside the users they continue
-        shard = plan.setdefault(owner if owner in real_parts else part, Shard(None))
-        shard.synthetic.append(part)
+def _add_outcomes(plan: dict[str, Shard], context: Context) -> None:
+    there = set(context.storage.parts(context.folder("filtered")))
+    asked = read_parts(context.storage, context.folder("plan"))
+    for part in sorted(asked, key=lambda part: part.name):
+        if part.name in there:  # continuations lie beside the users they continue
+            shard = plan.setdefault(part.train_part or part.name, Shard(None))
+            shard.synthetic.append(part.name)
 
 
 def repeats(parts: list[str], times: float) -> dict[str, Shard]:

@@ -29,6 +29,7 @@ from llmaug.arms import AUGMENTED, chosen, needed_shards
 from llmaug.config import Config
 from llmaug.errors import UserError
 from llmaug.lease import Lease
+from llmaug.lm import adopt as lm_adopt
 from llmaug.lm import train as lm_train
 from llmaug.progress import Progress
 from llmaug.stage import Context, Stage, run_stage
@@ -51,7 +52,8 @@ def stages(config: Config) -> list[tuple[str, Stage]]:
     path += [("split", split.STAGE)]
     path += [("vocabulary", vocabulary.STAGE)]
     if uses_lm:
-        path += [("lm", lm_train.stage(config.lm.name))]
+        trained = lm_train.stage(config.lm.name)
+        path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]
     if augment:
         path += [("plan", plan.stage((lm_name,) if uses_lm else ()))]
         path += [("generate", generate.STAGE)]

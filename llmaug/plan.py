@@ -2,61 +2,163 @@
 
 A Unit's id is the content digest of everything that decides its answer (prompt, strategy,
 sampling, seed, generator), so the same question to the same model has the same id on any
-night. Units are cut into parts: one `continue` part for each part of the training events
-(the users stay together), and `new-users` parts of a fixed size.
+night. Each source (one part of the training events, or one range of new users) is written as
+parts of `units_per_part` units, those to be served first in the first part; what is known of
+the parts stands in `plan/_sources`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from llmaug.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together
 from llmaug.config import ContinueConfig, NewUsersConfig, SamplingConfig
+from llmaug.generators import Generator, generator_of
 from llmaug.schema import UNIT, validate
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage, digest
-from llmaug.vocabulary import BOS, Vocabulary, load
+from llmaug.vocabulary import BOS, load
+
+SOURCES = "_sources"
+
+
+@dataclass(frozen=True)
+class PlanPart:
+    """A part of the plan."""
+
+    name: str
+    source: str
+    """What it was made from; the outcomes cache is kept by it."""
+    strategy: int
+    """Place in `plan.strategies`."""
+    train_part: str | None
+    """Part of the training events whose users it continues; None for new users."""
+    num_units: int
+    max_tokens: int
+    """Tokens that its units can generate, all together."""
+    place: float
+    """Of its source's units, the share that comes before its middle: parts are generated in
+    this order, so whatever ends generation early cuts every strategy by the same share."""
+
+
+def read_parts(storage: Storage, plan: str) -> list[PlanPart]:
+    """The parts of a finished plan, in the order in which they should be generated."""
+    folder = f"{plan}/{SOURCES}"
+    parts = [
+        PlanPart(**row)
+        for source in storage.parts(folder)
+        for row in storage.read_part(folder, source).to_pylist()
+    ]
+    return sorted(parts, key=lambda part: (part.place, part.name))
 
 
 def run(context: Context) -> dict[str, Any]:
     config, storage = context.config, context.storage
     folder = context.folder("plan")
-    lm = context.manifest(f"lm/{config.lm.name}") if config.generate.engine == "vllm" else None
-    generator = generator_name(config.lm.name, lm)
-    vocabulary = load(storage, context.folder("vocabulary"))
-    maker = _UnitMaker(generator, config.seed)
-    total: Counter[str] = Counter()
+    generator = generator_of(context)
     train = f"{context.folder('split')}/{TRAIN}"
+    limited = config.budget.max_units is not None or config.budget.max_tokens is not None
+    wanted = [_demand(context, i, train) if limited else {} for i in _strategies(context)]
+    totals = [sum(sum(counts.values()) for counts in users.values()) for users in wanted]
+    demands = [
+        (_units_of(strategy, users), strategy.num_events)
+        for strategy, users in zip(config.plan.strategies, totals, strict=True)
+    ]
+    share = fraction(config.budget, demands)
+    maker = _UnitMaker(generator.name, config.seed)
     for index, strategy in enumerate(config.plan.strategies):
+        paid = int(share * demands[index][0])
         if isinstance(strategy, ContinueConfig):
-            work = partial(
-                _continue_part, storage, train, folder, strategy, index, maker, vocabulary,
-                config.lm.context_len,
+            part_share = Share()
+            if share < 1:
+                part_share = share_of(strategy, config.plan.allocation, wanted[index], paid)
+            continued = _Continue(
+                storage, train, folder, strategy, index, maker, generator,
+                config.plan.allocation, part_share, config.plan.units_per_part,
+                config.lm.context_len, len(storage.parts(train)),
             )  # fmt: skip
-            map_parts(context, folder, [f"{index}-{p}" for p in storage.parts(train)], work)
+            sources = [f"{index}-{part}" for part in storage.parts(train)]
+            map_parts(context, f"{folder}/{SOURCES}", sources, continued)
         else:
+            num_users = paid if share < 1 else strategy.num_users
             size = config.plan.units_per_part
-            starts = range(0, strategy.num_users, size)
-            parts = [f"{index}-new-users-{number:05d}" for number in range(len(starts))]
-            work = partial(_new_users_part, storage, folder, strategy, maker, size)
-            map_parts(context, folder, parts, work)
-    for part in storage.parts(folder):
-        total.update(storage.read_json(folder, f"{part}.json")["counts"])
-    units = sum(total.values())
-    context.progress.note(f"{units:,} units: " + ", ".join(f"{n} {k}" for k, n in total.items()))
-    return {"units": units, "generator": generator, **total}
+            count = len(range(0, num_users, size))
+            sources = [f"{index}-new-users-{number:05d}" for number in range(count)]
+            work = partial(
+                _new_users, storage, folder, strategy, index, maker, size, num_users, count
+            )
+            map_parts(context, f"{folder}/{SOURCES}", sources, work)
+    return _summary(context, generator, share, sum(number for number, _ in demands))
 
 
-def generator_name(lm_name: str, lm_manifest: dict[str, Any] | None) -> str:
-    """`model name @ content digest`; the uniform control has no weights."""
-    if lm_manifest is None:
-        return "uniform"
-    return f"{lm_name}@{lm_manifest['counts']['model_digest'][:16]}"
+def _strategies(context: Context) -> range:
+    return range(len(context.config.plan.strategies))
+
+
+def _summary(context: Context, generator: Generator, share: float, wanted: int) -> dict[str, Any]:
+    storage, folder = context.storage, context.folder("plan")
+    kinds: Counter[str] = Counter()
+    parts = read_parts(storage, folder)
+    for part in parts:
+        kinds[context.config.plan.strategies[part.strategy].kind] += part.num_units
+    units = sum(kinds.values())
+    left_out = wanted - units if share < 1 else 0
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
+    context.progress.note(f"{units:,} units: {listed}")
+    if left_out:
+        context.progress.note(
+            f"[yellow]budget: {left_out:,} of {wanted:,} wanted units are left out "
+            f"({context.config.plan.allocation})[/yellow]"
+        )
+    return {
+        "units": units,
+        "generator": generator.name,
+        "max_output_tokens": sum(part.max_tokens for part in parts),
+        "left_out_by_budget": left_out,
+        **kinds,
+    }
+
+
+def _units_of(strategy: ContinueConfig | NewUsersConfig, num_users: int) -> int:
+    if isinstance(strategy, NewUsersConfig):
+        return strategy.num_users
+    return num_users * strategy.samples_per_user
+
+
+def _demand(context: Context, index: int, train: str) -> dict[str, dict[int, int]]:
+    """{training part: {history length: users}} that a strategy would continue."""
+    strategy = context.config.plan.strategies[index]
+    if isinstance(strategy, NewUsersConfig):
+        return {}
+    storage, folder = context.storage, f"{context.folder('plan')}/_demand-{index}"
+    work = partial(_count_users, storage, train, folder, strategy)
+    parts = storage.parts(train)
+    map_parts(context, folder, parts, work)
+    return {
+        part: {row["history_len"]: row["users"] for row in rows}
+        for part in parts
+        for rows in [storage.read_part(folder, part).to_pylist()]
+    }
+
+
+def _count_users(
+    storage: Storage, train: str, folder: str, strategy: ContinueConfig, part: str
+) -> dict[str, Any]:
+    users = storage.read_part(train, part, columns=["user_id"])["user_id"]
+    lengths = np.array([end - start for start, end in group_bounds(users.to_numpy())], np.int64)
+    if strategy.max_history_len is not None:
+        lengths = lengths[lengths <= strategy.max_history_len]
+    values, counts = np.unique(lengths, return_counts=True)
+    storage.write_part(pa.table({"history_len": values, "users": counts}), {}, folder, part)
+    return {}
 
 
 class _UnitMaker:
@@ -99,56 +201,142 @@ def sampling_of(config: SamplingConfig, max_tokens: int) -> dict[str, Any]:
     }
 
 
-def _continue_part(
-    storage: Storage,
-    train: str,
-    folder: str,
-    strategy: ContinueConfig,
-    index: int,
-    maker: _UnitMaker,
-    vocabulary: Vocabulary,
-    context_len: int,
-    part: str,
-) -> dict[str, Any]:
-    events = storage.read_part(train, part.removeprefix(f"{index}-"))
-    users = events["user_id"].to_numpy(zero_copy_only=False)
-    tokens = vocabulary.encode(events["item_id"])
-    times = events["timestamp"]
-    units = []
-    for start, end in group_bounds(users):
-        if strategy.max_history_len is not None and end - start > strategy.max_history_len:
-            continue
-        # Histories longer than the context are windowed: the newest events are what counts.
-        prompt = [BOS, *tokens[start:end].tolist()][-(context_len - strategy.num_events) :]
-        after = times[end - 1]
-        units += [
-            maker.unit(strategy, prompt, sample, users[start], after)
-            for sample in range(strategy.samples_per_user)
+@dataclass(frozen=True)
+class _Continue:
+    """Units that continue the users of one training part; picklable, called for a source."""
+
+    storage: Storage
+    train: str
+    folder: str
+    strategy: ContinueConfig
+    index: int
+    maker: _UnitMaker
+    generator: Generator
+    allocation: str
+    share: Share
+    units_per_part: int
+    context_len: int
+    num_train_parts: int
+
+    def __call__(self, source: str) -> dict[str, Any]:
+        train_part = source.split("-", 1)[1]
+        events = self.storage.read_part(self.train, train_part)
+        users = events["user_id"].to_numpy(zero_copy_only=False)
+        vocabulary = load(self.storage, self.generator.vocabulary)
+        tokens, times = vocabulary.encode(events["item_id"]), events["timestamp"]
+        bounds = group_bounds(users)
+        chosen = self._chosen([end - start for start, end in bounds], train_part)
+        units = []
+        for row, sample in chosen:
+            start, end = bounds[row]
+            history = tokens[start:end]
+            # Items that the generator does not know; and histories longer than its context are
+            # windowed: the newest events are what counts.
+            history = history[history >= 0].tolist()
+            prompt = [BOS, *history][-(self.context_len - self.strategy.num_events) :]
+            after = times[end - 1]
+            units.append(self.maker.unit(self.strategy, prompt, sample, users[start], after))
+        size = self.units_per_part
+        if self.strategy.accepted_per_user is not None:  # a user's tries stay in one part
+            size = max(1, size // self.strategy.samples_per_user) * self.strategy.samples_per_user
+        cache = f"continue.{train_part}.of-{self.num_train_parts}"
+        described = Source(source, cache, self.index, train_part, size)
+        return {"units": write_source(self.storage, self.folder, described, units)}
+
+    def _chosen(self, lengths: list[int], train_part: str) -> list[tuple[int, int]]:
+        """(user's place in the part, sample number) of each unit, first served first."""
+        strategy, limit = self.strategy, self.strategy.max_history_len
+        together = stays_together(strategy, self.allocation)
+        samples = [ALL_SAMPLES] if together else list(range(strategy.samples_per_user))
+        left = self.share.cut_users.get(train_part, 0)
+        found = []
+        for row, length in enumerate(lengths):
+            if limit is not None and length > limit:
+                continue
+            for sample in samples:
+                cls = (length, sample)
+                if not self.share.takes(cls):
+                    if cls != self.share.cut or not left:
+                        continue
+                    left -= 1
+                found.append((order(self.allocation)(cls), row, sample))
+        every = range(strategy.samples_per_user)
+        return [
+            (row, number)
+            for _, row, sample in sorted(found)
+            for number in (every if sample == ALL_SAMPLES else [sample])
         ]
-    return _write(storage, folder, part, units, strategy.kind)
 
 
-def _new_users_part(
+def _new_users(
     storage: Storage,
     folder: str,
     strategy: NewUsersConfig,
+    index: int,
     maker: _UnitMaker,
     size: int,
-    part: str,
+    num_users: int,
+    num_sources: int,
+    source: str,
 ) -> dict[str, Any]:
-    first = int(part.rsplit("-", 1)[1]) * size
-    samples = range(first, min(first + size, strategy.num_users))
+    number = int(source.rsplit("-", 1)[1])
+    samples = range(number * size, min((number + 1) * size, num_users))
     units = [maker.unit(strategy, [BOS], sample) for sample in samples]
-    return _write(storage, folder, part, units, strategy.kind)
+    cache = f"new_users.{number:05d}.by-{size}"
+    described = Source(source, cache, index, None, size, place=(number + 0.5) / num_sources)
+    return {"units": write_source(storage, folder, described, units)}
 
 
-def _write(
-    storage: Storage, folder: str, part: str, units: list[dict[str, Any]], kind: str
-) -> dict[str, Any]:
-    table = validate(pa.Table.from_pylist(units, schema=UNIT), UNIT, part)
-    counts = {kind: len(units)}
-    storage.write_part(table, counts, folder, part)
-    return counts
+@dataclass(frozen=True)
+class Source:
+    """What some parts of the plan are made from."""
+
+    name: str
+    """First part of their names."""
+    cache: str
+    """Name of the source in the outcomes cache."""
+    strategy: int
+    train_part: str | None
+    units_per_part: int
+    place: float | None = None
+    """Place of its one part, where all parts of a strategy are sources of their own."""
+
+
+def write_source(storage: Storage, plan: str, source: Source, units: list[dict[str, Any]]) -> int:
+    """Write the parts of a source, then the note that makes the source count as done."""
+    rows = []
+    starts = range(0, len(units), source.units_per_part)
+    for number, start in enumerate(starts):
+        piece = units[start : start + source.units_per_part]
+        part = source.name if source.place is not None else f"{source.name}-{number:05d}"
+        table = validate(pa.Table.from_pylist(piece, schema=UNIT), UNIT, part)
+        storage.write_part(table, {"units": len(piece)}, plan, part)
+        described = PlanPart(
+            name=part,
+            source=source.cache,
+            strategy=source.strategy,
+            train_part=source.train_part,
+            num_units=len(piece),
+            max_tokens=sum(unit["sampling"]["max_tokens"] for unit in piece),
+            place=(number + 0.5) / len(starts) if source.place is None else source.place,
+        )
+        rows.append(vars(described))
+    table = pa.Table.from_pylist(rows, schema=_SOURCE_SCHEMA)
+    storage.write_part(table, {"units": len(units)}, f"{plan}/{SOURCES}", source.name)
+    return len(units)
+
+
+_SOURCE_SCHEMA = pa.schema(
+    [
+        pa.field("name", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("strategy", pa.int32()),
+        pa.field("train_part", pa.string()),
+        pa.field("num_units", pa.int64()),
+        pa.field("max_tokens", pa.int64()),
+        pa.field("place", pa.float64()),
+    ]
+)
 
 
 def stage(lm_stages: tuple[str, ...]) -> Stage:
@@ -156,5 +344,12 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
         name="plan",
         run=run,
         inputs=("split", "vocabulary", *lm_stages),
-        settings=lambda config: [config.plan, config.lm.context_len, config.generate.engine],
+        code=("llmaug.budget", "llmaug.generators"),
+        settings=lambda config: [
+            config.plan,
+            config.budget.max_units,
+            config.budget.max_tokens,
+            config.lm.context_len,
+            config.generate.engine,
+        ],
     )

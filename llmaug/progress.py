@@ -1,7 +1,7 @@
 """What the person at the terminal sees: which stage, how far, how long still.
 
-rich bars in a terminal, plain lines every few seconds without one. The same state is put
-to `runs/<run_id>/progress.json` for `llmaug status` on another machine.
+rich bars in a terminal; without one a line of JSON a minute, for log collectors. The same
+state is put to `runs/<run_id>/progress.json` for `llmaug status` on another machine.
 """
 
 from __future__ import annotations
@@ -13,14 +13,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 from rich.console import Console
 
-PLAIN_EVERY_S = 10.0
+LINE_EVERY_S = 60.0
 
-Advance = Callable[..., None]
+
+class Advance(Protocol):
+    """Moves a bar: by steps, or to a place."""
+
+    def __call__(self, step: int = 1, counts: dict[str, Any] | str | None = None) -> None:
+        """`counts` (a dict of numbers, or its JSON) are added to those of earlier calls."""
+
+    def show(self, done: int, shown: dict[str, Any]) -> None:
+        """Stand at `done`, and show these values and no others."""
 
 
 class Progress:
@@ -55,19 +63,15 @@ class Progress:
 
     @contextlib.contextmanager
     def track(self, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
-        """A bar over `total` units; yields `advance(step, counts)`.
-
-        `counts` (a dict of numbers, or its JSON) are added up and shown beside the bar.
-        """
+        """A bar over `total` units, `done` of them finished earlier."""
         state = _Bar(self._stage, total, unit, done)
         with self._bar(state) as draw:
 
-            def advance(step: int = 1, counts: dict[str, Any] | str | None = None) -> None:
-                state.add(step, counts)
+            def after() -> None:
                 draw()
                 self._put(state.as_dict())
 
-            yield advance
+            yield _Advance(state, after)
 
     @contextlib.contextmanager
     def _bar(self, state: _Bar) -> Iterator[Callable[[], None]]:
@@ -75,9 +79,10 @@ class Progress:
             last = [time.monotonic()]
 
             def draw_line() -> None:
-                if time.monotonic() - last[0] >= PLAIN_EVERY_S:
+                if time.monotonic() - last[0] >= LINE_EVERY_S:
                     last[0] = time.monotonic()
-                    self._console.print(f"      {state.line()}")
+                    line = {"time": _utc_now(), **state.as_dict()}
+                    self._console.print(json.dumps(line), soft_wrap=True, markup=False)
 
             yield draw_line
             return
@@ -99,6 +104,19 @@ class Progress:
             self._publish({**state, "number": place, "of": len(self._stages), "time": time.time()})
 
 
+class _Advance:
+    def __init__(self, state: _Bar, after: Callable[[], None]) -> None:
+        self._state, self._after = state, after
+
+    def __call__(self, step: int = 1, counts: dict[str, Any] | str | None = None) -> None:
+        self._state.add(step, counts)
+        self._after()
+
+    def show(self, done: int, shown: dict[str, Any]) -> None:
+        self._state.stand_at(done, shown)
+        self._after()
+
+
 class _Bar:
     def __init__(self, stage: str, total: int, unit: str, done: int) -> None:
         self.stage, self.total, self.unit, self.done = stage, total, unit, done
@@ -118,7 +136,12 @@ class _Bar:
                 self._counts[name] += value
                 self._shown[name] = f"{self._counts[name]:,}"
             else:
-                self._shown[name] = f"{value:.4g}" if isinstance(value, float) else value
+                self._shown[name] = _text(value)
+
+    def stand_at(self, done: int, shown: dict[str, Any]) -> None:
+        if self._first is None and done > self.done:
+            self._first, self._begin = self.done, time.monotonic()
+        self.done, self._shown = done, {name: _text(value) for name, value in shown.items()}
 
     def remaining_s(self) -> float | None:
         moved = self.done - (self.done if self._first is None else self._first)
@@ -141,6 +164,16 @@ class _Bar:
             "counts": self._shown,
             "remaining_s": self.remaining_s(),
         }
+
+
+def _utc_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 class MemoryMeter:

@@ -62,6 +62,8 @@ class Layout:
     """Our names of the columns to read; None: all."""
     pattern: str | None = None
     """format text: regular expression with named groups."""
+    naming: str = "set {where}.columns.{name} to the right one"
+    """Fix in the message about a column that is not there."""
 
     def __post_init__(self) -> None:
         if self.wanted is not None and (unknown := set(self.columns) - set(self.wanted)):
@@ -130,7 +132,7 @@ def columns_found(found: Iterable[str], source: Source, layout: Layout) -> dict[
             fix = (
                 f"name a group (?P<{name}>...) in {layout.where}.pattern"
                 if layout.format == "text"
-                else f"set {layout.where}.columns.{name} to the right one"
+                else layout.naming.format(where=layout.where, name=name)
             )
             raise UserError(
                 f"{source.name}: no column '{theirs}' for {name}; there are "

@@ -14,19 +14,27 @@ from llmaug.stage import MANIFEST, Context, Stage
 from llmaug.storage import Storage
 
 _SAMPLE_USERS = 3
+FORECAST = "forecast.json"
 
 
 def run(context: Context) -> dict[str, Any]:
     storage, folder = context.storage, context.folder("report")
     manifests = {name: m for name in _stages(context) if (m := _manifest(context, name))}
-    metrics = collect(manifests, context.skipped)
+    predicted = storage.read_json(f"runs/{context.run_id}", FORECAST)
+    price = context.config.budget.price_per_hour
+    metrics = collect(manifests, context.skipped, predicted, price)
     storage.write_json(metrics, folder, "metrics.json")
     page = render(context.config, context.run_id, metrics, manifests, _sample(context))
     storage.write(page.encode(), folder, "report.html")
     return {"report": storage.uri(folder, "report.html")}
 
 
-def collect(manifests: dict[str, dict[str, Any]], skipped: set[str]) -> dict[str, Any]:
+def collect(
+    manifests: dict[str, dict[str, Any]],
+    skipped: set[str],
+    predicted: dict[str, Any] | None = None,
+    price_per_hour: float = 0.0,
+) -> dict[str, Any]:
     """The figures a machine reads (DESIGN section 6), from the stages' manifests."""
     evaluation = manifests["evaluation"]["counts"]
     filtered = manifests.get("filtered", {}).get("counts", {})
@@ -40,6 +48,12 @@ def collect(manifests: dict[str, dict[str, Any]], skipped: set[str]) -> dict[str
         "split": manifests["split"]["counts"],
         "ledger": {
             "units": filtered.get("units", 0),
+            "planned": outcomes.get("planned", 0),
+            **{name: outcomes.get(name, 0) for name in ("left_out", "not_needed", "cache_hits")},
+            "left_out_by_budget": manifests.get("plan", {})
+            .get("counts", {})
+            .get("left_out_by_budget", 0),
+            "stopped": outcomes.get("stopped", ""),
             **{status: filtered.get(status, 0) for status in (ACCEPTED, REJECTED, FAILED)},
             "by_reason": {
                 name: count
@@ -73,8 +87,32 @@ def collect(manifests: dict[str, dict[str, Any]], skipped: set[str]) -> dict[str
         "throughput": {
             "output_tokens_per_s": outcomes.get("output_tokens_per_s", 0.0),
             "events_per_s": round(kept / seconds, 1) if seconds else 0.0,
+            "idle_share": outcomes.get("idle_share"),
+            "engine_hours": outcomes.get("engine_hours", 0.0),
+            "cost": round(outcomes.get("engine_hours", 0.0) * price_per_hour, 4),
+            "restarts": outcomes.get("deaths", 0),
+            "repeated_parts": outcomes.get("repeated", 0),
+            "utilisation": outcomes.get("utilisation", []),
         },
+        "forecast": _against_actual(predicted, outcomes, filtered) if predicted else [],
     }
+
+
+def _against_actual(
+    predicted: dict[str, Any], outcomes: dict[str, Any], filtered: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What `llmaug forecast` said of this run, and what came of it. Seconds and tokens are
+    those of all answers, the probe's and other cached ones as they were when generated."""
+    actual = {
+        "output_tokens": outcomes.get("output_tokens", 0),
+        "engine_seconds": outcomes.get("engine_seconds", 0.0),
+        "accepted": filtered.get(ACCEPTED, 0),
+    }
+    return [
+        {"figure": name, **predicted[name], "actual": value,
+         "ratio": round(value / predicted[name]["mean"], 3) if predicted[name]["mean"] else None}
+        for name, value in actual.items()
+    ]  # fmt: skip
 
 
 def _training(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

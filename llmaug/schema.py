@@ -109,6 +109,7 @@ OUTCOME = pa.schema(
         pa.field("tokens", pa.list_(pa.int32())),
         pa.field("events", pa.list_(GENERATED_EVENT)),
         pa.field("num_prompt_tokens", pa.int32(), nullable=False),
+        pa.field("num_cached_tokens", pa.int32()),  # of the prompt, from the prefix cache
         pa.field("num_generated_tokens", pa.int32(), nullable=False),
         pa.field("engine_seconds", pa.float32(), nullable=False),
         pa.field("attempts", pa.int16(), nullable=False),
@@ -136,6 +137,39 @@ RECOMMENDATION = pa.schema(
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("position", pa.int16(), nullable=False),  # from 1
         pa.field("score", pa.float32(), nullable=False),
+    ]
+)
+
+# Live results. A nullable column may also be missing in the files.
+EXPOSURE = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("item_id", pa.string()),
+    ]
+)
+
+FEEDBACK = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("item_id", pa.string()),
+        pa.field("value", pa.float32()),  # satisfaction score
+    ]
+)
+
+# One item that was shown by a policy which drew at random and logged with what probability.
+LOGGED_CHOICE = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("propensity", pa.float32(), nullable=False),  # of the policy that was live
+        pa.field("reward", pa.float32(), nullable=False),
+        pa.field("new_probability", pa.float32()),  # of the new policy, for this item
+        pa.field("predicted_reward", pa.float32()),  # a reward model's q(x, a) for this item
+        pa.field("expected_reward", pa.float32()),  # its mean over what the new policy shows
     ]
 )
 

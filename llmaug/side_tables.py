@@ -95,7 +95,7 @@ def _read(
         return None, [], []
     place = resolve_uri(config.path, storage)
     layout = Layout(where, config.format, config.columns, (key,), wanted)
-    sources = list_sources(place, where)
+    sources = list_sources(place, f"{where}.path")
     pieces: list[pa.Table] = []
     refused: list[tuple[str, Refused]] = []
     for source in sources:

@@ -27,15 +27,16 @@ def resolve_uri(path: str, storage: Storage) -> Storage:
     return Storage(path.replace("{root}", storage.root.rstrip("/")), storage.endpoint_url)
 
 
-def list_sources(place: Storage, where: str) -> list[Source]:
+def list_sources(place: Storage, setting: str) -> list[Source]:
     """All files below `place`, sorted by path; hidden and `_` names are left out.
 
+    `setting` is what named the place (`ingest.path`), for messages.
     Raises UserError when the path (or the bucket) does not exist or holds no file.
     """
     uri = place.root
     if not place.exists():
         raise UserError(
-            f"{uri}: no such file, folder or bucket; set {where}.path to where the data lies"
+            f"{uri}: no such file, folder or bucket; set {setting} to where the data lies"
         )
     base = place.path().rstrip("/")
     found = []
@@ -48,7 +49,7 @@ def list_sources(place: Storage, where: str) -> list[Source]:
         partition = dict(_hive(step) for step in steps[:-1] if "=" in step)
         found.append(("/".join(steps), str(path), int(info["size"] or 0), version, partition))
     if not found:
-        raise UserError(f"{uri}: no file in it; set {where}.path to where the data lies")
+        raise UserError(f"{uri}: no file in it; set {setting} to where the data lies")
     return [
         Source(number, path, name, size, version, partition)
         for number, (name, path, size, version, partition) in enumerate(sorted(found))

@@ -27,7 +27,7 @@ from llmaug.lease import Lease
 from llmaug.progress import MemoryMeter, Progress
 from llmaug.storage import Storage, digest
 
-MANIFEST, STARTED = "_manifest.json", "_started.json"
+MANIFEST, STARTED, REVISION = "_manifest.json", "_started.json", "_revision.json"
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,19 @@ def fingerprint(stage: Stage, context: Context) -> dict[str, Any]:
     """All that the result of `stage` depends on, and the digest of it."""
     basis = {
         "stage": stage.name,
-        "inputs": {name: context.manifest(name)["fingerprint"] for name in stage.inputs},
+        "inputs": {name: _identity(context.manifest(name)) for name in stage.inputs},
         "config": _plain({"seed": context.config.seed, "settings": stage.settings(context.config)}),
         "outside": stage.outside(context),
         "code_version": code_version(stage),
     }
     return {"fingerprint": digest(basis), **basis}
+
+
+def _identity(manifest: dict[str, Any]) -> str:
+    """Its fingerprint, and how often its failures were tried again: what follows depends on
+    both, whether it is done itself on the first alone."""
+    revision = manifest.get("revision")
+    return manifest["fingerprint"] + (f"+{revision}" if revision else "")
 
 
 def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
@@ -118,6 +125,7 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
     manifest = {
         **identity,
         "counts": counts,
+        "revision": (storage.read_json(folder, REVISION) or {}).get("revision", 0),
         "parts": [
             {**storage.read_json(path, f"{part}.json"), "folder": sub}
             for sub in stage.part_folders
@@ -140,20 +148,23 @@ def map_parts(
     work: Callable[[str], dict[str, Any]] | type,
     *,
     unit: str = "parts",
+    outputs: dict[str, list[str]] | None = None,
     **ray_options: Any,
 ) -> Counter[str]:
     """Do `work(part)` for each part that has no note in `folder` yet, spread by Ray Data.
 
     `work` is a picklable callable, or a class for Ray Data actors (then `ray_options` has
     `concurrency` and `fn_constructor_kwargs`). It writes its part with `write_part` and
-    returns the counts. Returns the counts of all parts added up, finished earlier or now.
+    returns the counts; where it writes others than that, `outputs` names them for each part.
+    Returns the counts of all parts of `folder` added up, finished earlier or now.
     """
     import ray.data
 
     from llmaug.cluster import connect
 
     storage = context.storage
-    done = set(storage.parts(folder)) & set(parts)
+    finished = set(storage.parts(folder))
+    done = {p for p in parts if finished.issuperset(outputs[p] if outputs else [p])}
     pending = [part for part in parts if part not in done]
     if pending:
         connect(context.config.ray)

@@ -53,8 +53,13 @@ class Storage:
         return not self.root.startswith("s3://")
 
     @property
-    def fs(self) -> fsspec.AbstractFileSystem:
-        return filesystem(self.root, self.endpoint_url)
+    def fs(self) -> Any:
+        """The fsspec filesystem; its paths are those of `path`."""
+        if self.is_local:
+            return fsspec.filesystem("file")
+        from llmaug import s3
+
+        return s3.connect(self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL"))
 
     def path(self, *names: str) -> str:
         """Path inside the filesystem (no protocol) of `names` below the root."""
@@ -80,8 +85,9 @@ class Storage:
 
     def read(self, *names: str) -> bytes:
         """Raises FileNotFoundError when there is no such object."""
+        path = self.path(*names)
         with _explained(self.uri(*names)):
-            return bytes(self.fs.cat_file(self.path(*names)))
+            return Path(path).read_bytes() if self.is_local else self.fs.read_object(path)[0]
 
     def write(self, data: bytes, *names: str) -> None:
         """Put `data`, atomically, over whatever was there."""
@@ -126,7 +132,7 @@ class Storage:
         path = self.path(*names)
         with _explained(self.uri(*names)):
             if not self.is_local:
-                return self._put_if(path, _dumps(value), IfNoneMatch="*")
+                return bool(self.fs.put_if(path, _dumps(value), IfNoneMatch="*"))
             with _temporary(path, _dumps(value)) as temporary:
                 try:
                     os.link(temporary, path)  # atomic, and refused when the target exists
@@ -140,23 +146,23 @@ class Storage:
         with _explained(self.uri(*names)):
             try:
                 if not self.is_local:
-                    tag = self.fs.info(path)["ETag"]
-                    body = self.fs.cat_file(path)
-                    # The body came with a second call: trust it only if the tag stood still.
-                    if self.fs.info(path)["ETag"] != tag:
-                        return self.read_version(*names)
-                    return json.loads(body), tag
+                    data, tag = self.fs.read_object(path)
+                    return json.loads(data), tag
                 data = Path(path).read_bytes()
                 return json.loads(data), digest(data)
             except FileNotFoundError:
                 return None, None
 
     def swap(self, value: Any, version: str, *names: str) -> bool:
-        """Put JSON only if the object still has `version`; False when it has changed."""
+        """Put JSON only if the object still has `version`; False when it has changed.
+
+        False is also the answer when ours was there, unheard, until another replaced it: who
+        tries again looks first.
+        """
         path = self.path(*names)
         with _explained(self.uri(*names)):
             if not self.is_local:
-                return self._put_if(path, _dumps(value), IfMatch=version)
+                return bool(self.fs.put_if(path, _dumps(value), IfMatch=version))
             import fcntl
 
             with open(f"{path}.lock", "a") as guard:
@@ -165,16 +171,6 @@ class Storage:
                     return False
                 self.write(_dumps(value), *names)
                 return True
-
-    def _put_if(self, path: str, data: bytes, **condition: str) -> bool:
-        bucket, _, key = path.partition("/")
-        try:
-            self.fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
-        except (OSError, ValueError) as error:
-            if "pre-condition" in str(error).lower() or "precondition" in str(error).lower():
-                return False
-            raise
-        return True
 
     # -- tables ----------------------------------------------------------------------
 
@@ -242,22 +238,6 @@ class Storage:
         return str(target)
 
 
-def filesystem(uri: str, endpoint_url: str | None = None) -> fsspec.AbstractFileSystem:
-    """The fsspec filesystem of `uri`; no listing cache, bounded retries and time-outs."""
-    if not uri.startswith("s3://"):
-        return fsspec.filesystem("file")
-    return fsspec.filesystem(
-        "s3",
-        endpoint_url=endpoint_url or os.environ.get("AWS_ENDPOINT_URL"),
-        use_listings_cache=False,
-        config_kwargs={
-            "retries": {"max_attempts": 5, "mode": "standard"},
-            "connect_timeout": 10,
-            "read_timeout": 60,
-        },
-    )
-
-
 def _dumps(value: Any) -> bytes:
     return json.dumps(value, indent=1, ensure_ascii=False, default=str).encode()
 
@@ -299,11 +279,16 @@ def _explained(uri: str) -> Iterator[None]:
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EROFS):
             raise UserError(f"{uri}: cannot write here: {error.strerror}") from error
+        if uri.startswith("s3://"):
+            raise UserError(
+                f"{uri}: storage refused: {error}. Check the bucket and the endpoint; "
+                "`llmaug doctor` tests them"
+            ) from error
         raise
     except Exception as error:
-        if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
+        if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore"):
             raise UserError(
-                f"{uri}: storage does not answer: {error}. Check the endpoint, the network "
-                "and the credentials; `llmaug doctor` tests them"
+                f"{uri}: cannot ask storage: {error}. Check the credentials, the region and the "
+                "endpoint; `llmaug doctor` tests them"
             ) from error
         raise

@@ -45,6 +45,14 @@ def _print_generation(console: Console, metrics: dict[str, Any]) -> None:
         f"{ledger['rejected']:,} rejected + {ledger['failed']:,} failed; events: "
         f"{metrics['events']['real']:,} real, {metrics['events']['synthetic']:,} synthetic"
     )
+    planned, left_out = ledger["planned"], ledger["left_out"]
+    if planned != ledger["units"]:
+        console.print(
+            f"  planned {planned:,} = {ledger['units']:,} answered + {left_out:,} left out "
+            f"({ledger['stopped'] or 'limit'}) + {ledger['not_needed']:,} not needed"
+        )
+    if ledger["cache_hits"]:
+        console.print(f"  answered by the outcomes cache: {ledger['cache_hits']:,}")
     for reason, count in sorted(ledger["by_reason"].items()):
         console.print(f"  {reason}: {count:,}")
     speed = metrics["throughput"]
@@ -52,6 +60,26 @@ def _print_generation(console: Console, metrics: dict[str, Any]) -> None:
         f"generation: {speed['output_tokens_per_s']:,.0f} tokens/s, "
         f"{speed['events_per_s']:,.0f} kept events/s"
     )
+
+
+def forecast_table(predicted: dict[str, Any]) -> Table:
+    """What `llmaug forecast` prints."""
+    table = Table(title=f"forecast from {predicted['probe_units']:,} units", box=None)
+    for column in ("", "expected", "95% interval"):
+        table.add_column(column)
+    table.add_row("units", f"{predicted['units']:,}")
+    table.add_row("answered by the cache", f"{predicted['cache_hits']:,}")
+    for label, name, form in (
+        ("tokens generated", "output_tokens", ",.0f"),
+        ("outcomes accepted", "accepted", ",.0f"),
+        ("engine hours", "engine_hours", ",.4f"),
+        ("hours on the clock", "wall_hours", ",.4f"),
+        ("cost", "cost", ",.2f"),
+    ):
+        value = predicted[name]
+        table.add_row(label, f"{value['mean']:{form}}", f"{value['low']:{form}} to "
+                      f"{value['high']:{form}}")  # fmt: skip
+    return table
 
 
 def _arms(metrics: dict[str, Any]) -> Table:

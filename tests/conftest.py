@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: one local Ray, and contexts over a temporary folder."""
+"""Fixtures that all tests share: one local Ray, an S3 server, contexts over a temporary folder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from llmaug.config import RayConfig, parse_config  # noqa: E402
 from llmaug.progress import Progress  # noqa: E402
 from llmaug.stage import Context  # noqa: E402
 from llmaug.storage import Storage  # noqa: E402
+from tests.servers import ACCESS_KEY, SECRET_KEY, s3_server  # noqa: E402
 
 
 class QuietProgress(Progress):
@@ -40,6 +41,17 @@ def ray_session() -> Iterator[None]:
     connect(RayConfig(num_cpus=4))
     yield
     disconnect()
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 server. Credentials come from the environment, as in production."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        yield url
 
 
 @pytest.fixture

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import yaml
 
 from llmaug.datasets import write_ml_100k
@@ -68,26 +71,64 @@ def llmaug(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def kill_when(condition: Callable[[], bool], *arguments: str, timeout_s: float = 240) -> None:
-    """Start the command, and kill -9 its driver as soon as `condition` holds.
-
-    Fails when the command ends before.
-    """
-    process = subprocess.Popen(
-        _command(arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start the command and go on; its stderr is in a pipe."""
+    return subprocess.Popen(
+        _command(arguments), env={**os.environ, **environment}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def wait_until(
+    condition: Callable[[], bool], run: subprocess.Popen[str], timeout_s: float = 240
+) -> None:
+    """Wait for `condition`; fails when the command ends before."""
     deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert run.poll() is None, f"ended too early: {run.stderr.read()}"  # type: ignore[union-attr]
+        assert time.monotonic() < deadline, "the moment did not come"
+        time.sleep(0.02)
+
+
+def kill_when(condition: Callable[[], bool], *arguments: str) -> None:
+    """Start the command, and kill -9 its driver as soon as `condition` holds."""
+    run = start(*arguments)
     try:
-        while not condition():
-            assert process.poll() is None, f"ended too early: {process.stderr.read()}"  # type: ignore[union-attr]
-            assert time.monotonic() < deadline, "the moment to kill did not come"
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+        wait_until(condition, run)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
+        run.kill()
+        run.wait()
+
+
+def process_named(name: str, parent: int) -> psutil.Process:
+    """A process below `parent` (Ray's workers among them) with `name` in its command line."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for process in psutil.Process(parent).children(recursive=True):
+            try:
+                if name in " ".join(process.cmdline()) or name in process.name():
+                    return process
+            except psutil.Error:
+                continue
+        time.sleep(0.1)
+    raise AssertionError(f"no process {name}")
+
+
+def add_events(root: Path, num_users: int) -> None:
+    """For some users a later event, of an item that they had not."""
+    logs = root / "logs" / "events"
+    events = ds.dataset(logs, partitioning="hive").to_table().to_pylist()
+    last = max(events, key=lambda event: event["timestamp"])
+    items = sorted({event["item_id"] for event in events})
+    rows = []
+    for user in sorted({event["user_id"] for event in events})[:num_users]:
+        had = {event["item_id"] for event in events if event["user_id"] == user}
+        item = next(item for item in items if item not in had)
+        when = last["timestamp"] + timedelta(seconds=1)
+        rows.append({**last, "user_id": user, "item_id": item, "timestamp": when})
+    day = f"dt={last['timestamp']:%Y-%m-%d}"
+    table = pa.Table.from_pylist([{k: v for k, v in row.items() if k != "dt"} for row in rows])
+    pq.write_table(table, logs / day / "more.parquet")
 
 
 def _command(arguments: tuple[str, ...]) -> list[str]:

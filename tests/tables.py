@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from llmaug.plan import Source, write_source
 from llmaug.schema import EVENT, ITEM, REAL
 from llmaug.stage import MANIFEST, Context, total_counts
 from llmaug.storage import Storage
@@ -77,6 +78,15 @@ def write_vocabulary(context: Context, vocabulary: Vocabulary, statistics: dict[
     counts = {"vocabulary_digest": vocabulary.digest}
     context.storage.write_part(vocabulary.items, counts, folder, ITEMS_PART)
     context.storage.write_json(statistics, folder, "statistics.json")
+    write_finished(context, "vocabulary", **counts)
+
+
+def write_plan(context: Context, source: str, train_part: str | None, units: list[dict]) -> str:
+    """One part of a plan, as stage `plan` leaves it; returns its name."""
+    place = None if train_part else 0.5
+    described = Source(source, source, int(source[0]), train_part, len(units), place)
+    write_source(context.storage, context.folder("plan"), described, units)
+    return f"{source}-00000" if train_part else source
 
 
 def write_finished(context: Context, stage: str, **counts: Any) -> None:
@@ -96,6 +106,8 @@ def map_parts_here(
     context: Context, folder: str, parts: list[str], work: Callable[[str], Any], **_: Any
 ) -> Counter[str]:
     """`stage.map_parts` without Ray, for the variations of a test that Ray ran once."""
+    done = context.storage.parts(folder)
     for part in parts:
-        work(part)
+        if part not in done:
+            work(part)
     return total_counts(context.storage, folder)

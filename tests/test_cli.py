@@ -19,7 +19,18 @@ EXAMPLE = Path("examples/text_logs")
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "status", "recommend", "score", "datasets", "doctor", "config schema", "config check"],
+    [
+        "run",
+        "status",
+        "recommend",
+        "score",
+        "ab",
+        "counterfactual",
+        "datasets",
+        "doctor",
+        "config schema",
+        "config check",
+    ],
 )
 def test_help_has_an_example_and_loads_nothing_heavy(command: str) -> None:
     """Heavy imports are what makes help slow; seconds themselves depend on the machine."""

@@ -23,8 +23,10 @@ from tests.tables import (
     events,
     histories,
     hour,
+    map_parts_here,
     read_rows,
     write_finished,
+    write_plan,
     write_vocabulary,
 )
 
@@ -158,19 +160,21 @@ def outcome(name: str, tokens: list[int], user: str | None = None, reason: str =
     }
 
 
-def write_outcomes(context: Context, part: str, outcomes: list[dict], after: Any) -> None:
+def write_outcomes(
+    context: Context, source: str, train_part: str | None, outcomes: list[dict], after: Any
+) -> None:
+    asked = {"prompt": [BOS], "seed": 1, "after": after, "sampling": {"max_tokens": 5}}
+    units = [{**row, **asked} for row in outcomes]
+    known = [{name: unit.get(name) for name in UNIT.names} for unit in units]
+    part = write_plan(context, source, train_part, known)
     table = pa.Table.from_pylist(outcomes, schema=OUTCOME)
     context.storage.write_part(table, {}, context.folder("outcomes"), part)
-    units = [{**row, "prompt": [BOS], "seed": 1, "after": after} for row in outcomes]
-    known = [{name: unit.get(name) for name in UNIT.names} for unit in units]
-    table = pa.Table.from_pylist(known, schema=UNIT)
-    context.storage.write_part(table, {}, context.folder("plan"), part)
 
 
 def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
     make_context: MakeContext, ray_session: None
 ) -> None:
-    context = make_context(filters={"copied_ngram": 3})
+    context = make_context(filters={"copied_ngram": 3}, generate={"engine": "uniform"})
     context.storage.write_part(
         events(histories(u1="ab", u2="cdefg")), {}, context.folder("split/train"), "part-00000"
     )
@@ -181,8 +185,8 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
         outcome("broken", [], user="u2", reason="no_answer"),
     ]
     new_users = [outcome("copy", [C, D, E, F, G]), outcome("new", [G, F, E, D, C])]
-    write_outcomes(context, "0-part-00000", continuations, after=hour(1))
-    write_outcomes(context, "1-new-users-00000", new_users, after=None)
+    write_outcomes(context, "0-part-00000", "part-00000", continuations, after=hour(1))
+    write_outcomes(context, "1-new-users-00000", None, new_users, after=None)
     write_finished(context, "split")
     write_finished(context, "outcomes", units=5)
 
@@ -195,7 +199,7 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
         **{"events_generated": 3 + 3 + 5 + 5, "events_dropped.repeated": 3, "events_kept": 7},
     }
     folder = context.folder("filtered")
-    assert context.storage.parts(folder) == ["0-part-00000", "1-new-users-00000"]
+    assert context.storage.parts(folder) == ["0-part-00000-00000", "1-new-users-00000"]
     rows = {row["unit_id"]: row for row in read_rows(context.storage, folder)}
     verdicts = [(rows[digest(name)]["status"], rows[digest(name)]["reason"])
                 for name in ("fresh", "repeats", "broken", "copy", "new")]  # fmt: skip
@@ -218,3 +222,27 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
     repeats = rows[digest("repeats")]["events"]
     assert [event["item_id"] for event in repeats] == ["a", "b", "e"]
     assert not any(event["keep"] for event in repeats)
+
+
+def test_a_row_that_cannot_be_read_is_one_failed_outcome(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash_on_b(candidate: Candidate, config: FiltersConfig) -> list[str | None]:
+        if B in candidate.tokens:
+            raise ZeroDivisionError("a bug in a filter")
+        return [None] * len(candidate.tokens)
+
+    monkeypatch.setattr(filters, "EVENT_FILTERS", [crash_on_b])
+    monkeypatch.setattr(filters, "map_parts", map_parts_here)
+    context = make_context(generate={"engine": "uniform"})
+    write_vocabulary(context, catalogue("abcdefg"), statistics().__dict__)
+    rows = [outcome(name, tokens) for name, tokens in (("a", [C, D]), ("b", [A, B]), ("c", [E, F]))]
+    write_outcomes(context, "0-new-users-00000", None, rows, after=None)
+    context.storage.write_part(events([]), {}, context.folder("split/train"), "part-00000")
+    write_finished(context, "split")
+    write_finished(context, "outcomes", units=3)
+    counts = filters.run(context)
+    assert (counts["accepted"], counts["failed"]) == (2, 1)
+    assert counts["failed.unparsable"] == 1
+    failed = read_rows(context.storage, context.folder("filtered"))[1]
+    assert failed["reason"] == "unparsable" and "a bug in a filter" in failed["detail"]

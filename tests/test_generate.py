@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from llmaug.config import GenerateConfig, LmConfig
-from llmaug.generate import Generator, UniformEngine, VllmEngine
+from llmaug.engines import EngineMaker, UniformEngine, VllmEngine
+from llmaug.part_worker import PartWorker, Place
 from llmaug.schema import FAILED, GENERATED, UNIT
 from llmaug.storage import Storage
-from llmaug.vocabulary import BOS, NUM_SPECIAL
+from llmaug.units import Units
+from llmaug.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
 from tests.tables import catalogue
 
 NUM_ITEMS = 30
-LM = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=16)
+LM = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=80)
 
 
 def unit(number: int, prompt: list[int], seed: int = 1, **sampling: Any) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def unit(number: int, prompt: list[int], seed: int = 1, **sampling: Any) -> dict
 UNITS = [
     unit(0, [BOS]),
     unit(1, []),  # empty prompt
-    unit(2, [BOS] + [5] * 20),  # longer than the context
+    unit(2, [BOS] + [5] * 80),  # longer than the context
     unit(3, [BOS, 10_000]),  # no such token
     unit(4, [BOS], top_p=7.0),  # a sampling value that the engine refuses
     unit(5, [BOS, 5, 6], seed=2),
@@ -44,16 +49,30 @@ UNITS = [
     unit(7, [BOS, 5, 6], seed=2),  # as unit 5
 ]
 # More prompt tokens at once than one step of the engine takes: seeded units must survive it.
-CROWD = [unit(number, [BOS, *range(4, 14)], seed=number) for number in range(100, 900)]
+CROWD = [unit(number, [BOS, *range(4, 32), *range(3, 30), *range(5, 20)], seed=number)
+         for number in range(100, 900)]  # fmt: skip
 
 
-def outcomes(storage: Storage, engine: Any) -> list[dict[str, Any]]:
+def outcomes(storage: Storage, engine: EngineMaker) -> list[dict[str, Any]]:
+    """The outcomes of UNITS and CROWD through one actor's worth of our side."""
+    write_catalogue(storage)
     table = pa.Table.from_pylist(UNITS + CROWD, schema=UNIT)
     storage.write_part(table, {}, "plan", "part-0")
-    counts = Generator(storage, "plan", "outcomes", engine)("part-0")
+    worker = PartWorker(Place(storage, "plan", "outcomes", "test", "model@1"), engine,
+                        vocabulary="vocabulary")  # fmt: skip
+    row = {"name": "part-0", "source": "users", "strategy": 0, "train_part": None}
+    counts = json.loads(worker(row)["counts"])
     rows = storage.read_part("outcomes", "part-0").to_pylist()
     assert counts["units"] == len(rows) == counts[GENERATED] + counts[FAILED]
+    assert counts["output_tokens"] == sum(len(row["tokens"]) for row in rows)
     return rows
+
+
+def write_catalogue(storage: Storage) -> Vocabulary:
+    vocabulary = catalogue([f"item-{n}" for n in range(NUM_ITEMS)])
+    counts = {"vocabulary_digest": vocabulary.digest}
+    storage.write_part(vocabulary.items, counts, "vocabulary", ITEMS_PART)
+    return vocabulary
 
 
 def test_poisoned_units_fail_with_their_reason_and_leave_their_neighbours_alone(
@@ -66,12 +85,18 @@ def test_poisoned_units_fail_with_their_reason_and_leave_their_neighbours_alone(
     failed = {row["unit_id"]: row["detail"] for row in rows if row["status"] == FAILED}
     assert set(failed) == {"unit-1", "unit-2", "unit-3", "unit-4"}
     assert "empty prompt" in failed["unit-1"]
-    assert "context of 16" in failed["unit-2"]
+    assert "context of 80" in failed["unit-2"]
     assert "token ids outside" in failed["unit-3"]
     assert "top_p" in failed["unit-4"]
+    assert {row["reason"] for row in rows if row["status"] == FAILED} == {"refused_by_engine"}
     tokens = {row["unit_id"]: row["tokens"] for row in rows if row["status"] == GENERATED}
     assert all(len(t) == 5 and min(t) >= NUM_SPECIAL for t in tokens.values())
     assert tokens["unit-5"] == tokens["unit-7"] != tokens["unit-6"]
+    # The samples of the crowd share one history: its whole blocks are computed once.
+    crowd = [row for row in rows if int(row["unit_id"][5:]) >= 100]
+    assert {row["num_prompt_tokens"] for row in crowd} == {71}
+    computed = sum(row["num_prompt_tokens"] - row["num_cached_tokens"] for row in crowd)
+    assert computed == 71 + (len(crowd) - 1) * (71 - 64)
 
 
 def _on_vllm(folder: str) -> list[dict[str, Any]]:
@@ -81,14 +106,14 @@ def _on_vllm(folder: str) -> list[dict[str, Any]]:
     from llmaug.lm.causal import CausalLm, save
 
     torch.manual_seed(0)
-    storage, vocabulary = Storage(folder), catalogue([f"item-{n}" for n in range(NUM_ITEMS)])
-    model = CausalLm(LM, vocabulary, min_tag_items=1)
-    save(storage, "lm", model, vocabulary, {})
+    storage = Storage(folder)
+    vocabulary = write_catalogue(storage)
+    save(storage, "lm", CausalLm(LM, vocabulary, min_tag_items=1), vocabulary, {})
     config = GenerateConfig(max_num_seqs=1024)
-    local = storage.fetch_folder("lm", "v1")
+    local, context_len = storage.fetch_folder("lm", "v1"), LM.context_len
+    on_gpu = torch.cuda.is_available()
     return outcomes(
-        storage,
-        lambda: VllmEngine(local, config, LM, vocabulary.num_tokens, torch.cuda.is_available()),
+        storage, lambda: VllmEngine(local, config, context_len, vocabulary.num_tokens, on_gpu)
     )
 
 
@@ -97,7 +122,20 @@ def test_the_uniform_control_draws_any_item_by_seed(tmp_path: Path) -> None:
     assert all(row["status"] == GENERATED for row in rows)
     assert rows[5]["tokens"] == rows[7]["tokens"] != rows[6]["tokens"]
     drawn = {token for row in rows for token in row["tokens"]}
-    assert drawn <= set(range(NUM_SPECIAL, NUM_SPECIAL + NUM_ITEMS))
+    assert drawn == set(range(NUM_SPECIAL, NUM_SPECIAL + NUM_ITEMS))
+
+
+def test_the_stand_in_takes_the_time_of_a_gpu() -> None:
+    engine = UniformEngine(NUM_ITEMS, tokens_per_s=10_000.0)
+    units = Units(pa.Table.from_pylist(CROWD, schema=UNIT))  # 800 units of 5 tokens
+    engine.add(units, np.arange(800), first_key=0)
+    begin, keys = time.monotonic(), []
+    while engine.num_unfinished:
+        finished = engine.step()
+        assert finished is not None
+        keys += finished.keys.tolist()
+    assert keys == list(range(800))
+    assert time.monotonic() - begin >= 0.4
 
 
 @pytest.mark.gpu

@@ -22,6 +22,7 @@ from tests.tables import (
     map_parts_here,
     read_rows,
     write_finished,
+    write_plan,
     write_vocabulary,
 )
 
@@ -76,7 +77,14 @@ def context(make_context: MakeContext) -> Context:
         "0-p1": [{**outcome("unit-4", "", user="u3", status="failed"), "events": None}],
         "1-new-users-00000": [outcome("unit-5", "edc")],
     }
-    for part, outcomes in filtered.items():
+    for source, outcomes in filtered.items():
+        units = [
+            {"unit_id": row["unit_id"], "strategy": row["strategy"], "sample": 0, "prompt": [],
+             "sampling": {"max_tokens": 3}, "seed": 1}
+            for row in outcomes
+        ]  # fmt: skip
+        train_part = source[2:] if source[2:] in TRAIN else None
+        part = write_plan(context, source, train_part, units)
         table = pa.Table.from_pylist(outcomes, schema=OUTCOME)
         context.storage.write_part(table, {}, context.folder("filtered"), part)
     write_finished(context, "plan", generator="causal@1234")
@@ -125,7 +133,7 @@ def test_the_augmented_arm_adds_the_kept_events_of_accepted_outcomes(
 
 
 def test_synthetic_rows_say_where_they_come_from(context: Context) -> None:
-    outcomes = context.storage.read_part(context.folder("filtered"), "0-p0")
+    outcomes = context.storage.read_part(context.folder("filtered"), "0-p0-00000")
     source = merge.Source("tonight", "causal@1234", "view")
     rows = merge.synthetic_events(outcomes, context.config.merge, source).to_pylist()
     assert rows[-1] == {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from llmaug import plan
+from llmaug.generators import generator_of
 from llmaug.stage import Context
 from llmaug.vocabulary import BOS
 from tests.tables import (
@@ -38,13 +40,21 @@ def units_of(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Call
         *strategies: dict[str, Any], model_digest: str | None = None, **config: Any
     ) -> list[dict[str, Any]]:
         engine = "vllm" if model_digest else "uniform"
-        config = {"plan": {"strategies": strategies}, "generate": {"engine": engine}, **config}
+        wanted = {"plan": {"strategies": strategies}, "generate": {"engine": engine}}
+        if strategies and "plan" in config:
+            wanted["plan"] |= config.pop("plan")
+        config = {**wanted, **config}
         context = make_context(run_id=f"run-{next(number)}", **config)
         write_inputs(context)
         if model_digest:
             write_finished(context, "lm/causal", model_digest=model_digest)
         counts = plan.run(context)
-        units = read_rows(context.storage, context.folder("plan"))
+        folder = context.folder("plan")
+        units = [
+            unit
+            for part in plan.read_parts(context.storage, folder)
+            for unit in context.storage.read_part(folder, part.name).to_pylist()
+        ]
         assert counts["units"] == len(units)
         return units
 
@@ -68,19 +78,23 @@ def test_a_plan_of_both_strategies(make_context: MakeContext, ray_session: None)
     )
     write_inputs(context)
     counts = plan.run(context)
-    assert counts == {"units": 6 + 5, "continue": 6, "new_users": 5, "generator": "uniform"}
+    generator = f"uniform@{catalogue('abcde').digest[:16]}"
+    assert counts == {
+        **{"units": 6 + 5, "continue": 6, "new_users": 5, "generator": generator},
+        **{"max_output_tokens": 6 * 4 + 5 * 3, "left_out_by_budget": 0},
+    }
     folder = context.folder("plan")
     assert context.storage.parts(folder) == [
-        *("0-p0", "0-p1"),  # beside the training parts: users stay together
+        *("0-p0-00000", "0-p0-00001", "0-p1-00000"),  # of one training part each
         *("1-new-users-00000", "1-new-users-00001", "1-new-users-00002"),
     ]
     units = read_rows(context.storage, folder)
     assert len(ids(units)) == 11
     assert [(u["user_id"], u["prompt"], u["sample"], u["after"]) for u in units[:4]] == [
+        ("u2", [BOS, E], 0, hour(0)),  # the shortest history first
+        ("u2", [BOS, E], 1, hour(0)),
         ("u1", [BOS, A, B, C], 0, hour(2)),
         ("u1", [BOS, A, B, C], 1, hour(2)),
-        ("u2", [BOS, E], 0, hour(0)),
-        ("u2", [BOS, E], 1, hour(0)),
     ]
     assert [(u["user_id"], u["prompt"], u["sample"], u["after"]) for u in units[6:]] == [
         (None, [BOS], sample, None) for sample in range(5)
@@ -144,7 +158,79 @@ def test_only_sparse_users_are_continued(units_of: Callable[..., Any]) -> None:
     assert {unit["user_id"] for unit in units} == {"u1", "u2"}
 
 
-def test_the_generator_is_named_with_the_digest_of_its_weights() -> None:
-    assert plan.generator_name("causal", None) == "uniform"
-    manifest = {"counts": {"model_digest": "0123456789abcdef0123"}}
-    assert plan.generator_name("causal", manifest) == "causal@0123456789abcdef"
+def test_the_generator_is_named_with_the_digest_of_its_weights(make_context: MakeContext) -> None:
+    context = make_context()
+    write_finished(context, "lm/causal", model_digest="0123456789abcdef0123")
+    found = generator_of(context)
+    assert found.name == "causal@0123456789abcdef"
+    assert (found.vocabulary, found.model) == ("runs/test/vocabulary", "runs/test/lm/causal")
+    uniform = make_context(generate={"engine": "uniform"})
+    write_vocabulary(uniform, catalogue("ab"), {})
+    assert generator_of(uniform).name == f"uniform@{catalogue('ab').digest[:16]}"
+
+
+# -- smaller than the demand -----------------------------------------------------------------
+
+
+def served(units: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    return [(unit["user_id"], unit["sample"]) for unit in units]
+
+
+@pytest.mark.parametrize(
+    ("allocation", "expected"),
+    [
+        # u2 has 1 event, u1 has 3, u3 has 5
+        ("sparse_first", {("u2", 0), ("u2", 1), ("u1", 0), ("u1", 1)}),
+        ("uniform", {("u2", 0), ("u1", 0), ("u3", 0), ("u2", 1)}),
+        ("proportional", {("u3", 0), ("u1", 0), ("u3", 1), ("u2", 0)}),
+    ],
+)
+def test_a_budget_is_spent_as_allocated(
+    units_of: Callable[..., Any], allocation: str, expected: set[tuple[str, int]]
+) -> None:
+    plan = {"strategies": [CONTINUE], "allocation": allocation}
+    assert set(served(units_of(plan=plan, budget={"max_units": 4}))) == expected
+
+
+def test_every_strategy_is_cut_by_the_same_share(units_of: Callable[..., Any]) -> None:
+    new_users = {**NEW_USERS, "num_users": 60}
+    units = units_of(CONTINUE, new_users, budget={"max_units": 33})  # of 6 + 60: half
+    kinds = Counter(unit["strategy"] for unit in units)
+    # 3 of 6 are one user's two samples and half of another's: samples stay together
+    assert kinds == {"continue": 2, "new_users": 30}
+
+
+def test_a_budget_of_tokens_counts_what_can_be_generated(units_of: Callable[..., Any]) -> None:
+    units = units_of(NEW_USERS, budget={"max_tokens": 10})  # 3 a unit
+    assert len(units) == 3
+
+
+def test_what_the_budget_leaves_out_is_counted(make_context: MakeContext) -> None:
+    context = make_context(
+        plan={"strategies": [NEW_USERS]}, generate={"engine": "uniform"}, budget={"max_units": 2}
+    )
+    write_inputs(context)
+    counts = plan.run(context)
+    assert (counts["units"], counts["left_out_by_budget"]) == (2, 3)
+    assert any("3 of 5 wanted units are left out" in note for note in context.progress.notes)
+
+
+def test_a_large_plan_puts_sparse_users_first(units_of: Callable[..., Any]) -> None:
+    strategies = [{**CONTINUE, "samples_per_user": 3}]
+    units = units_of(plan={"strategies": strategies, "units_per_part": 3})
+    # u2 and u1 are of one training part; u3 is alone in its own, in the middle of its source
+    assert [user for user, _ in served(units)] == ["u2"] * 3 + ["u3"] * 3 + ["u1"] * 3
+
+
+def test_tries_of_one_user_stay_in_one_part(make_context: MakeContext) -> None:
+    strategy = {**CONTINUE, "samples_per_user": 4, "accepted_per_user": 1}
+    context = make_context(
+        plan={"strategies": [strategy], "units_per_part": 5, "allocation": "uniform"},
+        generate={"engine": "uniform"},
+    )
+    write_inputs(context)
+    plan.run(context)
+    storage, folder = context.storage, context.folder("plan")
+    for part in storage.parts(folder):
+        assert len(set(storage.read_part(folder, part)["user_id"].to_pylist())) == 1
+        assert storage.read_part(folder, part).num_rows == 4

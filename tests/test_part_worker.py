@@ -1,0 +1,209 @@
+"""One part through one actor: what is asked, what is kept, who is blamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmaug import generate
+from llmaug.config import FiltersConfig
+from llmaug.engines import Engine, Finished, UniformEngine
+from llmaug.part_worker import ATTEMPTS, KEPT, PartWorker, Place
+from llmaug.plan import read_parts
+from llmaug.stage import Context
+from llmaug.storage import Storage, digest
+from llmaug.units import Units
+from llmaug.vocabulary import BOS, NUM_SPECIAL
+from tests.tables import (
+    catalogue,
+    events,
+    histories,
+    read_rows,
+    write_finished,
+    write_plan,
+    write_vocabulary,
+)
+
+MakeContext = Callable[..., Context]
+ITEMS = "abcdefghij"
+
+
+def unit(number: int, user: str | None = None, sample: int = 0) -> dict[str, Any]:
+    return {
+        "unit_id": digest(number), "user_id": user, "sample": sample, "prompt": [BOS],
+        "strategy": "continue" if user else "new_users", "seed": number,
+        "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": 3},
+    }  # fmt: skip
+
+
+class Recorder(UniformEngine):
+    """Remembers which units were asked."""
+
+    def __init__(self) -> None:
+        super().__init__(len(ITEMS))
+        self.asked: list[int] = []
+
+    def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
+        self.asked += units.seeds[numbers].tolist()
+        return super().add(units, numbers, first_key)
+
+
+@pytest.fixture
+def storage(make_context: MakeContext) -> Storage:
+    """A plan of one part with ten units of new users."""
+    context = make_context(generate={"engine": "uniform"})
+    write_vocabulary(context, catalogue(ITEMS), {})
+    write_plan(context, "0-new-users-00000", None, [unit(number) for number in range(10)])
+    return context.storage
+
+
+ROW = {"name": "0-new-users-00000", "source": "s", "strategy": 0, "train_part": None}
+
+
+def worker(storage: Storage, engine: Engine, **more: Any) -> PartWorker:
+    place = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
+    return PartWorker(place, lambda: engine, vocabulary="runs/test/vocabulary", **more)
+
+
+def rows(storage: Storage) -> list[dict[str, Any]]:
+    return read_rows(storage, "runs/test/outcomes")
+
+
+def test_a_part_that_is_written_is_not_asked_again(storage: Storage) -> None:
+    engine = Recorder()
+    once = worker(storage, engine)
+    first = once(ROW)
+    assert once(ROW) == first  # its node died after the write, Ray runs the row again
+    assert engine.asked == list(range(10))
+    assert [row["attempts"] for row in rows(storage)] == [1] * 10
+
+
+def test_told_to_stop_it_keeps_what_is_there_and_the_next_one_asks_for_the_rest(
+    storage: Storage,
+) -> None:
+    class Stopping(Recorder):
+        """Answers four units, then the board says stop."""
+
+        def step(self) -> Finished | None:
+            if self.num_unfinished == 6:
+                loop._reported = 0.0  # the next report is due
+                loop._report = lambda news: "interrupted"
+                return None
+            units, numbers, first_key = self._queue.popleft()
+            self._queue += [(units, numbers[:4], first_key), (units, numbers[4:], first_key + 4)]
+            return super().step()
+
+    stopped = worker(storage, Stopping())
+    loop = stopped._loop
+    assert stopped(ROW) == {"part": ROW["name"], "counts": "{}"}
+    assert rows(storage) == []
+    assert storage.parts(f"runs/test/outcomes/{KEPT}") == [ROW["name"]]
+
+    engine = Recorder()
+    counts = json.loads(worker(storage, engine)(ROW)["counts"])
+    assert engine.asked == [4, 5, 6, 7, 8, 9]
+    assert (counts["units"], counts["repeated"]) == (10, 1)
+    assert [row["attempts"] for row in rows(storage)] == [1] * 4 + [2] * 6
+    assert [row["unit_id"] for row in rows(storage)] == [digest(n) for n in range(10)]
+
+
+def test_a_part_that_killed_its_engine_twice_is_run_unit_by_unit(storage: Storage) -> None:
+    def crashed(**note: Any) -> None:
+        storage.write_json(note, "runs/test/outcomes", ATTEMPTS, f"{ROW['name']}.json")
+
+    crashed(attempts=3, unfinished=3, at=7, crashes={"7": 1})  # died twice with unit 7 alone
+    engine = Recorder()
+    worker(storage, engine)(ROW)
+    assert engine.asked == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    failed = [row for row in rows(storage) if row["status"] == "failed"]
+    assert [(row["unit_id"], row["reason"]) for row in failed] == [(digest(7), "engine_crashed")]
+
+
+class Fragile(UniformEngine):
+    """Takes its process with it when it meets unit 5."""
+
+    def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
+        if 5 in units.seeds[numbers]:
+            os._exit(1)
+        return super().add(units, numbers, first_key)
+
+
+def test_a_unit_that_kills_every_engine_fails_alone(
+    make_context: MakeContext, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = make_context(generate={"engine": "uniform"})
+    write_vocabulary(context, catalogue(ITEMS), {})
+    for part in range(3):
+        units = [unit(number) for number in range(4 * part, 4 * part + 4)]
+        write_plan(context, f"0-new-users-0000{part}", None, units)
+    write_finished(context, "plan", units=12)
+    monkeypatch.setattr(generate, "engine_maker", lambda *_: lambda: Fragile(len(ITEMS)))
+    counts = generate.run(context)
+    assert (counts["units"], counts["generated"], counts["failed"]) == (12, 11, 1)
+    assert counts["failed.engine_crashed"] == 1
+    assert counts["deaths"] >= 4
+    failed = [row for row in rows(context.storage) if row["status"] == "failed"]
+    assert [row["unit_id"] for row in failed] == [digest(5)]
+
+
+def test_a_quota_asks_until_enough_is_accepted(make_context: MakeContext) -> None:
+    """Users who had nine of ten items need many tries for an event that is new to them."""
+    context = make_context(generate={"engine": "uniform"})
+    write_vocabulary(context, catalogue(ITEMS), {})
+    train = events(histories(easy="a", hard="abcdefghi"))
+    context.storage.write_part(train, {}, "runs/test/split/train", "p0")
+    units = [unit(100 * n + s, user, s) for n, user in enumerate(("easy", "hard"))
+             for s in range(40)]  # fmt: skip
+    name = write_plan(context, "0-p0", "p0", units)
+    engine = Recorder()
+    counts = json.loads(
+        worker(
+            context.storage, engine, quotas={0: 2}, train="runs/test/split/train",
+            filters=FiltersConfig(min_events=1),
+        )({**ROW, "name": name, "train_part": "p0"})["counts"]
+    )  # fmt: skip
+    answered = Counter(row["user_id"] for row in rows(context.storage))
+    assert answered["easy"] <= 3 < answered["hard"] < 40
+    j = NUM_SPECIAL + 9  # the one item that is new to "hard"
+    tries = [j in row["tokens"] for row in rows(context.storage) if row["user_id"] == "hard"]
+    assert sum(tries) == 2 and tries[-1], "it stops with the second one that would be accepted"
+    assert counts["units"] + counts["not_needed"] == 80
+
+
+def test_a_broken_engine_is_the_error_of_the_run(storage: Storage) -> None:
+    def broken() -> Engine:
+        raise RuntimeError("no such model")
+
+    place = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
+    with pytest.raises(RuntimeError, match="no such model"):
+        PartWorker(place, broken, vocabulary="runs/test/vocabulary")(ROW)
+
+
+def test_limits_end_generation_in_a_smaller_valid_data_set(
+    make_context: MakeContext, ray_session: None, tmp_path: Path
+) -> None:
+    context = make_context(
+        generate={"engine": "uniform", "simulated_tokens_per_s": 100.0},
+        budget={"max_gpu_hours": 2.0 / 3600},
+    )
+    write_vocabulary(context, catalogue(ITEMS), {})
+    for part in range(20):
+        units = [unit(number) for number in range(10 * part, 10 * part + 10)]
+        write_plan(context, f"0-new-users-000{part:02d}", None, units)
+    write_finished(context, "plan", units=200)
+    counts = generate.run(context)  # 200 units x 3 tokens would take 6 s
+    assert counts["stopped"] == "max_gpu_hours"
+    assert 0 < counts["units"] < 200
+    assert counts["units"] + counts["left_out"] == counts["planned"] == 200
+    done = {row["unit_id"] for row in rows(context.storage)}
+    assert len(done) == counts["units"]
+    planned = read_parts(context.storage, context.folder("plan"))
+    assert [p.name for p in planned][:3] == [f"0-new-users-0000{n}" for n in range(3)]
+    assert digest(0) in done and digest(199) not in done, "what comes first is served first"

@@ -1,0 +1,112 @@
+"""`retry-failed` asks again for what failed, and for nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmaug import generate, plan, retry
+from llmaug.engines import UniformEngine
+from llmaug.errors import UserError
+from llmaug.retry import retry_failed
+from llmaug.stage import MANIFEST, Context, fingerprint, run_stage
+from llmaug.units import Units
+from tests.tables import catalogue, read_rows, write_finished, write_vocabulary
+
+MakeContext = Callable[..., Context]
+NUM_UNITS = 20
+
+
+class Moody(UniformEngine):
+    """Refuses some units as long as it is in a bad mood (seeds decide which)."""
+
+    def __init__(self, bad_mood: bool) -> None:
+        super().__init__(5)
+        self._bad_mood = bad_mood
+
+    def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
+        bad = units.seeds[numbers] % 3 == 0
+        if not self._bad_mood or not bad.any():
+            return super().add(units, numbers, first_key)
+        keys = np.flatnonzero(~bad)
+        for key in keys:  # keys stay those of the caller
+            super().add(units, numbers[key : key + 1], first_key + int(key))
+        return [(int(number), "not today") for number in numbers[bad]]
+
+
+@pytest.fixture
+def context(
+    make_context: MakeContext, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Context]:
+    """A finished generation in which some units failed."""
+    context = make_context(
+        generate={"engine": "uniform"},
+        plan={
+            "strategies": [{"kind": "new_users", "num_users": NUM_UNITS, "num_events": 4}],
+            "units_per_part": 5,
+        },
+    )
+    write_vocabulary(context, catalogue("abcde"), {})
+    write_finished(context, "split")
+    config = context.config.model_dump(mode="json")
+    context.storage.write_json({"config": config}, "runs/test", "run.json")
+    run_stage(plan.stage(()), context)
+    monkeypatch.setattr(generate, "engine_maker", lambda *_: lambda: Moody(bad_mood=True))
+    run_stage(generate.STAGE, context)
+    monkeypatch.setattr(generate, "engine_maker", lambda *_: lambda: Moody(bad_mood=False))
+    yield context
+
+
+def answers(context: Context) -> dict[str, dict[str, Any]]:
+    rows = read_rows(context.storage, context.folder("outcomes"))
+    assert len(rows) == NUM_UNITS
+    return {row["unit_id"]: row for row in rows}
+
+
+def test_only_the_failed_units_are_asked_again(context: Context) -> None:
+    before = answers(context)
+    failed = {unit for unit, row in before.items() if row["status"] == "failed"}
+    assert 0 < len(failed) < NUM_UNITS
+    print_before = fingerprint_after(context)
+
+    done = retry_failed(context.storage, "test", "refused_by_engine")
+
+    assert done == {
+        "retried": len(failed), "by_reason": {"refused_by_engine": len(failed)}, "still_failed": 0
+    }  # fmt: skip
+    after = answers(context)
+    assert all(row["status"] == "generated" for row in after.values())
+    assert {unit for unit in after if after[unit] != before[unit]} == failed
+    assert {row["attempts"] for unit, row in after.items() if unit in failed} == {2}
+    assert fingerprint_after(context) != print_before, "what follows has to be renewed"
+    # ... and the stage itself counts as done.
+    assert run_stage(generate.STAGE, context)["skipped"]
+
+
+def fingerprint_after(context: Context) -> str:
+    """Of a stage that depends on the outcomes."""
+    from llmaug.stage import Stage
+
+    return fingerprint(Stage("later", retry.retry_failed, ("outcomes",)), context)["fingerprint"]
+
+
+def test_a_reason_that_nobody_has_lists_those_that_there_are(context: Context) -> None:
+    with pytest.raises(UserError, match=r"reason 'bad_luck'; failed: refused_by_engine \(\d+\)"):
+        retry_failed(context.storage, "test", "bad_luck")
+
+
+def test_without_failures_it_says_so(context: Context) -> None:
+    retry_failed(context.storage, "test")
+    with pytest.raises(UserError, match="run test: no unit failed"):
+        retry_failed(context.storage, "test")
+
+
+def test_unfinished_and_unknown_runs_are_errors(context: Context) -> None:
+    with pytest.raises(UserError, match="runs/other: no such run; runs here: test"):
+        retry_failed(context.storage, "other")
+    context.storage.delete(context.folder("outcomes"), MANIFEST)
+    with pytest.raises(UserError, match="generation is not finished"):
+        retry_failed(context.storage, "test")
