@@ -63,9 +63,7 @@ class SASRec(nn.Module):
         real = weights > 0  # only real targets meet the V-wide softmax
         users, targets = hidden[real], tokens[:, 1:][real]
         if self._loss == "sampled_softmax":
-            loss = losses.sampled_softmax(
-                users, table, targets, self._share, self._max_negatives
-            )
+            loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)
         else:
             loss = losses.softmax(users, table, targets)
         return (loss * weights[real]).sum() / weights[real].sum()
