@@ -171,8 +171,8 @@ def _ray_data_llm(context: Context, model: str) -> dict[str, float]:
     arguments.pop("model")
     units = _units(context)
     rows = [
-        {"prompt": prompt, "number": n, "sampling": _sampling(units, n)}
-        for n, prompt in enumerate(units.prompts)
+        {"ids": ids, "number": n, "sampling": _sampling(units, n)}
+        for n, ids in enumerate(units.prompts)
     ]
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": str(round(config.generate.kv_cache_gib)),
@@ -187,7 +187,8 @@ def _ray_data_llm(context: Context, model: str) -> dict[str, float]:
             runtime_env={"env_vars": environment},
         ),
         preprocess=lambda row: {
-            "tokenized_prompt": row["prompt"], "number": row["number"],
+            # The ids are the prompt; its text is asked for all the same.
+            "tokenized_prompt": row["ids"], "prompt": "", "number": row["number"],
             "sampling_params": row["sampling"],
         },
         postprocess=lambda row: {

@@ -17,6 +17,10 @@ FUSION = "fusion"
 _SEES_TAGS = {"item_features": True}
 
 
+def _closed_form(model: str) -> dict[str, Any]:
+    return {"model": model, "loss": None, "item_features": False}
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to train the recommender."""
@@ -31,13 +35,17 @@ class Arm:
     """Arm that does without the synthetic events but is alike otherwise: the one to beat."""
 
     def train_config(self, config: Config) -> TrainConfig:
-        """The `train` section with this arm's changes."""
-        return TrainConfig.model_validate({**config.train.model_dump(), **self.changes})
+        """The `train` section with this arm's changes, for this arm alone."""
+        return TrainConfig.model_validate(
+            {**config.train.model_dump(), "arms": [REAL], **self.changes}
+        )
 
 
 # The names are those of `config.ArmName`; the order is that of the tables.
 ARMS = (
     Arm(REAL, shards=REAL),
+    Arm("popularity", shards=REAL, changes=_closed_form("popularity")),
+    Arm("ease", shards=REAL, changes=_closed_form("ease")),
     Arm(OVERSAMPLED, shards=OVERSAMPLED),
     Arm(DUPLICATE, shards=DUPLICATE),
     Arm(FUSION, shards=REAL, changes=_SEES_TAGS),

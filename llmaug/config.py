@@ -386,25 +386,41 @@ class MergeConfig(_Model):
 
 
 ArmName = Literal[
-    "real", "oversampled", "duplicate", "fusion", "augmented", "augmented_fusion"
-]  # fmt: skip
+    "real",
+    "popularity",
+    "ease",
+    "oversampled",
+    "duplicate",
+    "fusion",
+    "augmented",
+    "augmented_fusion",
+]
 
-
-_SEE_TAGS = ("sasrec",)
+# Losses of each model, its default first; models without one are solved in closed form.
+LOSSES: dict[str, tuple[str, ...]] = {
+    "sasrec": ("softmax", "sampled_softmax"),
+    "two_tower": ("sampled_softmax", "bpr"),
+    "linear": ("bce", "mse"),
+    "ease": (),
+    "popularity": (),
+}
+_SEE_TAGS = ("sasrec", "two_tower")
 
 
 class TrainConfig(OptimiserConfig):
     """The recommender."""
 
-    model: Literal["sasrec", "linear"] = "sasrec"
-    """sasrec (sequences), linear (sigmoid(beta^T [u; i]))."""
+    model: Literal["sasrec", "two_tower", "linear", "ease", "popularity"] = "sasrec"
+    """sasrec (sequences), two_tower (history and item vectors), linear (sigmoid(beta^T [u; i])),
+    and two in closed form: ease (item to item), popularity (the same for everybody)."""
     arms: list[ArmName] = ["real", "augmented"]
     """What is compared. real: the logs; augmented: with synthetic events; oversampled: real
     events repeated to the volume of augmented, the control; duplicate: every user once more
     as a synthetic user; fusion: real events, and the recommender sees the items' tags itself;
-    augmented_fusion: both. `real` is always one of them."""
+    augmented_fusion: both; popularity, ease: these models on real events, as yardsticks.
+    `real` is always one of them."""
     item_features: bool = False
-    """sasrec: add projected item tags to the item embeddings (what the fusion arms do)."""
+    """sasrec, two_tower: add projected item tags to the item vectors (the fusion arms do)."""
     seeds: list[int] = Field(default=[1], min_length=1)
     """One model a seed and arm; the first is the one published."""
     embedding_dim: int = Field(default=64, ge=1)
@@ -414,15 +430,37 @@ class TrainConfig(OptimiserConfig):
     num_heads: int = Field(default=2, ge=1)
     """sasrec: attention heads."""
     history_len: int = Field(default=50, ge=1)
-    """sasrec: events the model looks at."""
+    """sasrec, two_tower: events the model looks at."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """sasrec: dropout."""
-    loss: Literal["bce", "mse"] = "bce"
-    """linear: binary cross-entropy or mean squared error on sigmoid outputs."""
+    """sasrec, two_tower: dropout."""
+    loss: Literal["softmax", "sampled_softmax", "bpr", "bce", "mse"] | None = None
+    """sasrec: softmax over the catalogue, or sampled_softmax over some of it, for catalogues
+    of 100,000 items and more. two_tower: sampled_softmax, or bpr (pairwise).
+    linear: binary cross-entropy or mean squared error on sigmoid outputs. None: the first."""
+    max_negatives: int = Field(default=1024, ge=1)
+    """sampled_softmax: negatives of a batch at most, half of them its own targets."""
     interaction: Literal["concat", "hadamard"] = "concat"
     """linear: [u; i], or [u; i; u*i]."""
     num_negatives: int = Field(default=4, ge=0)
     """linear: items drawn at random as negatives for each event."""
+    popularity_days: float | None = Field(default=None, gt=0)
+    """popularity: count only the last N days of the training events. None: all."""
+    ease_l2: float = Field(default=300.0, gt=0)
+    """ease: strength of its regularisation."""
+    ease_max_items: int = Field(default=10_000, ge=1)
+    """ease: refuse larger catalogues; memory grows with their square (2.2 GiB for 10,000)."""
+
+    @property
+    def loss_name(self) -> str | None:
+        """The loss that counts; None for models in closed form."""
+        return self.loss or next(iter(LOSSES[self.model]), None)
+
+    @model_validator(mode="after")
+    def _loss_fits_the_model(self) -> TrainConfig:
+        if self.loss and self.loss not in LOSSES[self.model]:
+            has = " or ".join(LOSSES[self.model]) or "none: it has a closed form"
+            raise ValueError(f"train.loss of model {self.model} is {has}, not {self.loss}")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> TrainConfig:

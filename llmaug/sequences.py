@@ -142,6 +142,11 @@ class Batches:
         self._seed = seed
         self.num_targets = sequences.num_targets
 
+    def target_counts(self, num_tokens: int) -> np.ndarray:
+        """(num_tokens,) how many events of each token are to be predicted."""
+        tokens = self._sequences.tokens[self._sequences.weights > 0]
+        return np.bincount(tokens, minlength=num_tokens)
+
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right."""
         return padded(self.rows(step, rank, world_size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,7 +19,7 @@ from llmaug.split import TRAIN, VALIDATION
 from llmaug.stage import Context, Stage
 from llmaug.storage import Storage
 from llmaug.trainer import Task, fit
-from llmaug.validation import load_validation
+from llmaug.validation import ValidationUsers, load_validation
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary, load
 
 
@@ -29,70 +31,106 @@ def run(arm: Arm, context: Context) -> dict[str, Any]:
         name = f"model/{arm.name}/seed-{seed}"
         done = context.storage.read_json(context.folder(name), "_trained.json")
         if done is None:
-            build = partial(
-                build_task,
+            inputs = Inputs(
                 context.storage,
                 context.folder(name),
                 context.folder(f"merged/{arm.shards}"),
                 context.folder("split"),
                 context.folder("vocabulary"),
-                train,
                 config.vocabulary.min_tag_items,
                 config.evaluate.exclude_seen,
-                seed,
             )
-            done = fit(context, name, build, train, seed)
+            if train.loss_name is None:
+                done = _solve(context, inputs, train, seed)
+            else:
+                done = fit(context, name, partial(build_task, inputs, train, seed), train, seed)
         facts[f"seed-{seed}"] = done
     return facts
 
 
-def build_task(
-    storage: Storage,
-    folder: str,
-    shards: str,
-    split: str,
-    vocabulary_folder: str,
-    config: TrainConfig,
-    min_tag_items: int,
-    exclude_seen: bool,
-    seed: int,
-) -> Task:
+@dataclass(frozen=True)
+class Inputs:
+    """What a worker needs to find its data and to leave its model."""
+
+    storage: Storage
+    folder: str
+    """Where the model goes."""
+    shards: str
+    split: str
+    vocabulary: str
+    min_tag_items: int
+    exclude_seen: bool
+
+    def validation(self, vocabulary: Vocabulary, seed: int) -> ValidationUsers:
+        train, held_out = f"{self.split}/{TRAIN}", f"{self.split}/{VALIDATION}"
+        return load_validation(self.storage, train, held_out, vocabulary, seed)
+
+
+def build_task(inputs: Inputs, config: TrainConfig, seed: int) -> Task:
     """Called in each worker: loads the shards and makes the fresh model."""
-    vocabulary = load(storage, vocabulary_folder)
     task_class = _PairTask if config.model == "linear" else _SequenceTask
-    batches = task_class.load(storage, shards, vocabulary, config, seed)
-    task = task_class(batches, vocabulary, config, min_tag_items)
-    task.place = (storage, folder, exclude_seen)
-    task.validation = load_validation(
-        storage, f"{split}/{TRAIN}", f"{split}/{VALIDATION}", vocabulary, seed
+    return task_class(inputs, config, seed)
+
+
+def _solve(context: Context, inputs: Inputs, config: TrainConfig, seed: int) -> dict[str, Any]:
+    """A model in closed form, in one Ray task; it has no steps."""
+    import ray
+
+    from llmaug.cluster import connect
+
+    connect(context.config.ray)
+    work = ray.remote(solve).options(num_cpus=config.threads_per_worker)
+    return ray.get(work.remote(inputs, config, seed))
+
+
+def solve(inputs: Inputs, config: TrainConfig, seed: int) -> dict[str, Any]:
+    """Fit, validate and write a model in closed form, one part of the shards at a time."""
+    import torch
+
+    torch.set_num_threads(config.threads_per_worker)
+    storage, vocabulary = inputs.storage, load(inputs.storage, inputs.vocabulary)
+    model = recommenders.build(config, vocabulary, [])
+    num_targets = model.fit(
+        lambda: (storage.read_part(inputs.shards, part) for part in storage.parts(inputs.shards))
     )
-    return task
+    ndcg = inputs.validation(vocabulary, seed).ndcg_at_10(model.score, inputs.exclude_seen)
+    facts = {
+        "model_digest": recommenders.save(storage, inputs.folder, model, config, vocabulary),
+        "num_targets": num_targets,
+        "steps": 0,
+        "best_step": 0,
+        "validation_ndcg": None if math.isnan(ndcg) else ndcg,
+    }
+    storage.write_json(facts, inputs.folder, "_trained.json")
+    return facts
 
 
 class _RecommenderTask:
     """What both kinds of task share: validation and export of the model folder."""
 
     metric = "ndcg"
-    place: tuple[Storage, str, bool]
-    validation: Any
     model: Any
 
-    def __init__(
-        self, batches: Any, vocabulary: Vocabulary, config: TrainConfig, min_tag_items: int
-    ) -> None:
-        self._batches, self._vocabulary, self._config = batches, vocabulary, config
-        users = getattr(batches, "user_ids", [])
-        self.model = recommenders.build(config, vocabulary, users, min_tag_items)
+    def __init__(self, inputs: Inputs, config: TrainConfig, seed: int) -> None:
+        self._inputs, self._config = inputs, config
+        self._vocabulary = load(inputs.storage, inputs.vocabulary)
+        self._batches = self._load(seed)
+        self._validation = inputs.validation(self._vocabulary, seed)
+
+    def _load(self, seed: int) -> Any:
+        """Load the shards, and make `model`."""
+        raise NotImplementedError
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
         return self._batches.at(step, rank, world_size)
 
     def validate(self) -> float:
-        return self.validation.ndcg_at_10(self.model.score, self.place[2])
+        return self._validation.ndcg_at_10(self.model.score, self._inputs.exclude_seen)
 
     def export(self) -> dict[str, Any]:
-        storage, folder, _ = self.place
-        digest = recommenders.save(storage, folder, self.model, self._config, self._vocabulary)
+        digest = recommenders.save(
+            self._inputs.storage, self._inputs.folder, self.model, self._config, self._vocabulary
+        )
         return {"model_digest": digest, "num_targets": self._batches.num_targets}
 
 
@@ -100,26 +138,28 @@ class _SequenceTask(_RecommenderTask):
     def weight(self, batch: tuple[Any, ...]) -> float:
         return float(batch[1].sum())
 
-    @staticmethod
-    def load(
-        storage: Storage, shards: str, vocabulary: Vocabulary, config: TrainConfig, seed: int
-    ) -> Batches:
-        sequences = load_sequences(storage, shards, vocabulary)
-        return Batches(sequences, config.batch_size, config.history_len, seed)
+    def _load(self, seed: int) -> Batches:
+        inputs, config, vocabulary = self._inputs, self._config, self._vocabulary
+        sequences = load_sequences(inputs.storage, inputs.shards, vocabulary)
+        batches = Batches(sequences, config.batch_size, config.history_len, seed)
+        counts = batches.target_counts(vocabulary.num_tokens)
+        self.model = recommenders.build(config, vocabulary, [], inputs.min_tag_items, counts)
+        return batches
 
 
 class _PairTask(_RecommenderTask):
     def weight(self, batch: tuple[Any, ...]) -> float:
         return float(batch[1][:, 1].sum())
 
-    @staticmethod
-    def load(
-        storage: Storage, shards: str, vocabulary: Vocabulary, config: TrainConfig, seed: int
-    ) -> PairBatches:
-        parts = storage.parts(shards)
+    def _load(self, seed: int) -> PairBatches:
+        storage, shards = self._inputs.storage, self._inputs.shards
         columns = ["user_id", "item_id", "weight"]
-        events = pa.concat_tables([storage.read_part(shards, p, columns=columns) for p in parts])
-        return PairBatches(events, vocabulary, config, seed)
+        events = pa.concat_tables(
+            storage.read_part(shards, part, columns=columns) for part in storage.parts(shards)
+        )
+        batches = PairBatches(events, self._vocabulary, self._config, seed)
+        self.model = recommenders.build(self._config, self._vocabulary, batches.user_ids)
+        return batches
 
 
 class PairBatches:
@@ -179,14 +219,17 @@ def stage(arm: Arm) -> Stage:
         inputs=(f"merged/{arm.shards}", "vocabulary", "split"),
         code=(
             "llmaug.recommenders.sasrec",
+            "llmaug.recommenders.two_tower",
+            "llmaug.recommenders.losses",
             "llmaug.recommenders.linear",
+            "llmaug.recommenders.ease",
+            "llmaug.recommenders.popularity",
             "llmaug.item_tags",
             "llmaug.trainer",
             "llmaug.sequences",
         ),
         settings=lambda config: [
-            # Without the names of the arms: one more arm does not train the others again.
-            arm.train_config(config).model_dump(mode="json", exclude={"arms"}),
+            arm.train_config(config),
             config.evaluate.exclude_seen,
         ],
     )

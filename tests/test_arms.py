@@ -64,9 +64,21 @@ def test_one_more_arm_does_not_train_the_others_again() -> None:
         assert train.stage(arm).settings(few) == train.stage(arm).settings(many)
 
 
+def test_yardsticks_are_other_models_on_real_events() -> None:
+    config = config_of("real", "popularity", "ease", train={"loss": "sampled_softmax"})
+    of = {arm.name: (arm.shards, arm.train_config(config)) for arm in chosen(config)}
+    assert {name: (shards, c.model, c.loss_name) for name, (shards, c) in of.items()} == {
+        "real": ("real", "sasrec", "sampled_softmax"),
+        "popularity": ("real", "popularity", None),
+        "ease": ("real", "ease", None),
+    }
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
+        ({"model": "two_tower", "loss": "mse"}, "two_tower is sampled_softmax or bpr, not mse"),
+        ({"model": "ease", "loss": "bce"}, "ease is none: it has a closed form, not bce"),
         ({"arms": ["augmented"]}, "`real` is one of them"),
         ({"arms": ["real", "real"]}, "each arm once"),
         ({"arms": ["real", "everything"]}, "train.arms"),

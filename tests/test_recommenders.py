@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,6 +16,7 @@ import torch
 from llmaug import recommenders
 from llmaug.config import TrainConfig
 from llmaug.errors import UserError
+from llmaug.ranking import mean_ndcg_at_10, target_ranks
 from llmaug.sequences import Batches, of_events
 from llmaug.storage import Storage
 from llmaug.train import PairBatches
@@ -43,23 +46,30 @@ def config_of(model: str, **changes: Any) -> TrainConfig:
     )  # fmt: skip
 
 
-def batches_of(config: TrainConfig, words: Vocabulary = WORDS) -> Any:
+def batches_of(config: TrainConfig, words: Vocabulary = WORDS, rows: pa.Table = EVENTS) -> Any:
     if config.model == "linear":
-        return PairBatches(EVENTS, words, config, seed=1)
-    return Batches(of_events(EVENTS, words), config.batch_size, config.history_len, seed=1)
+        return PairBatches(rows, words, config, seed=1)
+    return Batches(of_events(rows, words), config.batch_size, config.history_len, seed=1)
 
 
 def train(
-    config: TrainConfig, num_steps: int, words: Vocabulary = WORDS
+    config: TrainConfig, num_steps: int, words: Vocabulary = WORDS, rows: pa.Table = EVENTS
 ) -> tuple[Any, list[float]]:
-    """(model in eval mode, loss of each step)."""
+    """(model in eval mode, loss of each step; none for a model in closed form)."""
     torch.manual_seed(0)
-    batches = batches_of(config, words)
+    if config.loss_name is None:
+        model = recommenders.build(config, words, [])
+        # One user after the other: no part knows of the others.
+        assert model.fit(lambda: split_by_user(rows)) == rows.num_rows
+        return model.eval(), []
+    batches = batches_of(config, words, rows)
     users = getattr(batches, "user_ids", [])
-    model = recommenders.build(config, words, users)
+    counts = None if users else batches.target_counts(words.num_tokens)
+    model = recommenders.build(config, words, users, target_counts=counts)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.03)
     losses = []
     for step in range(num_steps):
+        torch.manual_seed(step)
         loss = model(*(torch.as_tensor(x) for x in batches.at(step)))
         optimiser.zero_grad()
         loss.backward()
@@ -68,23 +78,35 @@ def train(
     return model.eval(), losses
 
 
+def split_by_user(rows: pa.Table) -> Iterator[pa.Table]:
+    for user in sorted(set(rows["user_id"].to_pylist())):
+        yield rows.filter(pc.equal(rows["user_id"], user))
+
+
 VARIANTS = {
     "sasrec": config_of("sasrec"),
     "sasrec fusion": config_of("sasrec", item_features=True),
+    "sasrec sampled": config_of("sasrec", loss="sampled_softmax"),
+    "two_tower": config_of("two_tower"),
+    "two_tower fusion": config_of("two_tower", item_features=True),
+    "two_tower bpr": config_of("two_tower", loss="bpr"),
     "linear": config_of("linear"),
     "linear hadamard": config_of("linear", interaction="hadamard"),
     "linear mse": config_of("linear", loss="mse", interaction="hadamard"),
+    "ease": config_of("ease", ease_l2=1.0),
+    "popularity": config_of("popularity"),
+    "popularity recent": config_of("popularity", popularity_days=30),
 }
+BY_DESCENT = {name: config for name, config in VARIANTS.items() if config.loss_name}
+IN_ORDER = {name: c for name, c in VARIANTS.items() if c.model in ("sasrec", "two_tower")}
+# What ranks alike for everybody knows only what is popular.
+PERSONAL = {name: VARIANTS[name] for name in VARIANTS
+            if "popularity" not in name and name != "linear"}  # fmt: skip
 QUESTION = (["u1", "u3", "stranger"], [[A, B], [D], []])
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 class TestContract:
-    def test_it_learns(self, config: TrainConfig) -> None:
-        _, losses = train(config, 60)
-        assert np.isfinite(losses).all()
-        assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
-
     def test_it_scores_every_token_for_every_user(self, config: TrainConfig) -> None:
         model, _ = train(config, 2)
         with torch.no_grad():
@@ -95,7 +117,7 @@ class TestContract:
         assert probability.shape == scores.shape
         assert ((probability > 0) & (probability < 1)).all()
         # A probability ranks as the scores do.
-        assert (probability.argsort(-1) == scores.argsort(-1)).all()
+        assert torch.equal(*(x.argsort(stable=True, dim=-1) for x in (probability, scores)))
 
     def test_a_user_is_scored_alike_alone_and_in_company(self, config: TrainConfig) -> None:
         model, _ = train(config, 2)
@@ -136,6 +158,69 @@ class TestContract:
         pq.write_table(others, f"{tmp_path}/model/items.parquet")
         with pytest.raises(UserError, match="do not belong together"):
             recommenders.load(storage, "model")
+
+    def test_strangers_and_long_histories_are_scored(self, config: TrainConfig) -> None:
+        model, _ = train(config, 2)
+        long = [A, B, C, D, E, F] * 20
+        with torch.no_grad():
+            scores = model.score(["nobody", "nobody else"], [[], long])
+        assert torch.isfinite(scores[:, A:]).all()
+
+    def test_better_than_random(self, config: TrainConfig) -> None:
+        """Two tastes, and one taste has twice as many users: each user's last item is to be
+        found among five that the user has not seen."""
+        popular = events(histories(**{f"x{i}": LINES[i % 3] for i in range(12)},
+                                   **{f"y{i}": LINES[3 + i % 3] for i in range(6)}))  # fmt: skip
+        model, _ = train(config, 150, LETTERS, popular)
+        assert ndcg_of(model, popular) > 1.3 * RANDOM_NDCG
+
+
+# Sequences in which two letters are followed by the same one, always.
+LINES = ["abcd", "bcda", "cdab", "efgh", "fghe", "ghef"]
+LETTERS = catalogue(
+    "abcdefgh", tags={letter: ["x" if letter < "e" else "y"] for letter in "abcdefgh"}
+)
+
+
+def ndcg_of(model: Any, rows: pa.Table) -> float:
+    """Mean NDCG@10 of finding each user's last event, given those before it."""
+    held = {}
+    for user, item in zip(rows["user_id"].to_pylist(), rows["item_id"].to_pylist(), strict=True):
+        held.setdefault(user, []).append(int(LETTERS.encode([item])[0]))
+    before = [own[:-1] for own in held.values()]
+    last = [own[-1] for own in held.values()]
+    ranks = target_ranks(model.score, list(held), before, last)
+    return mean_ndcg_at_10(ranks)
+
+
+# The last item of four is one of five that are left, at random.
+RANDOM_NDCG = float(np.mean(1 / np.log2(np.arange(5) + 2)))
+
+
+@pytest.mark.parametrize("config", BY_DESCENT.values(), ids=BY_DESCENT)
+def test_a_loss_goes_down(config: TrainConfig) -> None:
+    _, losses = train(config, 60)
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("config", PERSONAL.values(), ids=PERSONAL)
+def test_each_taste_gets_its_own_list(config: TrainConfig) -> None:
+    model, _ = train(config, 150)
+    with torch.no_grad():
+        first, second = model.score(["u1", "u3"], [[A, B], [D, E]])
+    assert first[C] > first[[D, E, F]].max()
+    assert second[F] > second[[A, B, C]].max()
+
+
+@pytest.mark.parametrize("config", IN_ORDER.values(), ids=IN_ORDER)
+def test_where_order_matters_popularity_is_beaten(config: TrainConfig) -> None:
+    """All items are equally popular, so only what stood before tells what comes next."""
+    rows = events(histories(**{f"u{i}": line for i, line in enumerate(LINES * 3)}))
+    popular, _ = train(VARIANTS["popularity"], 0, LETTERS, rows)
+    model, _ = train(config, 200, LETTERS, rows)
+    assert ndcg_of(model, rows) > 0.95
+    assert ndcg_of(popular, rows) < 0.6
 
 
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
@@ -186,19 +271,24 @@ def test_sasrec_weights_scale_an_event() -> None:
 # -- item features ---------------------------------------------------------------------------
 
 
-def test_tags_tell_of_items_that_nobody_has_seen() -> None:
-    """New items, one of each taste, that the training events do not know."""
-    words = catalogue([*TAGS, "new_x", "new_y"], tags={**TAGS, "new_x": ["x"], "new_y": ["y"]})
-    new_x, new_y = words.encode(["new_x", "new_y"]).tolist()
+@pytest.mark.parametrize("model_name", ["sasrec", "two_tower"])
+def test_tags_tell_of_items_that_nobody_has_seen(model_name: str) -> None:
+    """New items, twenty of each taste, that the training events do not know."""
+    new = {taste: [f"new_{taste}{number}" for number in range(20)] for taste in "xy"}
+    tags = {**TAGS, **{item: [taste] for taste in "xy" for item in new[taste]}}
+    words = catalogue(list(tags), tags=tags)
+    new_x, new_y = (words.encode(new[taste]).tolist() for taste in "xy")
     gaps = []
     for item_features in (False, True):
-        config = config_of("sasrec", item_features=item_features)
+        config = config_of(model_name, item_features=item_features)
         model, _ = train(config, 120, words)
         with torch.no_grad():
             likes_x, likes_y = model.score(["x", "y"], [[A, B], [D, E]])
-        gap = likes_x[new_x] - likes_x[new_y] + likes_y[new_y] - likes_y[new_x]
-        gaps.append(gap.item())
-    assert abs(gaps[0]) < 0.5 and gaps[1] > 2
+        own = torch.cat([likes_x[new_x], likes_y[new_y]])
+        other = torch.cat([likes_x[new_y], likes_y[new_x]])
+        gaps.append((own.mean() - other.mean()).item())
+    assert gaps[1] > 1
+    assert abs(gaps[0]) < gaps[1] / 4
 
 
 def test_tags_are_folded_into_plain_weights(tmp_path: Path) -> None:
@@ -227,6 +317,118 @@ def test_features_of_a_catalogue_without_tags_are_refused() -> None:
         recommenders.build(config, catalogue("abc"), [])
     with pytest.raises(UserError, match="no tag is shared by 4 items"):
         recommenders.build(config, WORDS, [], min_tag_items=4)
+
+
+# -- two_tower -----------------------------------------------------------------------------
+
+
+def test_two_tower_sees_all_of_the_history_and_its_last_item() -> None:
+    model, _ = train(config_of("two_tower"), 5)
+    with torch.no_grad():
+        scores = model.score(["x"] * 4, [[A, B, C], [B, A, C], [A, C, B], [D, B, C]])
+    assert torch.allclose(scores[0], scores[1], atol=1e-6)  # before the last one, order is lost
+    assert not torch.allclose(scores[0], scores[2], atol=1e-6)
+    assert not torch.allclose(scores[0], scores[3], atol=1e-6)
+
+
+def test_two_tower_scores_as_it_was_trained() -> None:
+    """The user after two of three events is the user who has only those two."""
+    model, _ = train(config_of("two_tower"), 5)
+    table = model.table()
+    with torch.no_grad():
+        inside = model._users(torch.tensor([[BOS, A, B, C]]), table)[0] @ table.T
+        for length in range(4):
+            alone = model.score(["x"], [[A, B, C][:length]])[0]
+            assert torch.allclose(inside[length], alone, atol=1e-6)
+
+
+def test_two_tower_looks_at_the_newest_events_only() -> None:
+    model, _ = train(config_of("two_tower", history_len=2), 5)
+    with torch.no_grad():
+        long, newest = model.score(["x"] * 2, [[F, D, A, B], [A, B]])
+    assert torch.allclose(long, newest, atol=1e-6)
+
+
+# -- ease and popularity -------------------------------------------------------------------
+
+
+def test_ease_is_the_solution_of_its_equation() -> None:
+    """Steck (2019): least squares of X on itself with a zero diagonal, found here by descent."""
+    l2 = 0.5
+    model, _ = train(config_of("ease", ease_l2=l2), 0)
+    x = torch.zeros(4, 6)
+    for row, items in enumerate(([A, B, C], [B, C, A], [D, E, F], [E, F, D])):
+        x[row, torch.tensor(items) - A] = 1
+    weights = torch.zeros(6, 6, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=500, tolerance_change=1e-12)
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        off = weights - weights.diag().diag()
+        loss = ((x - x @ off) ** 2).sum() + l2 * (off**2).sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    expected = (weights - weights.diag().diag()).detach()
+    assert torch.allclose(model.weights, expected, atol=1e-3)
+    assert (model.weights.diagonal() == 0).all()
+    with torch.no_grad():
+        scores = model.score(["x"], [[A, B, B]])[0]
+    assert torch.allclose(scores[A:], expected[0] + expected[1], atol=1e-3)
+
+
+def test_an_event_of_weight_two_counts_as_two() -> None:
+    doubled = EVENTS.set_column(
+        EVENTS.schema.get_field_index("weight"), "weight", pa.array([2.0] * 12, pa.float32())
+    )
+    config = config_of("ease", ease_l2=1.0)
+    heavy, _ = train(config, 0, rows=doubled)
+    twice = recommenders.build(config, WORDS, [])
+    twice.fit(lambda: [EVENTS, EVENTS])
+    assert torch.allclose(heavy.weights, twice.weights, atol=1e-6)
+
+
+def test_ease_gives_strangers_what_is_popular() -> None:
+    rows = events(histories(u1="ab", u2="b", u3="bc"))
+    model, _ = train(config_of("ease"), 0, rows=rows)
+    with torch.no_grad():
+        scores = model.score(["nobody"], [[]])[0]
+    assert scores[A:].argmax() + A == B
+
+
+def test_ease_refuses_a_catalogue_that_memory_cannot_hold() -> None:
+    words = catalogue([f"item {i}" for i in range(101)])
+    with pytest.raises(UserError, match=r"101 items needs about .* train.ease_max_items is 100"):
+        recommenders.build(config_of("ease", ease_max_items=100), words, [])
+
+
+def test_popularity_is_a_share_of_the_events() -> None:
+    rows = events(histories(u1="aab", u2="a"))
+    model, _ = train(config_of("popularity"), 0, rows=rows)
+    with torch.no_grad():
+        scores = model.score(["u1", "nobody"], [[A], []])
+    assert torch.equal(scores[0], scores[1])
+    share = model.probability(scores)[0]
+    # One more for each token: three of a, one of b, and nine tokens in all.
+    assert share[[A, B, C]].tolist() == pytest.approx([4 / 13, 2 / 13, 1 / 13])
+
+
+def test_popularity_of_the_last_days() -> None:
+    old, new = [("u1", "a", hour) for hour in (0, 1, 2)], [("u2", "b", 100), ("u3", "b", 101)]
+    rows = events([*old, *new])
+    for days, best, num_events in ((None, A, 5), (1, B, 2), (30, A, 5)):
+        model = recommenders.build(config_of("popularity", popularity_days=days), WORDS, [])
+        assert model.fit(lambda: split_by_user(rows)) == num_events
+        assert model.score(["x"], [[]])[0].argmax() == best
+
+
+@pytest.mark.parametrize("name", ["ease", "popularity"])
+def test_items_outside_the_catalogue_are_left_out(name: str) -> None:
+    rows = events(histories(u1="abz", u2="zz"))
+    model = recommenders.build(config_of(name), WORDS, [])
+    assert model.fit(lambda: [rows]) == 2
+    assert torch.isfinite(model.score(["u1"], [[A]])).all()
 
 
 # -- linear --------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,21 +37,46 @@ class Recommender(Protocol):
         """`scores` mapped into (0, 1), same shape."""
 
 
+class ClosedForm(Protocol):
+    """What a model without a training loop has in place of `loss`."""
+
+    def fit(self, events: Callable[[], Iterable[pa.Table]]) -> int:
+        """Solve for the weights from the training events, table by table and each sorted by
+        user; returns how many were counted."""
+
+
 def build(
-    config: TrainConfig, vocabulary: Vocabulary, user_ids: list[str], min_tag_items: int = 1
+    config: TrainConfig,
+    vocabulary: Vocabulary,
+    user_ids: list[str],
+    min_tag_items: int = 1,
+    target_counts: np.ndarray | None = None,
 ) -> Any:
     """A fresh model of `config.model`.
 
     user_ids: those of the training events, for models with user vectors. min_tag_items: tags
-    on fewer items are left out (with `config.item_features`).
+    on fewer items are left out (with `config.item_features`). target_counts: (num_tokens,)
+    how often each token is to be predicted, for losses on samples of the catalogue.
     """
     if config.model == "linear":
         from llmaug.recommenders.linear import Linear
 
         return Linear(config, vocabulary.num_tokens, user_ids)
+    if config.model == "popularity":
+        from llmaug.recommenders.popularity import Popularity
+
+        return Popularity(config, vocabulary)
+    if config.model == "ease":
+        from llmaug.recommenders.ease import Ease
+
+        return Ease(config, vocabulary)
+    if config.model == "two_tower":
+        from llmaug.recommenders.two_tower import TwoTower
+
+        return TwoTower(config, vocabulary, min_tag_items, target_counts)
     from llmaug.recommenders.sasrec import SASRec
 
-    return SASRec(config, vocabulary, min_tag_items)
+    return SASRec(config, vocabulary, min_tag_items, target_counts)
 
 
 def save(

@@ -22,7 +22,7 @@ class Linear(nn.Module):
         super().__init__()
         self.user_ids = user_ids
         self._row = {user_id: row for row, user_id in enumerate(user_ids)}
-        self._loss = config.loss
+        self._loss = config.loss_name
         self._hadamard = config.interaction == "hadamard"
         dim = config.embedding_dim
         self.users = nn.Embedding(max(1, len(user_ids)), dim)

@@ -2,7 +2,8 @@
 
 Pre-norm causal transformer over the last `history_len` item tokens, trained with full
 softmax cross-entropy over the catalogue at every real position (as gSASRec and RecTools
-found better than sampled binary losses on catalogues of this size).
+found better than sampled binary losses on catalogues of this size). For catalogues that are
+too large for that, `loss: sampled_softmax` estimates it from a sample of the items.
 
 With `item_features` an item's embedding is `id row + sum of its tag vectors`, as in the
 behaviour model.
@@ -12,19 +13,30 @@ Shapes: B sequences, T positions, D width, V tokens.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmaug.config import TrainConfig
 from llmaug.item_tags import item_tags
+from llmaug.recommenders import losses
 from llmaug.vocabulary import BOS, PAD, Vocabulary
 
 
 class SASRec(nn.Module):
-    def __init__(self, config: TrainConfig, vocabulary: Vocabulary, min_tag_items: int = 1) -> None:
+    _share: Tensor
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        vocabulary: Vocabulary,
+        min_tag_items: int = 1,
+        target_counts: np.ndarray | None = None,
+    ) -> None:
         super().__init__()
         self.history_len = config.history_len
+        self._loss, self._max_negatives = config.loss_name, config.max_negatives
         self.items = nn.Embedding(vocabulary.num_tokens, config.embedding_dim)
         self.positions = nn.Embedding(config.history_len, config.embedding_dim)
         self.blocks = nn.ModuleList(
@@ -37,6 +49,8 @@ class SASRec(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
         # Last: with and without tags, everything else starts from the same weights.
         self.tags = item_tags(config, vocabulary, min_tag_items)
+        share = losses.target_share(target_counts, vocabulary.num_tokens)
+        self.register_buffer("_share", share, persistent=False)
 
     def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
         return self.loss(tokens, weights)
@@ -47,8 +61,11 @@ class SASRec(nn.Module):
         hidden = self._hidden(tokens[:, :-1], (tokens != PAD).sum(1) - 1, table)
         weights = weights[:, 1:]
         real = weights > 0  # only real targets meet the V-wide softmax
-        logits = hidden[real] @ table.T
-        loss = F.cross_entropy(logits, tokens[:, 1:][real], reduction="none")
+        users, targets = hidden[real], tokens[:, 1:][real]
+        if self._loss == "sampled_softmax":
+            loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)
+        else:
+            loss = losses.softmax(users, table, targets)
         return (loss * weights[real]).sum() / weights[real].sum()
 
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:

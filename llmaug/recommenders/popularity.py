@@ -1,0 +1,54 @@
+"""What is popular goes to everybody: the baseline that every other model must beat.
+
+Counts all training events, or those of the last `popularity_days` days of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from llmaug.config import TrainConfig
+from llmaug.vocabulary import Vocabulary
+
+
+class Popularity(nn.Module):
+    log_share: Tensor
+
+    def __init__(self, config: TrainConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+        self._days = config.popularity_days
+        self.register_buffer("log_share", torch.zeros(vocabulary.num_tokens))
+
+    def fit(self, events: Callable[[], Iterable[pa.Table]]) -> int:
+        """Count the events' weights; `events()` gives the training events table by table, each
+        time it is called. Returns how many events were counted."""
+        since = None
+        if self._days is not None:
+            newest = [pc.max(table["timestamp"]).as_py() for table in events() if table.num_rows]
+            since = max(newest) - timedelta(days=self._days) if newest else None
+        counts = torch.ones(len(self.log_share), dtype=torch.float64)  # nothing is impossible
+        num_events = 0
+        for table in events():
+            if since is not None:
+                table = table.filter(pc.greater(table["timestamp"], pa.scalar(since)))
+            token = torch.from_numpy(self._vocabulary.encode(table["item_id"])).long()
+            weight = torch.tensor(table["weight"].to_numpy(), dtype=torch.float64)
+            counts.index_add_(0, token[token >= 0], weight[token >= 0])
+            num_events += int((token >= 0).sum())
+        self.log_share.copy_((counts / counts.sum()).log())
+        return num_events
+
+    def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
+        """(B, V) log shares of the events, the same for every user."""
+        return self.log_share.repeat(len(users), 1)
+
+    def probability(self, scores: Tensor) -> Tensor:
+        """The item's share of the events."""
+        return scores.exp()
