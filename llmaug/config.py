@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -259,19 +259,64 @@ class SamplingConfig(_Model):
     """Draw among the k likeliest tokens; -1: all."""
 
 
-class ContinueConfig(SamplingConfig):
-    """Events after a user's training history."""
+class _OfUsers(SamplingConfig):
+    """What strategies for users that exist share."""
 
-    kind: Literal["continue"]
     samples_per_user: int = Field(default=1, ge=1)
-    """Continuations of each history."""
+    """Units for each history."""
     num_events: int = Field(default=5, ge=1)
-    """Events of each continuation."""
+    """Events of each unit."""
     max_history_len: int | None = Field(default=None, ge=1)
     """Only users with at most this many training events: the sparse ones. None: all."""
     accepted_per_user: int | None = Field(default=None, ge=1)
     """Stop asking for a user once so many of its outcomes would be accepted;
     `samples_per_user` is then the most tries. None: all samples are generated."""
+
+    @property
+    def min_history_len(self) -> int:
+        """Training events that a user must have."""
+        return 1
+
+
+class ContinueConfig(_OfUsers):
+    """Events after a user's training history."""
+
+    kind: Literal["continue"]
+
+
+class PrefixConfig(_OfUsers):
+    """Events before a user's training history: the reverse, for short ones."""
+
+    kind: Literal["prefix"]
+    max_history_len: int | None = Field(default=10, ge=1)
+    """Only users with at most this many training events. None: all."""
+
+
+class InfillConfig(_OfUsers):
+    """Events between two events of a user's training history, drawn anew for each unit."""
+
+    kind: Literal["infill"]
+    num_events: int = Field(default=2, ge=1)
+    """Events at most: a causal model may end the gap earlier."""
+
+    @property
+    def min_history_len(self) -> int:
+        return 2
+
+
+class SubstituteConfig(_OfUsers):
+    """Some events of a user's training history, drawn for each unit, replaced by others."""
+
+    kind: Literal["substitute"]
+    num_events: int = Field(default=2, ge=1)
+    """Events that are replaced. A causal model replaces neighbours."""
+
+    @property
+    def min_history_len(self) -> int:
+        return self.num_events + 1
+
+
+OfUsersConfig = ContinueConfig | PrefixConfig | InfillConfig | SubstituteConfig
 
 
 class NewUsersConfig(SamplingConfig):
@@ -287,7 +332,7 @@ class NewUsersConfig(SamplingConfig):
 class PlanConfig(_Model):
     """Which Units are generated."""
 
-    strategies: list[Annotated[ContinueConfig | NewUsersConfig, Field(discriminator="kind")]] = (
+    strategies: list[Annotated[OfUsersConfig | NewUsersConfig, Field(discriminator="kind")]] = (
         Field(default=[], max_length=16)
     )
     """What to generate; empty: nothing, only the arm `real` is trained."""
@@ -572,15 +617,50 @@ class Config(_Model):
         if self.lm.user_attributes and self.ingest.users is None:
             raise ValueError("lm.user_attributes needs a users table: set ingest.users")
         for strategy in self.plan.strategies:
-            if strategy.num_events + 2 > self.lm.context_len:
-                raise ValueError(
-                    f"plan.strategies: num_events {strategy.num_events} does not fit into "
-                    f"lm.context_len {self.lm.context_len}; at most {self.lm.context_len - 2}"
-                )
+            self._check_strategy(strategy)
         untrained = set(self.gate.against or ()) - set(self.train.arms)
         if untrained or "augmented" in (self.gate.against or ()):
             raise ValueError("gate.against: arms of train.arms other than `augmented`")
         return self
+
+    def _check_strategy(self, strategy: OfUsersConfig | NewUsersConfig) -> None:
+        room = self.lm.context_len - 2
+        if self.lm.model == "causal":  # room for user attributes and the marks of a gap
+            room -= len(self.lm.user_attributes) + 2 * (len(self.lm.directions) > 1)
+        if strategy.num_events > room:
+            raise ValueError(
+                f"plan.strategies: num_events {strategy.num_events} does not fit into "
+                f"lm.context_len {self.lm.context_len}; at most {room}"
+            )
+        if self.generate.engine == "uniform":
+            return
+        fits = _STRATEGIES_OF[self.lm.model]
+        if strategy.kind not in fits:
+            raise ValueError(
+                f"plan.strategies: {strategy.kind} is nothing that lm.model {self.lm.model} can "
+                f"do; it can do {', '.join(fits)}"
+            )
+        needed = DIRECTION_OF[strategy.kind]
+        if self.lm.model == "causal" and needed not in self.lm.directions:
+            raise ValueError(
+                f"plan.strategies: {strategy.kind} needs a model that reads {needed}: give "
+                f"lm.directions a share of {needed}, such as {{forward: 2, {needed}: 1}}"
+            )
+
+
+DIRECTION_OF = {
+    "new_users": "forward",
+    "continue": "forward",
+    "prefix": "reverse",
+    "infill": "infill",
+    "substitute": "infill",
+}
+"""Strategy of a unit: the direction in which a causal model answers it."""
+_STRATEGIES_OF = {
+    "causal": ("continue", "prefix", "infill", "substitute", "new_users"),
+    "masked": ("continue", "prefix", "infill", "substitute"),
+    "ngram": ("continue", "new_users"),
+}
 
 
 def load_config(path: str | Path) -> Config:
@@ -640,7 +720,7 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
     models: list[type[BaseModel]] = [Config]
     for step in path:
         if step == "strategies":
-            models = [ContinueConfig, NewUsersConfig]
+            models = [*get_args(OfUsersConfig), NewUsersConfig]
         elif any(step in model.model_fields for model in models):
             annotations = [
                 m.model_fields[step].annotation for m in models if step in m.model_fields

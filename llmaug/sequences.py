@@ -1,9 +1,10 @@
 """Event parts to training sequences, and sequences to padded batches.
 
-A sequence is BOS and one user's item tokens in time order. A continuation (a unit that
-carries on a real user) becomes its own sequence, the real history and then the generated
-events, with loss on the generated events only: the real ones already train in their own
-sequence. New users are sequences like real ones.
+A sequence is BOS and one user's item tokens in time order. What was generated for a real user
+becomes its own sequence: the history with the generated events in their places (before an
+event of it, after the last one, or in the stead of some). Its loss begins with the first
+generated event; what stands before that already trains in the real sequence. New users are
+sequences like real ones.
 """
 
 from __future__ import annotations
@@ -61,20 +62,30 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     Events of items outside the vocabulary are context no model can see: they are left out.
     """
     token = vocabulary.encode(events["item_id"])
-    events, token = events.filter(pa.array(token >= 0)), token[token >= 0]
     user = events["user_id"].to_numpy(zero_copy_only=False)
     unit = pc.fill_null(events["unit_id"], "").to_numpy(zero_copy_only=False)
     weight = events["weight"].to_numpy().astype(np.float32)
+    # Without a place, behind everything that the user has.
+    place = pc.fill_null(events["place"], np.iinfo(np.int32).max).to_numpy()
+    replaces = pc.fill_null(pc.equal(events["strategy"], "substitute"), False).to_numpy(
+        zero_copy_only=False
+    )
     tokens, weights, lengths, user_ids = [], [], [], []
-    history, history_user = np.empty(0, np.int32), None
+    history, history_user = token[:0], None
     for start, end in group_bounds(user, unit):
         run, run_weight = token[start:end], weight[start:end]
         if not unit[start]:
             history, history_user = run, user[start]
-        context = history if unit[start] and user[start] == history_user else run[:0]
-        tokens += [[BOS], context, run]
-        weights += [[0.0], np.zeros(len(context)), run_weight]
-        lengths.append(1 + len(context) + len(run))
+        elif user[start] == history_user:
+            run, run_weight = _placed(
+                history, run, run_weight, place[start:end], bool(replaces[start])
+            )
+        run, run_weight = run[run >= 0], run_weight[run >= 0]
+        if not len(run):
+            continue
+        tokens += [[BOS], run]
+        weights += [[0.0], run_weight]
+        lengths.append(1 + len(run))
         user_ids.append(user[start])
     return Sequences(
         tokens=np.concatenate([np.empty(0), *tokens]).astype(np.int32),
@@ -82,6 +93,24 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         user_ids=np.array(user_ids, dtype=object),
     )
+
+
+def _placed(
+    history: np.ndarray, run: np.ndarray, weight: np.ndarray, place: np.ndarray, replaces: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H,) tokens of a history with the (M,) generated ones of `run` in their places, and loss
+    weights: 0 before the first generated event; what follows it counts as much as that one."""
+    own = np.arange(len(history))
+    if replaces:
+        own = np.setdiff1d(own, place)
+    # By place; there, what was generated stands before the real event.
+    order = np.lexsort((np.r_[np.zeros(len(run)), np.ones(len(own))], np.r_[place, own]))
+    tokens = np.r_[run, history[own]][order]
+    generated = np.r_[np.ones(len(run), bool), np.zeros(len(own), bool)][order]
+    first = int(np.argmax(generated))
+    weights = np.where(np.arange(len(tokens)) < first, 0.0, weight[0])
+    weights[generated] = weight
+    return tokens, weights.astype(np.float32)
 
 
 def group_bounds(*columns: np.ndarray) -> list[tuple[int, int]]:

@@ -47,6 +47,10 @@ class Units:
         return self.table["user_id"].to_pylist()
 
     @cached_property
+    def strategies(self) -> list[str]:
+        return self.table["strategy"].to_pylist()
+
+    @cached_property
     def seeds(self) -> np.ndarray:
         """(N,) int64."""
         return self.table["seed"].to_numpy()

@@ -248,11 +248,11 @@ def test_a_history_longer_than_the_context_is_scored_by_its_newest_events() -> N
 def test_a_model_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     causal.save(storage, "lm", trained(0), WORDS, {})
-    causal.check_vocabulary(storage, "lm", WORDS)
+    load_language(storage, "lm", WORDS)
     with pytest.raises(UserError, match="trained on another vocabulary"):
-        causal.check_vocabulary(storage, "lm", catalogue("xyz"))
+        load_language(storage, "lm", catalogue("xyz"))
     with pytest.raises(UserError, match="not a behaviour model"):
-        causal.check_vocabulary(storage, "nowhere", WORDS)
+        load_language(storage, "nowhere", WORDS)
 
 
 # -- directions ----------------------------------------------------------------------------

@@ -89,6 +89,18 @@ def test_all_mistakes_are_told_at_once() -> None:
             },
             "at most 6",
         ),
+        (
+            {"plan": {"strategies": [{"kind": "prefix"}]}},
+            "prefix needs a model that reads reverse",
+        ),
+        (
+            {"lm": {"model": "ngram"}, "plan": {"strategies": [{"kind": "infill"}]}},
+            "infill is nothing that lm.model ngram can do; it can do continue, new_users",
+        ),
+        (
+            {"lm": {"model": "masked"}, "plan": {"strategies": [{"kind": "new_users"}]}},
+            "new_users is nothing that lm.model masked can do",
+        ),
     ],
 )
 def test_values_that_cannot_work_are_refused_before_the_night_starts(

@@ -97,11 +97,15 @@ def test_a_strategy_knows_its_direction() -> None:
 
 
 def test_a_unit_is_asked_as_it_stands() -> None:
-    sampling = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "max_tokens": 3}
+    sampling = {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 5,
+        "max_tokens": 3,
+        "forbid_repeats": False,
+    }
     unit = {"prompt": [BOS, A], "sampling": sampling, "seed": 11}
-    assert PLAIN.requests([unit], repeats="allow") == [
-        Request([BOS, A], 3, 11, temperature=0.7, top_p=0.9, top_k=5)
-    ]
+    assert PLAIN.requests([unit]) == [Request([BOS, A], 3, 11, temperature=0.7, top_p=0.9, top_k=5)]
 
 
 def test_values_of_few_users_are_unknown() -> None:

@@ -211,7 +211,10 @@ def test_where_no_item_is_left_an_event_stays(completer: Completer) -> None:
 
 def test_units_are_asked_with_masks_and_answered_in_order(completer: Completer) -> None:
     def unit(prompt: list[int], max_tokens: int) -> dict[str, Any]:
-        sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 1, "max_tokens": max_tokens}
+        sampling = {
+            "temperature": 1.0, "top_p": 1.0, "top_k": 1, "max_tokens": max_tokens,
+            "forbid_repeats": False,
+        }  # fmt: skip
         return {"prompt": prompt, "sampling": sampling, "seed": 4}
 
     requests = completer.requests(
@@ -221,8 +224,7 @@ def test_units_are_asked_with_masks_and_answered_in_order(completer: Completer) 
             unit([BOS, C, MASK + 1], 1),
             unit([BOS, *[MASK] * 12], 12),
             unit([BOS, B, MASK, MASK, E], 2),
-        ],
-        repeats="allow",
+        ]
     )
     assert requests[0] == Request([BOS, C, MASK, E], 1, seed=4, top_k=1)
     one, nothing, unknown, long, two = completer.answer(requests)

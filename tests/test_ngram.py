@@ -228,13 +228,19 @@ def test_forbidden_repeats_are_never_drawn_and_end_when_no_item_is_left() -> Non
 
 def test_units_are_asked_and_answered_in_order() -> None:
     model = model_of(2, **THREE_USERS)
-    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": 3}
+    sampling = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": -1,
+        "max_tokens": 3,
+        "forbid_repeats": True,
+    }
     units = [
         {"prompt": [BOS, A], "sampling": sampling, "seed": 5},
         {"prompt": [BOS, 99], "sampling": sampling, "seed": 5},  # no such token
         {"prompt": [BOS], "sampling": {**sampling, "max_tokens": 2, "top_k": 1}, "seed": 5},
     ]
-    requests = model.requests(units, repeats="forbid")
+    requests = model.requests(units)
     assert requests[0] == Request([BOS, A], 3, seed=5, forbid_repeats=True)
     first, second, third = model.answer(requests)
     assert sorted(first) == [B, C, D]

@@ -47,8 +47,8 @@ class Request:
 class Requests(Protocol):
     """The half of the protocol that needs no weights: a driver can do it."""
 
-    def requests(self, units: Sequence[dict[str, Any]], repeats: str) -> list[Request]:
-        """What is asked for each row of UNIT; `repeats` is `filters.repeats`."""
+    def requests(self, units: Sequence[dict[str, Any]]) -> list[Request]:
+        """What is asked for each row of UNIT."""
 
     def events(self, outcome: dict[str, Any]) -> list[int]:
         """Item tokens of a row of OUTCOME in time order."""
@@ -61,7 +61,7 @@ class Answers(Requests, Protocol):
         """Tokens for each request, or `reason: detail` where it failed."""
 
 
-def request_of(unit: dict[str, Any], repeats: str) -> Request:
+def request_of(unit: dict[str, Any]) -> Request:
     """The request that a unit's own fields make."""
     sampling = unit["sampling"]
     return Request(
@@ -71,5 +71,5 @@ def request_of(unit: dict[str, Any], repeats: str) -> Request:
         temperature=sampling["temperature"],
         top_p=sampling["top_p"],
         top_k=sampling["top_k"],
-        forbid_repeats=repeats == "forbid",
+        forbid_repeats=sampling["forbid_repeats"],
     )

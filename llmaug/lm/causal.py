@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmaug.config import LmConfig
 from llmaug.lm.features import averaged, item_tags, new_items
 from llmaug.lm.folder import NOTES
-from llmaug.lm.language import Language, load_language
+from llmaug.lm.language import Language
 from llmaug.sequences import padded_prompts
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, PAD, Vocabulary
@@ -134,8 +134,3 @@ def save(
         }
         Path(local, NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
         return storage.put_folder(local, folder)
-
-
-def check_vocabulary(storage: Storage, folder: str, vocabulary: Vocabulary) -> None:
-    """Raises UserError when the model in `folder` speaks another vocabulary or is not whole."""
-    load_language(storage, folder, vocabulary)

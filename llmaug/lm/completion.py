@@ -83,9 +83,9 @@ class Completer:
 
     # -- the protocol of llmaug.lm -----------------------------------------------------------
 
-    def requests(self, units: Sequence[dict[str, Any]], repeats: str) -> list[Request]:
+    def requests(self, units: Sequence[dict[str, Any]]) -> list[Request]:
         """The unit's own prompt, with masks where events are asked for, and sampling."""
-        return [request_of(unit, repeats) for unit in units]
+        return [request_of(unit) for unit in units]
 
     def answer(self, requests: Sequence[Request]) -> list[list[int] | str]:
         """Item tokens for the masks of each request, or `reason: detail` where it failed."""
@@ -238,11 +238,17 @@ class _Gaps:
         return [row[real].tolist() for row, real in zip(tokens, self._real, strict=True)]
 
 
-def load(storage: Storage, folder: str, vocabulary: Vocabulary, model_digest: str) -> Completer:
-    """The model in `folder`, fetched once a digest and machine. Raises UserError when it is
-    none, is not whole, or was trained on another vocabulary."""
+def check(storage: Storage, folder: str, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The notes of the model in `folder`; reads no weights. Raises UserError when it is none,
+    is not whole, or was trained on another vocabulary."""
     notes = read_notes(storage, folder, "masked")
     check_digest(storage.uri(folder), notes, vocabulary)
     check_weights(storage, folder, "masked", vocabulary.num_tokens + 1)
+    return notes
+
+
+def load(storage: Storage, folder: str, vocabulary: Vocabulary, model_digest: str) -> Completer:
+    """The model in `folder`, fetched once a digest and machine. Raises UserError as `check`."""
+    notes = check(storage, folder, vocabulary)
     local = storage.fetch_folder(folder, model_digest)
     return Completer(BertForMaskedLM.from_pretrained(local), notes["num_passes"])

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmaug.config import DIRECTION_OF
 from llmaug.errors import UserError
 from llmaug.lm import Request, request_of
 from llmaug.lm.folder import REMEDY, check_digest, check_weights, read_notes
@@ -28,15 +29,6 @@ from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL, Vocabulary
 
 FORWARD, REVERSE, INFILL = "forward", "reverse", "infill"
 NUM_CONTROLS = 4
-
-DIRECTION_OF = {
-    "new_users": FORWARD,
-    "continue": FORWARD,
-    "prefix": REVERSE,
-    "infill": INFILL,
-    "substitute": INFILL,
-}
-"""Strategy of a unit: direction of its prompt."""
 
 Attributes = tuple[tuple[str, tuple[str, ...]], ...]
 """(name, its known values) of each user attribute."""
@@ -117,9 +109,9 @@ class Language:
 
     # -- the protocol of llmaug.lm -----------------------------------------------------------
 
-    def requests(self, units: Sequence[dict[str, Any]], repeats: str) -> list[Request]:
+    def requests(self, units: Sequence[dict[str, Any]]) -> list[Request]:
         """The unit's own prompt and sampling."""
-        return [request_of(unit, repeats) for unit in units]
+        return [request_of(unit) for unit in units]
 
     def events(self, outcome: dict[str, Any]) -> list[int]:
         """The outcome's tokens in time order."""

@@ -146,9 +146,9 @@ class NgramLm:
 
     # -- the protocol of llmaug.lm -----------------------------------------------------------
 
-    def requests(self, units: Sequence[dict[str, Any]], repeats: str) -> list[Request]:
+    def requests(self, units: Sequence[dict[str, Any]]) -> list[Request]:
         """The unit's own prompt and sampling."""
-        return [request_of(unit, repeats) for unit in units]
+        return [request_of(unit) for unit in units]
 
     def answer(self, requests: Sequence[Request]) -> list[list[int] | str]:
         """Item tokens for each request, or `reason: detail` where it failed."""

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from llmaug.config import Config
 from llmaug.errors import UserError
@@ -23,6 +22,7 @@ from llmaug.split import TRAIN, VALIDATION
 from llmaug.stage import Context, Stage
 from llmaug.storage import Storage
 from llmaug.trainer import fit
+from llmaug.users import load_users
 from llmaug.validation import load_validation
 from llmaug.vocabulary import Vocabulary, load
 
@@ -149,14 +149,9 @@ class CausalTask(LmTask):
         names = self._config.lm.user_attributes
         if not names:
             return (), {}
-        folder = self._folders["ingest/users"]
-        tables = [self._storage.read_part(folder, part) for part in self._storage.parts(folder)]
+        everyone = load_users(self._storage, self._folders["ingest/users"]).by_id()
         trained = set(self._sequences.user_ids)
-        of_user = {
-            row["user_id"]: dict(row["attributes"] or ())
-            for row in pa.concat_tables(tables).to_pylist()
-            if row["user_id"] in trained
-        }
+        of_user = {user: found for user, found in everyone.items() if user in trained}
         found = known_attributes(names, of_user.values(), self._config.lm.min_attribute_users)
         return found, of_user
 
