@@ -263,7 +263,11 @@ def sampling_params(units: Units, number: int) -> Any:
         stop_token_ids=[EOS] if may_end else [],
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args={"may_end": may_end, "forbid_repeats": forbid_repeats},
+        extra_args={
+            "may_end": may_end,
+            "forbid_repeats": forbid_repeats,
+            "also_seen": units.also_seen[number],
+        },
     )
 
 

@@ -10,6 +10,7 @@ the parts stands in `plan/_sources`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -196,7 +197,8 @@ class _UnitMaker:
             strategy.kind, history, places, strategy.num_events,
             prompts.language.user_tokens(attributes),
         )  # fmt: skip
-        return self._unit(strategy, prompt, sample, seed, user_id, places)
+        also_seen = sorted({token for token in history if token >= 0} - set(prompt))
+        return self._unit(strategy, prompt, sample, seed, user_id, places, also_seen)
 
     def new_user(self, strategy: NewUsersConfig, sample: int) -> dict[str, Any]:
         """Where the generator reads attributes, with those of somebody drawn at random."""
@@ -224,9 +226,11 @@ class _UnitMaker:
         seed: int,
         user_id: str | None,
         places: list[int] | None,
+        also_seen: Sequence[int] = (),
     ) -> dict[str, Any]:
         sampling = sampling_of(strategy, strategy.num_events, self.forbid_repeats)
-        identity = [prompt, strategy.kind, sampling, seed, self.generator.name]
+        seen = list(also_seen) if self.forbid_repeats else []
+        identity = [prompt, strategy.kind, sampling, seed, self.generator.name, seen]
         return {
             "unit_id": digest(identity),
             "user_id": user_id,
@@ -236,6 +240,7 @@ class _UnitMaker:
             "sampling": sampling,
             "seed": seed,
             "places": places,
+            "also_seen": seen or None,
         }
 
 

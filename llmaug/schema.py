@@ -84,6 +84,8 @@ UNIT = pa.schema(
         # Where the events go in the user's training events, the last one for all that follow:
         # before that event, or (substitute) in its stead. Null for new users.
         pa.field("places", pa.list_(pa.int32())),
+        # Where repeats are forbidden: items of the history that the prompt does not show.
+        pa.field("also_seen", pa.list_(pa.int32())),
     ]
 )
 

@@ -64,6 +64,10 @@ class Units:
     def prompts(self) -> list[list[int]]:
         return self.table["prompt"].to_pylist()
 
+    @cached_property
+    def also_seen(self) -> list[list[int] | None]:
+        return self.table["also_seen"].to_pylist()
+
     def sampling(self, number: int) -> dict[str, Any]:
         """Arguments of vLLM's SamplingParams."""
         return {name: column[number].item() for name, column in self._sampling.items()}

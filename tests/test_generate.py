@@ -55,7 +55,8 @@ UNITS = [
 LANGUAGE = Language(NUM_SPECIAL + NUM_ITEMS, has_directions=True)
 # A history of ten items, and each of the others must come out once.
 NO_REPEATS = [
-    unit(number, [BOS, *range(3, 13)], seed=number, max_tokens=20, forbid_repeats=True)
+    unit(number, [BOS, *range(3, 11)], seed=number, max_tokens=20, forbid_repeats=True)
+    | {"also_seen": [11, 12]}
     for number in range(10, 30)
 ]
 # More is asked for than there are items left.

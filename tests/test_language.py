@@ -104,7 +104,7 @@ def test_a_unit_is_asked_as_it_stands() -> None:
         "max_tokens": 3,
         "forbid_repeats": False,
     }
-    unit = {"prompt": [BOS, A], "sampling": sampling, "seed": 11}
+    unit = {"prompt": [BOS, A], "sampling": sampling, "seed": 11, "also_seen": None}
     assert PLAIN.requests([unit]) == [Request([BOS, A], 3, 11, temperature=0.7, top_p=0.9, top_k=5)]
 
 

@@ -215,7 +215,7 @@ def test_units_are_asked_with_masks_and_answered_in_order(completer: Completer) 
             "temperature": 1.0, "top_p": 1.0, "top_k": 1, "max_tokens": max_tokens,
             "forbid_repeats": False,
         }  # fmt: skip
-        return {"prompt": prompt, "sampling": sampling, "seed": 4}
+        return {"prompt": prompt, "sampling": sampling, "seed": 4, "also_seen": None}
 
     requests = completer.requests(
         [

@@ -236,9 +236,14 @@ def test_units_are_asked_and_answered_in_order() -> None:
         "forbid_repeats": True,
     }
     units = [
-        {"prompt": [BOS, A], "sampling": sampling, "seed": 5},
-        {"prompt": [BOS, 99], "sampling": sampling, "seed": 5},  # no such token
-        {"prompt": [BOS], "sampling": {**sampling, "max_tokens": 2, "top_k": 1}, "seed": 5},
+        {"prompt": [BOS, A], "sampling": sampling, "seed": 5, "also_seen": None},
+        {"prompt": [BOS, 99], "sampling": sampling, "seed": 5, "also_seen": None},  # no such token
+        {
+            "prompt": [BOS],
+            "sampling": {**sampling, "max_tokens": 2, "top_k": 1},
+            "seed": 5,
+            "also_seen": None,
+        },
     ]
     requests = model.requests(units)
     assert requests[0] == Request([BOS, A], 3, seed=5, forbid_repeats=True)

@@ -41,7 +41,8 @@ class Request:
     top_p: float = 1.0
     top_k: int = -1
     forbid_repeats: bool = False
-    """No item of the prompt, and none twice."""
+    """No item of the prompt or of `also_seen`, and none twice."""
+    also_seen: tuple[int, ...] = ()
 
 
 class Requests(Protocol):
@@ -72,4 +73,5 @@ def request_of(unit: dict[str, Any]) -> Request:
         top_p=sampling["top_p"],
         top_k=sampling["top_k"],
         forbid_repeats=sampling["forbid_repeats"],
+        also_seen=tuple(unit["also_seen"] or ()),
     )

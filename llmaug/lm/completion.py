@@ -97,7 +97,8 @@ class Completer:
         for key, numbers in alike.items():
             prompts = [requests[number].prompt for number in numbers]
             seeds = [requests[number].seed for number in numbers]
-            rows = self._fill(prompts, prompts, seeds, self._num_passes, *key)
+            seen = [[*requests[n].prompt, *requests[n].also_seen] for n in numbers]
+            rows = self._fill(prompts, seen, seeds, self._num_passes, *key)
             for number, row in zip(numbers, rows, strict=True):
                 answers[number] = (
                     row if -1 not in row else "no_item_left: repeats are forbidden, all are taken"

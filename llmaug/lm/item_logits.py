@@ -1,6 +1,6 @@
 """What may come out of a causal model in vLLM: a logits processor on its engine.
 
-Only items, and EOS where a gap may end early; with repeats forbidden, no item of the prompt
+Only items, and EOS where a gap may end early; with repeats forbidden, no item of the history
 and none twice. Forbidden in decoding, nothing has to be thrown away afterwards.
 
 Shapes: B requests in the batch, V tokens.
@@ -82,7 +82,8 @@ class ItemLogits(LogitsProcessor):
             bans[EOS] = False
         if not asked.get("forbid_repeats"):
             return _Row(number, None)
-        bans[torch.tensor(prompt or [], dtype=torch.int64, device=bans.device)] = True
+        seen = [*(prompt or ()), *(asked.get("also_seen") or ())]
+        bans[torch.tensor(seen, dtype=torch.int64, device=bans.device)] = True
         if self._room(bans) < params.max_tokens:
             # Nothing would be left to draw: such an answer the filter judges.
             bans.copy_(self._never)

@@ -117,9 +117,11 @@ class NgramLm:
         top_k: int = -1,
         top_p: float = 1.0,
         forbid_repeats: bool = False,
+        also_seen: Sequence[Sequence[int]] | None = None,
     ) -> list[list[int]]:
         """`num_events` item tokens after each of B prompts; each row depends on its own seed
-        and prompt alone. A row ends early when `forbid_repeats` leaves it no item."""
+        and prompt alone. A row ends early when `forbid_repeats` leaves it no item: none of
+        its prompt, of its `also_seen`, and none twice."""
         size = max(1, _CELLS // self.num_items)
         out: list[list[int]] = []
         for start in range(0, len(prompts), size):
@@ -130,7 +132,8 @@ class NgramLm:
             taken = np.zeros((len(chunk), self.num_items), bool)
             if forbid_repeats:
                 for row, prompt in enumerate(chunk):
-                    items = np.asarray(prompt, np.int64) - NUM_SPECIAL
+                    more = also_seen[start + row] if also_seen else ()
+                    items = np.asarray([*prompt, *more], np.int64) - NUM_SPECIAL
                     taken[row, items[items >= 0]] = True
             tails = _tails(chunk, self.order)
             drawn = np.empty((len(chunk), num_events), np.int64)
@@ -164,7 +167,8 @@ class NgramLm:
                 )
         for key, numbers in alike.items():
             asked = [requests[number] for number in numbers]
-            rows = self.sample([r.prompt for r in asked], [r.seed for r in asked], *key)
+            prompts, seeds = [r.prompt for r in asked], [r.seed for r in asked]
+            rows = self.sample(prompts, seeds, *key, [r.also_seen for r in asked])
             for number, row in zip(numbers, rows, strict=True):
                 answers[number] = row
         return answers
