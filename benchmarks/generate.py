@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import typer
-from inputs import fake_run, smollm2
+from inputs import SAME_PRIORITY, fake_run, smollm2
 
 from llmaug.cluster import WORKER_ENV, connect, disconnect
 from llmaug.config import Config, parse_config
@@ -99,7 +99,7 @@ def _apart(way: str, context: Context, model: str) -> dict[str, float]:
             "model": model, "way": way}  # fmt: skip
     done = subprocess.run(
         [sys.executable, __file__, "--child"], input=json.dumps(task), text=True,
-        stdout=subprocess.PIPE, env={**os.environ, **WORKER_ENV},
+        stdout=subprocess.PIPE, env={**os.environ, **WORKER_ENV, **SAME_PRIORITY},
     )  # fmt: skip
     assert done.returncode == 0, f"{way} failed"
     return json.loads(done.stdout.splitlines()[-1])

@@ -16,6 +16,9 @@ from llmaug.stage import MANIFEST, Context
 from llmaug.vocabulary import ITEMS_PART, NUM_SPECIAL, of_items
 
 NUM_ITEMS, HISTORY_LEN = 1400, 30
+SAME_PRIORITY = {"RAY_worker_niceness": "0"}
+"""Ray's workers are nice (15) to others by default: other load on the machine would slow them
+down more than what they are compared with."""
 
 
 def fake_run(
