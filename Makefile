@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV PYTHON EXTRAS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-thin test lint fmt bench clean
+.PHONY: help setup demo demo-thin test soak lint fmt bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo-thin: setup  ## the same on thin logs: only each user's last events are kno
 
 test: setup  ## run the tests (ARGS='-m "not slow"' to choose)
 	$(VENV)/bin/python -m pytest -q $(ARGS)
+
+soak: setup  ## the tests of kills and faults again and again (SOAK=20 nights, about an hour)
+	LLMAUG_SOAK=$(or $(SOAK),20) $(VENV)/bin/python -m pytest -q -m faults $(ARGS)
 
 lint: setup  ## ruff and mypy
 	$(VENV)/bin/ruff check .

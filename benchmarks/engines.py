@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import psutil
 import typer
-from inputs import fake_run
+from inputs import SAME_PRIORITY, fake_run
 
 from llmaug import generate
 from llmaug.cluster import WORKER_ENV, disconnect
@@ -97,7 +97,7 @@ def _print(name: str, **figures: Any) -> None:
 def _apart(**task: Any) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, __file__, "--child", json.dumps(task)], text=True,
-        stdout=subprocess.PIPE, env={**os.environ, **WORKER_ENV},
+        stdout=subprocess.PIPE, env={**os.environ, **WORKER_ENV, **SAME_PRIORITY},
     )  # fmt: skip
     assert done.returncode == 0, f"{task} failed"
     return json.loads(done.stdout.splitlines()[-1])

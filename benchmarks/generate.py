@@ -25,16 +25,15 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import typer
-from inputs import fake_run, smollm2
+from inputs import SAME_PRIORITY, fake_run, smollm2
 
 from llmaug.cluster import WORKER_ENV, connect, disconnect
 from llmaug.config import Config, parse_config
-from llmaug.engines import vllm_arguments
+from llmaug.engines import sampling_params, vllm_arguments
 from llmaug.generate import run
 from llmaug.stage import Context
 from llmaug.storage import Storage
 from llmaug.units import Units
-from llmaug.vocabulary import NUM_SPECIAL
 
 
 def main(
@@ -100,7 +99,7 @@ def _apart(way: str, context: Context, model: str) -> dict[str, float]:
             "model": model, "way": way}  # fmt: skip
     done = subprocess.run(
         [sys.executable, __file__, "--child"], input=json.dumps(task), text=True,
-        stdout=subprocess.PIPE, env={**os.environ, **WORKER_ENV},
+        stdout=subprocess.PIPE, env={**os.environ, **WORKER_ENV, **SAME_PRIORITY},
     )  # fmt: skip
     assert done.returncode == 0, f"{way} failed"
     return json.loads(done.stdout.splitlines()[-1])
@@ -119,7 +118,7 @@ def _bare(context: Context, model: str) -> dict[str, float]:
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(round(context.config.generate.kv_cache_gib))
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     os.environ["OMP_NUM_THREADS"] = "1"
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
     config = context.config
     begin = time.monotonic()
@@ -127,25 +126,12 @@ def _bare(context: Context, model: str) -> dict[str, float]:
     start_up_s = time.monotonic() - begin
     units = _units(context)
     begin = time.monotonic()
-    parameters = [SamplingParams(**_sampling(units, n)) for n in range(len(units))]
+    parameters = [sampling_params(units, n) for n in range(len(units))]
     prompts = [{"prompt_token_ids": prompt} for prompt in units.prompts]
     answers = llm.generate(prompts, parameters, use_tqdm=False)
     seconds = time.monotonic() - begin
     tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
     return {"tokens_per_s": round(tokens / seconds, 1), "start_up_s": round(start_up_s, 1)}
-
-
-def _sampling(units: Units, number: int) -> dict[str, Any]:
-    """As `VllmEngine` asks."""
-    sampling = units.sampling(number)
-    return {
-        **sampling,
-        "seed": int(units.seeds[number]),
-        "min_tokens": sampling["max_tokens"],
-        "ignore_eos": True,
-        "logit_bias": {token: -100.0 for token in range(NUM_SPECIAL)},
-        "detokenize": False,
-    }
 
 
 def _stage(context: Context, model: str) -> dict[str, float]:
@@ -171,7 +157,7 @@ def _ray_data_llm(context: Context, model: str) -> dict[str, float]:
     arguments.pop("model")
     units = _units(context)
     rows = [
-        {"ids": ids, "number": n, "sampling": _sampling(units, n)}
+        {"ids": ids, "number": n, "sampling": _as_dict(sampling_params(units, n))}
         for n, ids in enumerate(units.prompts)
     ]
     environment = {
@@ -208,6 +194,13 @@ def _ray_data_llm(context: Context, model: str) -> dict[str, float]:
         "tokens_per_s": round(tokens / (max(times) - first), 1),
         "start_up_s": round(first - begin, 1),
     }
+
+
+def _as_dict(parameters: Any) -> dict[str, Any]:
+    """As `ray.data.llm` takes them."""
+    names = ("temperature", "top_p", "top_k", "max_tokens", "seed", "min_tokens", "ignore_eos",
+             "detokenize", "extra_args")  # fmt: skip
+    return {name: getattr(parameters, name) for name in names}
 
 
 def _units(context: Context) -> Units:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from llmaug.lm.folder import NOTES
+from llmaug.lm.language import Language
 from llmaug.plan import Source, write_source
 from llmaug.schema import ITEM
 from llmaug.stage import MANIFEST, Context
 from llmaug.vocabulary import ITEMS_PART, NUM_SPECIAL, of_items
 
 NUM_ITEMS, HISTORY_LEN = 1400, 30
+SAME_PRIORITY = {"RAY_worker_niceness": "0"}
+"""Ray's workers are nice (15) to others by default: other load on the machine would slow them
+down more than what they are compared with."""
 
 
 def fake_run(
@@ -47,11 +53,14 @@ def fake_run(
     if model_folder is not None:
         for file in Path(model_folder).iterdir():
             storage.write(file.read_bytes(), folder, file.name)
-        storage.write_json(counts, folder, "llmaug.json")
+        num_tokens_known = json.loads(Path(model_folder, "config.json").read_text())["vocab_size"]
+        language = Language(num_tokens_known).as_json()
+        storage.write_json({**counts, "model": "causal", "language": language}, folder, NOTES)
     _finish(context, f"lm/{config.lm.name}", model)
 
     rng = np.random.default_rng(0)
-    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": num_tokens}
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": num_tokens,
+                "forbid_repeats": False}  # fmt: skip
     plan = context.folder("plan")
     for number, start in enumerate(range(0, num_units, units_per_part)):
         size = min(units_per_part, num_units - start)
@@ -64,6 +73,7 @@ def fake_run(
                 "prompt": items[row // samples].tolist(),
                 "sampling": sampling,
                 "seed": start + row,
+                "places": [history_len],
             }
             for row in range(size)
         ]

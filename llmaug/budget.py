@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llmaug.config import BudgetConfig, ContinueConfig
+from llmaug.config import BudgetConfig, OfUsersConfig
 
 ALL_SAMPLES = -1
 
@@ -45,7 +45,7 @@ def fraction(budget: BudgetConfig, demands: list[tuple[int, int]]) -> float:
     return share
 
 
-def stays_together(strategy: ContinueConfig, allocation: str) -> bool:
+def stays_together(strategy: OfUsersConfig, allocation: str) -> bool:
     """Do all samples of a user come in one piece?"""
     return allocation == "sparse_first" or strategy.accepted_per_user is not None
 
@@ -61,7 +61,7 @@ def order(allocation: str) -> Callable[[Class], tuple[float, ...]]:
 
 
 def share_of(
-    strategy: ContinueConfig, allocation: str, users: dict[str, dict[int, int]], num_units: int
+    strategy: OfUsersConfig, allocation: str, users: dict[str, dict[int, int]], num_units: int
 ) -> Share:
     """Spend `num_units` on the users of all training parts.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -128,7 +128,7 @@ class VocabularyConfig(_Model):
 
 
 class OptimiserConfig(_Model):
-    """AdamW with linear warm-up, early stop on validation NDCG@10."""
+    """AdamW with linear warm-up, early stop on a validation metric (NDCG@10)."""
 
     num_steps: int = Field(default=1000, ge=1)
     """Optimiser steps at most: the same for every arm."""
@@ -140,6 +140,14 @@ class OptimiserConfig(_Model):
     """AdamW's decoupled weight decay."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or half a cosine to 0 at `num_steps`."""
+    num_accumulations: int = Field(default=1, ge=1)
+    """Pieces that each worker's share of a batch is run in, one after another: a large batch in
+    little memory."""
+    precision: Literal["float32", "bfloat16"] | None = "float32"
+    """Of forward and backward passes; weights stay float32. None: bfloat16 on GPUs that have
+    it."""
     validate_every: int = Field(default=50, ge=1)
     """Steps between validations; each one also writes a checkpoint."""
     patience: int = Field(default=8, ge=1)
@@ -153,10 +161,15 @@ class OptimiserConfig(_Model):
 
 
 class LmConfig(OptimiserConfig):
-    """Behaviour language model: a small Llama over item tokens (DESIGN section 3)."""
+    """Behaviour language model (DESIGN section 3)."""
 
-    name: str = "causal"
-    """Folder below `lm/` and first half of the generator's name."""
+    model: Literal["causal", "masked", "ngram"] = "causal"
+    """causal: a small Llama over item tokens; masked: a small BERT, which fills gaps; ngram:
+    counts with Kneser-Ney smoothing."""
+    name: str = ""
+    """Folder below `lm/` and first half of the generator's name. Default: as `model`."""
+    order: int = Field(default=3, ge=1, le=4)
+    """ngram: length of the longest n-gram, the event that it predicts included."""
     hidden_size: int = Field(default=64, ge=8)
     """Width."""
     num_layers: int = Field(default=2, ge=1)
@@ -173,16 +186,64 @@ class LmConfig(OptimiserConfig):
     that run trained on events that are held out now."""
     item_features: bool = True
     """Add projected item tags to the item embeddings (folded into one table at export)."""
+    cold_items_are_negatives: bool = True
+    """Items with features but without a training event are competitors in training, and learn
+    that nobody takes them. False: they are left out of it, and their features alone place them
+    beside known items: they are generated."""
+    directions: dict[Literal["forward", "reverse", "infill"], Annotated[float, Field(gt=0)]] = {
+        "forward": 1.0
+    }
+    """causal: share of the training visits that are read in each direction."""
+    user_attributes: list[str] = []
+    """causal: attributes of the users table that stand before a history, one token each."""
+    min_attribute_users: int = Field(default=5, ge=1)
+    """Attribute values of fewer training users than this count as unknown."""
+    packed: bool = False
+    """causal: several short histories share a row instead of being padded."""
+    mask_share: float = Field(default=0.3, gt=0, lt=1)
+    """masked: share of the events that are hidden at a visit."""
+    num_passes: int = Field(default=4, ge=1)
+    """masked: times that the events of a gap are drawn; all at first, then the unlikeliest."""
+    stop_on: Literal["ndcg", "perplexity"] = "ndcg"
+    """What early stopping looks at: NDCG@10 or perplexity of the validation events."""
     weight_decay: float = Field(default=0.05, ge=0)
     """AdamW's decoupled weight decay."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of forward and backward passes; weights stay float32. None: bfloat16 on GPUs that have
+    it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_model(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and not raw.get("name"):
+            return {**raw, "name": raw.get("model", "causal")}
+        return raw
 
     @model_validator(mode="after")
     def _head_size(self) -> LmConfig:
         size, rest = divmod(self.hidden_size, self.num_heads)
-        if rest or size not in (32, 64, 80, 96, 112, 128, 160, 192, 224, 256):
+        if rest:
+            raise ValueError(
+                f"lm.hidden_size {self.hidden_size} is not a multiple of lm.num_heads "
+                f"{self.num_heads}"
+            )
+        if self.model == "causal" and size not in (32, 64, 80, 96, 112, 128, 160, 192, 224, 256):
             raise ValueError(
                 f"lm.hidden_size / lm.num_heads is {self.hidden_size}/{self.num_heads}; vLLM "
                 "takes head sizes 32, 64, 80, 96, 112, 128, 160, 192, 224, 256"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_forward(self) -> LmConfig:
+        # Validation, new users and continuations ask forward.
+        if "forward" not in self.directions:
+            raise ValueError("lm.directions needs a share of forward")
+        num_controls = 4 if len(self.directions) > 1 else 1
+        if self.context_len < num_controls + len(self.user_attributes) + 2:
+            raise ValueError(
+                f"lm.context_len {self.context_len} leaves no room for events beside control "
+                f"tokens and {len(self.user_attributes)} user attributes"
             )
         return self
 
@@ -198,19 +259,64 @@ class SamplingConfig(_Model):
     """Draw among the k likeliest tokens; -1: all."""
 
 
-class ContinueConfig(SamplingConfig):
-    """Events after a user's training history."""
+class _OfUsers(SamplingConfig):
+    """What strategies for users that exist share."""
 
-    kind: Literal["continue"]
     samples_per_user: int = Field(default=1, ge=1)
-    """Continuations of each history."""
+    """Units for each history."""
     num_events: int = Field(default=5, ge=1)
-    """Events of each continuation."""
+    """Events of each unit."""
     max_history_len: int | None = Field(default=None, ge=1)
     """Only users with at most this many training events: the sparse ones. None: all."""
     accepted_per_user: int | None = Field(default=None, ge=1)
     """Stop asking for a user once so many of its outcomes would be accepted;
     `samples_per_user` is then the most tries. None: all samples are generated."""
+
+    @property
+    def min_history_len(self) -> int:
+        """Training events that a user must have."""
+        return 1
+
+
+class ContinueConfig(_OfUsers):
+    """Events after a user's training history."""
+
+    kind: Literal["continue"]
+
+
+class PrefixConfig(_OfUsers):
+    """Events before a user's training history: the reverse, for short ones."""
+
+    kind: Literal["prefix"]
+    max_history_len: int | None = Field(default=10, ge=1)
+    """Only users with at most this many training events. None: all."""
+
+
+class InfillConfig(_OfUsers):
+    """Events between two events of a user's training history, drawn anew for each unit."""
+
+    kind: Literal["infill"]
+    num_events: int = Field(default=2, ge=1)
+    """Events at most: a causal model may end the gap earlier."""
+
+    @property
+    def min_history_len(self) -> int:
+        return 2
+
+
+class SubstituteConfig(_OfUsers):
+    """Some events of a user's training history, drawn for each unit, replaced by others."""
+
+    kind: Literal["substitute"]
+    num_events: int = Field(default=2, ge=1)
+    """Events that are replaced. A causal model replaces neighbours."""
+
+    @property
+    def min_history_len(self) -> int:
+        return self.num_events + 1
+
+
+OfUsersConfig = ContinueConfig | PrefixConfig | InfillConfig | SubstituteConfig
 
 
 class NewUsersConfig(SamplingConfig):
@@ -226,7 +332,7 @@ class NewUsersConfig(SamplingConfig):
 class PlanConfig(_Model):
     """Which Units are generated."""
 
-    strategies: list[Annotated[ContinueConfig | NewUsersConfig, Field(discriminator="kind")]] = (
+    strategies: list[Annotated[OfUsersConfig | NewUsersConfig, Field(discriminator="kind")]] = (
         Field(default=[], max_length=16)
     )
     """What to generate; empty: nothing, only the arm `real` is trained."""
@@ -508,16 +614,53 @@ class Config(_Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
+        if self.lm.user_attributes and self.ingest.users is None:
+            raise ValueError("lm.user_attributes needs a users table: set ingest.users")
         for strategy in self.plan.strategies:
-            if strategy.num_events + 2 > self.lm.context_len:
-                raise ValueError(
-                    f"plan.strategies: num_events {strategy.num_events} does not fit into "
-                    f"lm.context_len {self.lm.context_len}; at most {self.lm.context_len - 2}"
-                )
+            self._check_strategy(strategy)
         untrained = set(self.gate.against or ()) - set(self.train.arms)
         if untrained or "augmented" in (self.gate.against or ()):
             raise ValueError("gate.against: arms of train.arms other than `augmented`")
         return self
+
+    def _check_strategy(self, strategy: OfUsersConfig | NewUsersConfig) -> None:
+        room = self.lm.context_len - 2
+        if self.lm.model == "causal":  # room for user attributes and the marks of a gap
+            room -= len(self.lm.user_attributes) + 2 * (len(self.lm.directions) > 1)
+        if strategy.num_events > room:
+            raise ValueError(
+                f"plan.strategies: num_events {strategy.num_events} does not fit into "
+                f"lm.context_len {self.lm.context_len}; at most {room}"
+            )
+        if self.generate.engine == "uniform":
+            return
+        fits = _STRATEGIES_OF[self.lm.model]
+        if strategy.kind not in fits:
+            raise ValueError(
+                f"plan.strategies: {strategy.kind} is nothing that lm.model {self.lm.model} can "
+                f"do; it can do {', '.join(fits)}"
+            )
+        needed = DIRECTION_OF[strategy.kind]
+        if self.lm.model == "causal" and needed not in self.lm.directions:
+            raise ValueError(
+                f"plan.strategies: {strategy.kind} needs a model that reads {needed}: give "
+                f"lm.directions a share of {needed}, such as {{forward: 2, {needed}: 1}}"
+            )
+
+
+DIRECTION_OF = {
+    "new_users": "forward",
+    "continue": "forward",
+    "prefix": "reverse",
+    "infill": "infill",
+    "substitute": "infill",
+}
+"""Strategy of a unit: the direction in which a causal model answers it."""
+_STRATEGIES_OF = {
+    "causal": ("continue", "prefix", "infill", "substitute", "new_users"),
+    "masked": ("continue", "prefix", "infill", "substitute"),
+    "ngram": ("continue", "new_users"),
+}
 
 
 def load_config(path: str | Path) -> Config:
@@ -577,7 +720,7 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
     models: list[type[BaseModel]] = [Config]
     for step in path:
         if step == "strategies":
-            models = [ContinueConfig, NewUsersConfig]
+            models = [*get_args(OfUsersConfig), NewUsersConfig]
         elif any(step in model.model_fields for model in models):
             annotations = [
                 m.model_fields[step].annotation for m in models if step in m.model_fields

@@ -144,11 +144,12 @@ class EngineLoop:
         self._busy_s += time.monotonic() - begin
 
     def _deliver(self, finished: Finished) -> None:
-        seconds_each = self._busy_s / len(finished.keys)
+        seconds_each = self._busy_s / (len(finished.keys) + len(finished.failed))
         assert self._marked is not None
         now = time.monotonic()
         self.count(
             generated=len(finished.keys),
+            failed=len(finished.failed),
             output_tokens=len(finished.tokens.values),
             busy_us=round(1e6 * self._busy_s),
             # Waiting after the very last unit is never counted, waiting between units is.
@@ -162,6 +163,13 @@ class EngineLoop:
                 tokens = finished.tokens if mine.all() else finished.tokens.filter(pa.array(mine))
                 numbers, cached = job.numbers[place[mine]], finished.num_cached[mine]
                 self._hand(job, answers_of(numbers, tokens, cached, seconds_each))
+            failures = [
+                (int(job.numbers[key - job.first_key]), reason, detail)
+                for key, reason, detail in finished.failed
+                if 0 <= key - job.first_key < len(job.numbers)
+            ]
+            if failures:
+                self._hand(job, failures_of(failures))
 
     def _hand(self, job: Job, answers: pa.Table) -> None:
         job.num_open -= answers.num_rows

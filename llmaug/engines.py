@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from llmaug.config import GenerateConfig
+from llmaug.config import DIRECTION_OF, GenerateConfig
+from llmaug.lm import Answers
 from llmaug.units import Units
-from llmaug.vocabulary import NUM_SPECIAL
+from llmaug.vocabulary import EOS, NUM_SPECIAL
 
 TOKENS = pa.list_(pa.int32())
 
@@ -35,6 +36,8 @@ class Finished:
     """(N,) lists of token ids."""
     num_cached: np.ndarray
     """(N,) int32, prompt tokens answered by the prefix cache."""
+    failed: Sequence[tuple[int, str, str]] = ()
+    """(key, reason, detail) of units that have no answer."""
 
 
 class Engine(Protocol):
@@ -116,8 +119,50 @@ def uniform_tokens(seeds: np.ndarray, lengths: np.ndarray, num_items: int) -> pa
     return pa.ListArray.from_arrays(offsets, tokens.astype(np.int32))
 
 
+class AnswerEngine:
+    """A model that answers by itself, some units at a time (n-gram, masked)."""
+
+    STEP_SIZE = 256
+    alive = True
+
+    def __init__(self, model: Answers) -> None:
+        self._model = model
+        self._queue: deque[tuple[Units, np.ndarray, int]] = deque()
+        self.num_unfinished = 0
+
+    def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
+        self._queue.append((units, numbers, first_key))
+        self.num_unfinished += len(numbers)
+        return []
+
+    def step(self) -> Finished | None:
+        units, numbers, first_key = self._queue.popleft()
+        size = min(len(numbers), self.STEP_SIZE)
+        if size < len(numbers):
+            self._queue.appendleft((units, numbers[size:], first_key + size))
+        self.num_unfinished -= size
+        rows = units.table.take(numbers[:size]).to_pylist()
+        answers = self._model.answer(self._model.requests(rows))
+        keys = [first_key + n for n, answer in enumerate(answers) if not isinstance(answer, str)]
+        failed = []
+        for key, answer in enumerate(answers, start=first_key):
+            if isinstance(answer, str):
+                reason, detail = answer.split(": ", 1)
+                failed.append((key, reason, detail))
+        tokens = [answer for answer in answers if not isinstance(answer, str)]
+        return Finished(
+            np.array(keys, np.int64), pa.array(tokens, TOKENS), np.zeros(len(keys), np.int32),
+            failed,
+        )  # fmt: skip
+
+    def abort(self) -> None:
+        self._queue.clear()
+        self.num_unfinished = 0
+
+
 class VllmEngine:
-    """A behaviour model in vLLM, token ids in and out."""
+    """A behaviour model in vLLM, token ids in and out. Only items can come out (and the end
+    of a gap): `item_logits` sees to it."""
 
     def __init__(
         self,
@@ -127,6 +172,7 @@ class VllmEngine:
         num_tokens: int,
         on_gpu: bool,
     ) -> None:
+        """num_tokens: of the model, control tokens included."""
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process an engine
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
@@ -157,7 +203,7 @@ class VllmEngine:
         for place, number in enumerate(numbers.tolist()):
             key = str(first_key + place)
             try:
-                self._add(key, units.prompts[number], units.sampling(number), units.seeds[number])
+                self._add(key, units, number)
                 self._running.add(key)
             except EngineDeadError:  # no fault of the unit
                 raise
@@ -186,10 +232,8 @@ class VllmEngine:
         self._engine.abort_request(list(self._running))
         self._running.clear()
 
-    def _add(self, key: str, prompt: list[int], sampling: dict[str, Any], seed: Any) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
+    def _add(self, key: str, units: Units, number: int) -> None:
+        prompt, sampling = units.prompts[number], units.sampling(number)
         if not prompt:
             raise ValueError("empty prompt")
         if len(prompt) + sampling["max_tokens"] > self._context_len:
@@ -199,17 +243,32 @@ class VllmEngine:
             )
         if not 0 <= min(prompt) <= max(prompt) < self._num_tokens:
             raise ValueError(f"prompt has token ids outside 0..{self._num_tokens - 1}")
-        params = SamplingParams(
-            **sampling,
-            seed=int(seed),
-            min_tokens=sampling["max_tokens"],
-            ignore_eos=True,
-            # Only items can come out; what slips through a bias the filter rejects.
-            logit_bias={token: -100.0 for token in range(NUM_SPECIAL)},
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        self._engine.add_request(key, {"prompt_token_ids": prompt}, params)
+        parameters = sampling_params(units, number)
+        self._engine.add_request(key, {"prompt_token_ids": prompt}, parameters)
+
+
+def sampling_params(units: Units, number: int) -> Any:
+    """vLLM's SamplingParams for a row of `units`."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = units.sampling(number)
+    forbid_repeats = sampling.pop("forbid_repeats")
+    may_end = DIRECTION_OF[units.strategies[number]] == "infill"
+    return SamplingParams(
+        **sampling,
+        seed=int(units.seeds[number]),
+        min_tokens=1 if may_end else sampling["max_tokens"],
+        ignore_eos=True,
+        stop_token_ids=[EOS] if may_end else [],
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        extra_args={
+            "may_end": may_end,
+            "forbid_repeats": forbid_repeats,
+            "also_seen": units.also_seen[number],
+        },
+    )
 
 
 def vllm_arguments(
@@ -232,6 +291,7 @@ def vllm_arguments(
         enable_chunked_prefill=on_gpu,
         enforce_eager=not on_gpu,
         disable_log_stats=True,
+        logits_processors=["llmaug.lm.item_logits:ItemLogits"],
         seed=0,
     )
 

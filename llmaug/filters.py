@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.config import FiltersConfig
-from llmaug.generators import generator_of
+from llmaug.generators import Generator, generator_of, prompts_of
+from llmaug.lm.prompts import Prompts
 from llmaug.plan import read_parts
 from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, validate
-from llmaug.sequences import group_bounds, user_histories
+from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage, digest
@@ -126,21 +127,32 @@ def run_hashes(tokens: np.ndarray, length: int) -> np.ndarray:
 
 
 def event_times(
-    rng: np.random.Generator, num_events: int, after: datetime | None, statistics: Statistics
+    rng: np.random.Generator,
+    num_events: int,
+    after: datetime | None,
+    before: datetime | None,
+    statistics: Statistics,
 ) -> list[datetime]:
     """Increasing times for generated events, gaps drawn from the training gaps.
 
-    They start after the user's last training event (new users: at a training user's
-    start) and end by the last training event of all, squeezed where they would not.
+    They start after the event `after` them, and end by the one `before` which they stand or,
+    without one, by the last training event of all; squeezed where they would not. Without an
+    `after` they end at `before`, and begin no earlier than any training user; new users, with
+    neither, start at a training user's start.
     """
 
     def draw(quantiles: list[float], size: int) -> np.ndarray:
         place = rng.random(size) * (len(quantiles) - 1)
         return np.interp(place, np.arange(len(quantiles)), quantiles)
 
-    end = statistics.window_end_s
-    start = after.timestamp() if after else float(draw(statistics.start_s, 1)[0])
     offsets = np.cumsum(draw(statistics.gap_s, num_events))
+    end = before.timestamp() if before else statistics.window_end_s
+    if after is not None:
+        start = after.timestamp()
+    elif before is None:
+        start = float(draw(statistics.start_s, 1)[0])
+    else:
+        start = max(end - float(offsets[-1]), min(end, statistics.start_s[0]))
     room = max(end - start, 0.0)
     if offsets[-1] > room:
         offsets *= room / offsets[-1]
@@ -164,7 +176,8 @@ def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Count
     config, storage = context.config, context.storage
     folder = context.folder(name)
     train = f"{context.folder('split')}/{TRAIN}"
-    vocabulary_folder = generator_of(context).vocabulary
+    generator = generator_of(context)
+    vocabulary_folder = generator.vocabulary
     length = config.filters.copied_ngram
     # Workers keep the hashes: the name must change with what they were made from.
     basis = [context.manifest("split")["fingerprint"], vocabulary_folder, length]
@@ -174,7 +187,7 @@ def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Count
     groups = _groups(storage, context.folder(plan), storage.parts(context.folder(outcomes)))
     work = partial(
         _filter_group, groups, storage, context.folder(outcomes), folder, train, runs,
-        vocabulary_folder, context.folder("vocabulary"), context.folder(plan), config.filters,
+        generator, context.folder("vocabulary"), context.folder(plan), config.filters,
         config.seed,
     )  # fmt: skip
     counts = map_parts(context, folder, list(groups), work, outputs=groups)
@@ -214,6 +227,56 @@ def _real_runs(storage: Storage, folder: str) -> np.ndarray:
     return np.unique(np.concatenate(tables))
 
 
+@dataclass(frozen=True)
+class _History:
+    """A user's training events: tokens (-1 for items the generator does not know), times."""
+
+    tokens: list[int]
+    times: list[datetime]
+
+    def times_of(
+        self,
+        strategy: str,
+        places: list[int] | list[None],
+        rng: np.random.Generator,
+        statistics: Statistics,
+    ) -> list[datetime]:
+        """Times of the events that go to `places`; a substitute takes that of the original."""
+        if not places:
+            return []
+        first = places[0]
+        if first is None:
+            return event_times(rng, len(places), None, None, statistics)
+        if strategy == "substitute":
+            return [self.times[place] for place in places if place is not None]
+        after = self.times[first - 1] if first > 0 else None
+        before = self.times[first] if first < len(self.times) else None
+        return event_times(rng, len(places), after, before, statistics)
+
+
+_NOBODY = _History([], [])
+
+
+def _histories(
+    storage: Storage, train: str, part: str, vocabulary: Vocabulary
+) -> dict[str | None, _History]:
+    events = storage.read_part(train, part, columns=["user_id", "item_id", "timestamp"])
+    tokens = vocabulary.encode(events["item_id"])
+    times = events["timestamp"]
+    users = events["user_id"].to_numpy(zero_copy_only=False)
+    return {
+        users[start]: _History(tokens[start:end].tolist(), times[start:end].to_pylist())
+        for start, end in group_bounds(users)
+    }
+
+
+def _places_of(places: list[int] | None, num_events: int) -> list[Any]:
+    """The place of each event; the last one of a unit holds for all that follow."""
+    if not places:
+        return [None] * num_events
+    return [places[min(number, len(places) - 1)] for number in range(num_events)]
+
+
 def _filter_group(
     groups: dict[str, list[str]],
     storage: Storage,
@@ -221,7 +284,7 @@ def _filter_group(
     folder: str,
     train: str,
     runs: str,
-    vocabulary_folder: str,
+    generator: Generator,
     statistics_folder: str,
     plan: str,
     config: FiltersConfig,
@@ -229,26 +292,27 @@ def _filter_group(
     group: str,
 ) -> dict[str, Any]:
     """All parts of a group, so that its histories are read once."""
-    vocabulary = load(storage, vocabulary_folder)
+    vocabulary = load(storage, generator.vocabulary)
+    prompts = prompts_of(storage, generator)
     statistics = load_statistics(storage, statistics_folder)
     real_runs = _real_runs(storage, runs)
-    histories: dict[str, list[int]] = {}
+    histories: dict[str | None, _History] = {}
     if group not in groups[group]:
-        histories = user_histories(storage, [train], group, vocabulary)
+        histories = _histories(storage, train, group, vocabulary)
     total: Counter[str] = Counter()
     for part in groups[group]:
         if storage.exists(folder, f"{part}.json"):
             continue
-        units = storage.read_part(plan, part, columns=["unit_id", "after"]).to_pylist()
-        after = {unit["unit_id"]: unit["after"] for unit in units}
+        units = storage.read_part(plan, part, columns=["unit_id", "places"]).to_pylist()
+        places = {unit["unit_id"]: unit["places"] for unit in units}
         rows = storage.read_part(outcomes, part).to_pylist()
         counts: Counter[str] = Counter()
         for row in rows:
-            history = histories.get(row["user_id"], [])
+            history = histories.get(row["user_id"], _NOBODY)
             rng = np.random.default_rng([seed, int(row["unit_id"][:15], 16)])
             try:
-                _finish(row, history, after[row["unit_id"]], vocabulary, statistics, real_runs,
-                        config, rng)  # fmt: skip
+                _finish(row, history, places[row["unit_id"]], prompts, vocabulary, statistics,
+                        real_runs, config, rng)  # fmt: skip
             except Exception as error:  # one row that cannot be read is one failed outcome
                 row.update(status=FAILED, reason="unparsable", detail=f"{error!r}"[:500])
                 row["events"] = None
@@ -261,8 +325,9 @@ def _filter_group(
 
 def _finish(
     row: dict[str, Any],
-    history: list[int],
-    after: datetime | None,
+    history: _History,
+    places: list[int] | None,
+    prompts: Prompts,
     vocabulary: Vocabulary,
     statistics: Statistics,
     real_runs: np.ndarray,
@@ -272,15 +337,17 @@ def _finish(
     """Give the outcome `row` its final status, reason and events."""
     if row["status"] != GENERATED:
         return
+    tokens = prompts.events(row["strategy"], row["tokens"])
     candidate = Candidate(
         strategy=row["strategy"],
-        tokens=row["tokens"],
-        history=frozenset(history),
+        tokens=tokens,
+        history=frozenset(history.tokens),
         num_tokens=vocabulary.num_tokens,
         real_runs=real_runs,
     )
     reasons, verdict = judge(candidate, config)
-    times = event_times(rng, len(row["tokens"]), after, statistics)
+    of_event = _places_of(places, len(tokens))
+    times = history.times_of(row["strategy"], of_event, rng, statistics)
     row["status"] = REJECTED if verdict else ACCEPTED
     row["reason"], row["detail"] = verdict or (None, None)
     row["events"] = [
@@ -288,11 +355,12 @@ def _finish(
             "item_id": vocabulary.decode(token),
             "timestamp": times[position],
             "position": position,
+            "place": of_event[position],
             "logprob": None,
             "keep": verdict is None and reason is None,
             "reason": reason,
         }
-        for position, (token, reason) in enumerate(zip(row["tokens"], reasons, strict=True))
+        for position, (token, reason) in enumerate(zip(tokens, reasons, strict=True))
     ]
 
 
@@ -312,6 +380,6 @@ STAGE = Stage(
     name="filtered",
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
-    code=("llmaug.generators",),
+    code=("llmaug.generators", "llmaug.lm.prompts", "llmaug.lm.language"),
     settings=lambda config: config.filters,
 )

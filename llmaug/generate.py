@@ -23,10 +23,11 @@ import pyarrow.compute as pc
 from llmaug.board import Board, Limits
 from llmaug.cluster import connect
 from llmaug.config import BudgetConfig
-from llmaug.engines import EngineMaker, UniformEngine, VllmEngine
+from llmaug.engines import AnswerEngine, EngineMaker, UniformEngine, VllmEngine
 from llmaug.errors import UserError
 from llmaug.generators import Generator, generator_of
 from llmaug.ledger import check_units
+from llmaug.lm.models import check_model, load_answers
 from llmaug.outcome_cache import cache_folder, recall
 from llmaug.part_worker import KEPT, PartWorker, Place, commit, keep
 from llmaug.plan import PlanPart, read_parts
@@ -147,7 +148,7 @@ def run_engines(
         "preview": _preview(context, num_units),
         "quotas": _quotas(context),
         "train": f"{context.folder('split')}/{TRAIN}",
-        "vocabulary": generator.vocabulary,
+        "generator": generator,
         "filters": config.filters,
     }
     num_actors = min(config.generate.num_actors, len(pending))
@@ -184,11 +185,12 @@ def engine_maker(context: Context, generator: Generator) -> EngineMaker:
     if generator.model is None:
         num_items, rate = vocabulary.num_items, config.generate.simulated_tokens_per_s
         return lambda: UniformEngine(num_items, rate)
-    from llmaug.lm.causal import check_vocabulary
-
-    check_vocabulary(storage, generator.model, vocabulary)
-    num_tokens, on_gpu = vocabulary.num_tokens, num_gpus(context) > 0
     folder, version = generator.model, generator.model_digest
+    found = check_model(storage, folder, generator.kind, vocabulary)
+    if generator.kind != "causal":
+        kind = generator.kind
+        return lambda: AnswerEngine(load_answers(storage, folder, kind, vocabulary, version))
+    num_tokens, on_gpu = found.num_tokens, num_gpus(context) > 0
     return lambda: VllmEngine(
         storage.fetch_folder(folder, version), config.generate, config.lm.context_len,
         num_tokens, on_gpu,
@@ -196,10 +198,13 @@ def engine_maker(context: Context, generator: Generator) -> EngineMaker:
 
 
 def num_gpus(context: Context) -> float:
-    """GPUs of each engine: as configured, or one where the cluster has any."""
+    """GPUs of each engine: as configured, or one where the cluster has any and the model is
+    a neural one."""
     config = context.config.generate
-    if config.num_gpus is not None or config.engine != "vllm":
-        return config.num_gpus or 0
+    if config.num_gpus is not None:
+        return config.num_gpus
+    if config.engine != "vllm" or context.config.lm.model == "ngram":
+        return 0
     import ray
 
     connect(context.config.ray)
@@ -271,7 +276,16 @@ STAGE = Stage(
     name="outcomes",
     run=run,
     inputs=("plan", "vocabulary"),
-    code=("llmaug.part_worker", "llmaug.engines", "llmaug.engine_loop", "llmaug.units"),
+    code=(
+        "llmaug.part_worker",
+        "llmaug.engines",
+        "llmaug.engine_loop",
+        "llmaug.units",
+        "llmaug.lm.item_logits",
+        "llmaug.lm.ngram",
+        "llmaug.lm.completion",
+        "llmaug.lm.sampling",
+    ),  # fmt: skip
     settings=lambda config: [
         config.generate,
         config.budget.max_gpu_hours,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+from llmaug.lm.prompts import Prompts, load_prompts
 from llmaug.stage import Context
+from llmaug.storage import Storage
+from llmaug.vocabulary import load
 
 
 @dataclass(frozen=True)
@@ -13,24 +17,40 @@ class Generator:
 
     name: str
     """`model name @ content digest`: part of every unit's id."""
+    kind: str
+    """causal, masked or ngram; uniform: items drawn at random."""
     vocabulary: str
     """Folder of the vocabulary whose tokens it reads and writes."""
     model: str | None
     """Folder of the model; None for items drawn at random."""
     model_digest: str
+    context_len: int
+    """Tokens that it sees, those it generates included."""
 
 
 def generator_of(context: Context) -> Generator:
     """The generator of this run; its stage `lm/<name>` must have happened."""
+    lm = context.config.lm
     if context.config.generate.engine == "uniform":
         counts = context.manifest("vocabulary")["counts"]
         known = counts["vocabulary_digest"]  # decides what is drawn, as weights would
-        return Generator(f"uniform@{known[:16]}", context.folder("vocabulary"), None, known)
-    name = context.config.lm.name
-    counts = context.manifest(f"lm/{name}")["counts"]
+        return Generator(
+            f"uniform@{known[:16]}", "uniform", context.folder("vocabulary"), None, known,
+            lm.context_len,
+        )  # fmt: skip
+    counts = context.manifest(f"lm/{lm.name}")["counts"]
     return Generator(
-        name=f"{name}@{counts['model_digest'][:16]}",
+        name=f"{lm.name}@{counts['model_digest'][:16]}",
+        kind=lm.model,
         vocabulary=counts.get("vocabulary_folder") or context.folder("vocabulary"),
-        model=counts.get("model_folder") or context.folder(f"lm/{name}"),
+        model=counts.get("model_folder") or context.folder(f"lm/{lm.name}"),
         model_digest=counts["model_digest"],
+        context_len=lm.context_len,
     )
+
+
+@lru_cache(maxsize=2)
+def prompts_of(storage: Storage, generator: Generator) -> Prompts:
+    """How the generator is asked, and how its answers are read; kept by each worker."""
+    vocabulary = load(storage, generator.vocabulary)
+    return load_prompts(storage, generator.model, generator.kind, vocabulary, generator.context_len)

@@ -24,24 +24,38 @@ class TagVectors(nn.Module):
     _flat: Tensor
     _offsets: Tensor
 
-    def __init__(self, num_tags: int, flat: np.ndarray, offsets: np.ndarray, dim: int) -> None:
+    def __init__(
+        self,
+        names: list[str],
+        flat: np.ndarray,
+        offsets: np.ndarray,
+        dim: int,
+        num_tokens: int | None = None,
+    ) -> None:
+        """names, flat, offsets: as `Vocabulary.tag_bags` has them. num_tokens: V, where other
+        tokens come after the items."""
         super().__init__()
-        self.vectors = nn.Embedding(num_tags, dim)
+        self.names = names
+        items_end = NUM_SPECIAL + len(offsets)
+        self._num_others = (num_tokens or items_end) - items_end
+        self.vectors = nn.Embedding(len(names), dim)
         nn.init.normal_(self.vectors.weight, std=0.02)
         self.register_buffer("_flat", torch.from_numpy(flat), persistent=False)
         self.register_buffer("_offsets", torch.from_numpy(offsets), persistent=False)
 
     def forward(self) -> Tensor:
-        """(V, D); zero for special tokens and for items without tags."""
+        """(V, D); zero for what is no item, and for items without tags."""
         bags = F.embedding_bag(self._flat, self.vectors.weight, self._offsets, mode="sum")
-        return F.pad(bags, (0, 0, NUM_SPECIAL, 0))
+        return F.pad(bags, (0, 0, NUM_SPECIAL, self._num_others))
 
 
-def tag_vectors(vocabulary: Vocabulary, min_tag_items: int, dim: int) -> TagVectors | None:
+def tag_vectors(
+    vocabulary: Vocabulary, min_tag_items: int, dim: int, num_tokens: int | None = None
+) -> TagVectors | None:
     """Fresh vectors of `dim` numbers for the tags of at least `min_tag_items` items; None when
     there is no such tag."""
     names, flat, offsets = vocabulary.tag_bags(min_tag_items)
-    return TagVectors(len(names), flat, offsets, dim) if names else None
+    return TagVectors(names, flat, offsets, dim, num_tokens) if names else None
 
 
 def item_tags(config: TrainConfig, vocabulary: Vocabulary, min_tag_items: int) -> TagVectors | None:

@@ -1,8 +1,8 @@
 """Stages `merged/<shards>`: the training events of the arms.
 
 real: the training parts themselves, cut to the same schema.
-augmented: for each part, its users' real events, then their continuations (one run of
-events a unit), and further parts with the new users.
+augmented: for each part, its users' real events, then what was generated for them (one run
+of events a unit, with their places in the history), and further parts with the new users.
 duplicate: `real`, and every user once more as a synthetic user. The classic baseline: more
 data without anything new in it. For a model without user vectors that is one repeat of
 `real`, with the weight of synthetic events.
@@ -191,6 +191,7 @@ def synthetic_events(outcomes: pa.Table, config: MergeConfig, source: Source) ->
                         "strategy": outcome["strategy"],
                         "generator": source.generator,
                         "position": event["position"],
+                        "place": event["place"],
                         "logprob": event["logprob"],
                     }
                 )

@@ -25,6 +25,7 @@ from llmaug.config import FiltersConfig
 from llmaug.engine_loop import EngineLoop
 from llmaug.engines import EngineMaker
 from llmaug.filters import Candidate, judge
+from llmaug.generators import Generator, prompts_of
 from llmaug.outcome_cache import remember
 from llmaug.schema import OUTCOME
 from llmaug.sequences import user_histories
@@ -86,11 +87,13 @@ class PartWorker:
         preview: int = 1,
         quotas: dict[int, int] | None = None,
         train: str = "",
-        vocabulary: str = "",
+        generator: Generator | None = None,
         filters: FiltersConfig | None = None,
     ) -> None:
         self._place, self._preview, self._quotas = place, preview, quotas or {}
-        self._train, self._vocabulary = train, load(place.storage, vocabulary)
+        assert generator is not None
+        self._train, self._vocabulary = train, load(place.storage, generator.vocabulary)
+        self._prompts = prompts_of(place.storage, generator)
         self._filters = filters or FiltersConfig()
         line = _BoardLine(board)
         self._loop = EngineLoop(engine, line.report, line.died)
@@ -160,7 +163,7 @@ class PartWorker:
         accepted: Counter[str | None] = Counter()
         for number, tokens in answer.known_tokens():
             user = answer.units.users[number]
-            accepted[user] += self._accepts(tokens, histories.get(user or "", []))
+            accepted[user] += self._accepts(answer.units, number, tokens, histories)
         waiting: dict[str | None, list[int]] = {}
         for number in answer.open_numbers():
             waiting.setdefault(answer.units.users[number], []).append(int(number))
@@ -177,7 +180,7 @@ class PartWorker:
             for number, tokens in answer.known_tokens():
                 if number in asked:
                     user = answer.units.users[number]
-                    accepted[user] += self._accepts(tokens, histories.get(user or "", []))
+                    accepted[user] += self._accepts(answer.units, number, tokens, histories)
         answer.not_needed = sum(len(numbers) for numbers in waiting.values())
 
     def _look_at(self, units: Units, answers: pa.Table) -> None:
@@ -188,7 +191,8 @@ class PartWorker:
         for number, tokens in zip(
             looked["number"].to_pylist(), looked["tokens"].to_pylist(), strict=True
         ):
-            reasons, verdict = judge(self._candidate(tokens, units.prompts[number]), self._filters)
+            candidate = self._candidate(units, number, tokens, units.prompts[number])
+            reasons, verdict = judge(candidate, self._filters)
             accepted += verdict is None
             kept += reasons.count(None) if verdict is None else 0
             seen += len(tokens)
@@ -197,13 +201,19 @@ class PartWorker:
             tokens_seen=seen,
         )  # fmt: skip
 
-    def _accepts(self, tokens: list[int], history: list[int]) -> bool:
-        return judge(self._candidate(tokens, history), self._filters)[1] is None
+    def _accepts(
+        self, units: Units, number: int, tokens: list[int], histories: dict[str, list[int]]
+    ) -> bool:
+        history = histories.get(units.users[number] or "", [])
+        return judge(self._candidate(units, number, tokens, history), self._filters)[1] is None
 
-    def _candidate(self, tokens: list[int], history: list[int]) -> Candidate:
+    def _candidate(
+        self, units: Units, number: int, tokens: list[int], history: list[int]
+    ) -> Candidate:
         nothing = np.empty(0, np.uint64)  # copies of new users are looked for by stage `filter`
+        events = self._prompts.events(units.strategies[number], tokens)
         num_tokens = self._vocabulary.num_tokens
-        return Candidate("continue", tokens, frozenset(history), num_tokens, nothing)
+        return Candidate("continue", events, frozenset(history), num_tokens, nothing)
 
 
 class _PartAnswer:

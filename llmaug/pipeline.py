@@ -52,7 +52,7 @@ def stages(config: Config) -> list[tuple[str, Stage]]:
     path += [("split", split.STAGE)]
     path += [("vocabulary", vocabulary.STAGE)]
     if uses_lm:
-        trained = lm_train.stage(config.lm.name)
+        trained = lm_train.stage(config.lm.name, config.lm.model)
         path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]
     if augment:
         path += [("plan", plan.stage((lm_name,) if uses_lm else ()))]

@@ -10,6 +10,7 @@ the parts stands in `plan/_sources`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,14 +19,15 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together
-from llmaug.config import ContinueConfig, NewUsersConfig, SamplingConfig
-from llmaug.generators import Generator, generator_of
+from llmaug.config import NewUsersConfig, OfUsersConfig, SamplingConfig
+from llmaug.generators import Generator, generator_of, prompts_of
 from llmaug.schema import UNIT, validate
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage, digest
-from llmaug.vocabulary import BOS, load
+from llmaug.users import load_users
+from llmaug.vocabulary import load
 
 SOURCES = "_sources"
 
@@ -73,20 +75,22 @@ def run(context: Context) -> dict[str, Any]:
         for strategy, users in zip(config.plan.strategies, totals, strict=True)
     ]
     share = fraction(config.budget, demands)
-    maker = _UnitMaker(generator.name, config.seed)
+    maker = _UnitMaker(
+        storage, generator, config.seed, config.filters.repeats == "forbid",
+        context.folder("ingest/users") if config.lm.user_attributes else None,
+    )  # fmt: skip
     for index, strategy in enumerate(config.plan.strategies):
         paid = int(share * demands[index][0])
-        if isinstance(strategy, ContinueConfig):
+        if not isinstance(strategy, NewUsersConfig):
             part_share = Share()
             if share < 1:
                 part_share = share_of(strategy, config.plan.allocation, wanted[index], paid)
-            continued = _Continue(
-                storage, train, folder, strategy, index, maker, generator,
-                config.plan.allocation, part_share, config.plan.units_per_part,
-                config.lm.context_len, len(storage.parts(train)),
+            asked = _OfUsers(
+                storage, train, folder, strategy, index, maker, config.plan.allocation,
+                part_share, config.plan.units_per_part, len(storage.parts(train)),
             )  # fmt: skip
             sources = [f"{index}-{part}" for part in storage.parts(train)]
-            map_parts(context, f"{folder}/{SOURCES}", sources, continued)
+            map_parts(context, f"{folder}/{SOURCES}", sources, asked)
         else:
             num_users = paid if share < 1 else strategy.num_users
             size = config.plan.units_per_part
@@ -127,14 +131,14 @@ def _summary(context: Context, generator: Generator, share: float, wanted: int) 
     }
 
 
-def _units_of(strategy: ContinueConfig | NewUsersConfig, num_users: int) -> int:
+def _units_of(strategy: OfUsersConfig | NewUsersConfig, num_users: int) -> int:
     if isinstance(strategy, NewUsersConfig):
         return strategy.num_users
     return num_users * strategy.samples_per_user
 
 
 def _demand(context: Context, index: int, train: str) -> dict[str, dict[int, int]]:
-    """{training part: {history length: users}} that a strategy would continue."""
+    """{training part: {history length: users}} that a strategy would ask about."""
     strategy = context.config.plan.strategies[index]
     if isinstance(strategy, NewUsersConfig):
         return {}
@@ -150,36 +154,83 @@ def _demand(context: Context, index: int, train: str) -> dict[str, dict[int, int
 
 
 def _count_users(
-    storage: Storage, train: str, folder: str, strategy: ContinueConfig, part: str
+    storage: Storage, train: str, folder: str, strategy: OfUsersConfig, part: str
 ) -> dict[str, Any]:
     users = storage.read_part(train, part, columns=["user_id"])["user_id"]
     lengths = np.array([end - start for start, end in group_bounds(users.to_numpy())], np.int64)
-    if strategy.max_history_len is not None:
-        lengths = lengths[lengths <= strategy.max_history_len]
+    lengths = lengths[[_asks(strategy, length) for length in lengths]]
     values, counts = np.unique(lengths, return_counts=True)
     storage.write_part(pa.table({"history_len": values, "users": counts}), {}, folder, part)
     return {}
 
 
+def _asks(strategy: OfUsersConfig, history_len: int) -> bool:
+    most = strategy.max_history_len
+    return history_len >= strategy.min_history_len and (most is None or history_len <= most)
+
+
+@dataclass(frozen=True)
 class _UnitMaker:
-    """Fills in what all units of one plan share."""
+    """Makes units from what all units of one plan share; picklable."""
 
-    def __init__(self, generator: str, seed: int) -> None:
-        self._generator, self._seed = generator, seed
+    storage: Storage
+    generator: Generator
+    seed: int
+    forbid_repeats: bool
+    users: str | None
+    """Folder of the users table, where the generator reads attributes."""
 
-    def unit(
+    def of_user(
         self,
-        strategy: ContinueConfig | NewUsersConfig,
-        prompt: list[int],
+        strategy: OfUsersConfig,
+        user_id: str,
+        history: list[int],
         sample: int,
-        user_id: str | None = None,
-        after: Any = None,
+        attributes: dict[str, str] | None,
     ) -> dict[str, Any]:
-        sampling = sampling_of(strategy, strategy.num_events)
+        """history: the user's training events as tokens, -1 for unknown items."""
+        prompts = prompts_of(self.storage, self.generator)
+        seed = self._seed_of(strategy, user_id, sample)
+        rng = np.random.default_rng(seed)
+        places = prompts.draw_places(strategy.kind, len(history), strategy.num_events, rng)
+        prompt = prompts.question(
+            strategy.kind, history, places, strategy.num_events,
+            prompts.language.user_tokens(attributes),
+        )  # fmt: skip
+        also_seen = sorted({token for token in history if token >= 0} - set(prompt))
+        return self._unit(strategy, prompt, sample, seed, user_id, places, also_seen)
+
+    def new_user(self, strategy: NewUsersConfig, sample: int) -> dict[str, Any]:
+        """Where the generator reads attributes, with those of somebody drawn at random."""
+        prompts = prompts_of(self.storage, self.generator)
+        seed = self._seed_of(strategy, None, sample)
+        drawn = None
+        if self.users:
+            users = load_users(self.storage, self.users)
+            drawn = users.of_somebody(np.random.default_rng(seed))
+        prompt = prompts.new_user(strategy.num_events, prompts.language.user_tokens(drawn))
+        return self._unit(strategy, prompt, sample, seed, None, None)
+
+    def _seed_of(
+        self, strategy: OfUsersConfig | NewUsersConfig, user_id: str | None, sample: int
+    ) -> int:
         # The sample number makes the seeds of equal prompts differ. 63 bits: with 31 a plan of
         # 100,000 new users would hold equal units.
-        seed = int(digest([self._seed, strategy.kind, user_id, sample])[:16], 16) >> 1
-        identity = [prompt, strategy.kind, sampling, seed, self._generator]
+        return int(digest([self.seed, strategy.kind, user_id, sample])[:16], 16) >> 1
+
+    def _unit(
+        self,
+        strategy: OfUsersConfig | NewUsersConfig,
+        prompt: list[int],
+        sample: int,
+        seed: int,
+        user_id: str | None,
+        places: list[int] | None,
+        also_seen: Sequence[int] = (),
+    ) -> dict[str, Any]:
+        sampling = sampling_of(strategy, strategy.num_events, self.forbid_repeats)
+        seen = list(also_seen) if self.forbid_repeats else []
+        identity = [prompt, strategy.kind, sampling, seed, self.generator.name, seen]
         return {
             "unit_id": digest(identity),
             "user_id": user_id,
@@ -188,70 +239,68 @@ class _UnitMaker:
             "prompt": prompt,
             "sampling": sampling,
             "seed": seed,
-            "after": after,
+            "places": places,
+            "also_seen": seen or None,
         }
 
 
-def sampling_of(config: SamplingConfig, max_tokens: int) -> dict[str, Any]:
+def sampling_of(config: SamplingConfig, max_tokens: int, forbid_repeats: bool) -> dict[str, Any]:
     return {
         "temperature": config.temperature,
         "top_p": config.top_p,
         "top_k": config.top_k,
         "max_tokens": max_tokens,
+        "forbid_repeats": forbid_repeats,
     }
 
 
 @dataclass(frozen=True)
-class _Continue:
-    """Units that continue the users of one training part; picklable, called for a source."""
+class _OfUsers:
+    """Units about the users of one training part; picklable, called for a source."""
 
     storage: Storage
     train: str
     folder: str
-    strategy: ContinueConfig
+    strategy: OfUsersConfig
     index: int
     maker: _UnitMaker
-    generator: Generator
     allocation: str
     share: Share
     units_per_part: int
-    context_len: int
     num_train_parts: int
 
     def __call__(self, source: str) -> dict[str, Any]:
         train_part = source.split("-", 1)[1]
-        events = self.storage.read_part(self.train, train_part)
+        events = self.storage.read_part(self.train, train_part, columns=["user_id", "item_id"])
         users = events["user_id"].to_numpy(zero_copy_only=False)
-        vocabulary = load(self.storage, self.generator.vocabulary)
-        tokens, times = vocabulary.encode(events["item_id"]), events["timestamp"]
+        tokens = load(self.storage, self.maker.generator.vocabulary).encode(events["item_id"])
         bounds = group_bounds(users)
         chosen = self._chosen([end - start for start, end in bounds], train_part)
+        maker = self.maker
+        attributes = load_users(self.storage, maker.users).by_id() if maker.users else {}
         units = []
         for row, sample in chosen:
             start, end = bounds[row]
-            history = tokens[start:end]
-            # Items that the generator does not know; and histories longer than its context are
-            # windowed: the newest events are what counts.
-            history = history[history >= 0].tolist()
-            prompt = [BOS, *history][-(self.context_len - self.strategy.num_events) :]
-            after = times[end - 1]
-            units.append(self.maker.unit(self.strategy, prompt, sample, users[start], after))
+            history = tokens[start:end].tolist()
+            user = users[start]
+            unit = maker.of_user(self.strategy, user, history, sample, attributes.get(user))
+            units.append(unit)
         size = self.units_per_part
         if self.strategy.accepted_per_user is not None:  # a user's tries stay in one part
             size = max(1, size // self.strategy.samples_per_user) * self.strategy.samples_per_user
-        cache = f"continue.{train_part}.of-{self.num_train_parts}"
+        cache = f"{self.strategy.kind}.{train_part}.of-{self.num_train_parts}"
         described = Source(source, cache, self.index, train_part, size)
         return {"units": write_source(self.storage, self.folder, described, units)}
 
     def _chosen(self, lengths: list[int], train_part: str) -> list[tuple[int, int]]:
         """(user's place in the part, sample number) of each unit, first served first."""
-        strategy, limit = self.strategy, self.strategy.max_history_len
+        strategy = self.strategy
         together = stays_together(strategy, self.allocation)
         samples = [ALL_SAMPLES] if together else list(range(strategy.samples_per_user))
         left = self.share.cut_users.get(train_part, 0)
         found = []
         for row, length in enumerate(lengths):
-            if limit is not None and length > limit:
+            if not _asks(strategy, length):
                 continue
             for sample in samples:
                 cls = (length, sample)
@@ -281,7 +330,7 @@ def _new_users(
 ) -> dict[str, Any]:
     number = int(source.rsplit("-", 1)[1])
     samples = range(number * size, min((number + 1) * size, num_users))
-    units = [maker.unit(strategy, [BOS], sample) for sample in samples]
+    units = [maker.new_user(strategy, sample) for sample in samples]
     cache = f"new_users.{number:05d}.by-{size}"
     described = Source(source, cache, index, None, size, place=(number + 0.5) / num_sources)
     return {"units": write_source(storage, folder, described, units)}
@@ -344,12 +393,21 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
         name="plan",
         run=run,
         inputs=("split", "vocabulary", *lm_stages),
-        code=("llmaug.budget", "llmaug.generators"),
+        code=(
+            "llmaug.budget",
+            "llmaug.generators",
+            "llmaug.lm.prompts",
+            "llmaug.lm.language",
+            "llmaug.lm.masking",
+        ),  # fmt: skip
         settings=lambda config: [
             config.plan,
             config.budget.max_units,
             config.budget.max_tokens,
+            config.lm.model,
             config.lm.context_len,
+            config.lm.user_attributes,
+            config.filters.repeats,
             config.generate.engine,
         ],
     )

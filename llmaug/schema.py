@@ -11,7 +11,7 @@ from llmaug.errors import UserError
 
 REAL, SYNTHETIC = "real", "synthetic"
 
-# One row of behaviour, real or synthetic (the last six columns are null for real rows).
+# One row of behaviour, real or synthetic (the columns from run_id on are null for real rows).
 EVENT = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
@@ -26,6 +26,8 @@ EVENT = pa.schema(
         pa.field("strategy", pa.string()),
         pa.field("generator", pa.string()),  # model name @ content digest
         pa.field("position", pa.int16()),  # place among the unit's generated events, from 0
+        # Place in the user's real events: it stands before that one, or (substitute) for it.
+        pa.field("place", pa.int32()),
         pa.field("logprob", pa.float32()),
     ]
 )
@@ -65,6 +67,7 @@ SAMPLING = pa.struct(
         pa.field("top_p", pa.float32()),
         pa.field("top_k", pa.int32()),  # -1: all tokens
         pa.field("max_tokens", pa.int32()),
+        pa.field("forbid_repeats", pa.bool_()),  # no item of the prompt, and none twice
     ]
 )
 
@@ -78,7 +81,11 @@ UNIT = pa.schema(
         pa.field("prompt", pa.list_(pa.int32()), nullable=False),  # token ids
         pa.field("sampling", SAMPLING, nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
-        pa.field("after", pa.timestamp("us", "UTC")),  # time of the last event in the prompt
+        # Where the events go in the user's training events, the last one for all that follow:
+        # before that event, or (substitute) in its stead. Null for new users.
+        pa.field("places", pa.list_(pa.int32())),
+        # Where repeats are forbidden: items of the history that the prompt does not show.
+        pa.field("also_seen", pa.list_(pa.int32())),
     ]
 )
 
@@ -89,6 +96,7 @@ GENERATED_EVENT = pa.struct(
         pa.field("item_id", pa.string()),
         pa.field("timestamp", pa.timestamp("us", "UTC")),
         pa.field("position", pa.int16()),
+        pa.field("place", pa.int32()),
         pa.field("logprob", pa.float32()),
         pa.field("keep", pa.bool_()),
         pa.field("reason", pa.string()),

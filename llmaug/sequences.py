@@ -1,14 +1,16 @@
 """Event parts to training sequences, and sequences to padded batches.
 
-A sequence is BOS and one user's item tokens in time order. A continuation (a unit that
-carries on a real user) becomes its own sequence, the real history and then the generated
-events, with loss on the generated events only: the real ones already train in their own
-sequence. New users are sequences like real ones.
+A sequence is BOS and one user's item tokens in time order. What was generated for a real user
+becomes its own sequence: the history with the generated events in their places (before an
+event of it, after the last one, or in the stead of some). Its loss begins with the first
+generated event; what stands before that already trains in the real sequence. New users are
+sequences like real ones.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +28,13 @@ class Sequences:
 
     tokens: (M,) int32, each sequence starting with BOS. weights: (M,) float32, the loss
     weight of predicting that token (0 for BOS and for context). offsets: (N + 1,) int64.
+    user_ids: (N,) strings.
     """
 
     tokens: np.ndarray
     weights: np.ndarray
     offsets: np.ndarray
+    user_ids: np.ndarray
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -48,6 +52,7 @@ def load_sequences(storage: Storage, folder: str, vocabulary: Vocabulary) -> Seq
         tokens=np.concatenate([piece.tokens for piece in pieces]),
         weights=np.concatenate([piece.weights for piece in pieces]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        user_ids=np.concatenate([piece.user_ids for piece in pieces]),
     )
 
 
@@ -57,25 +62,55 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     Events of items outside the vocabulary are context no model can see: they are left out.
     """
     token = vocabulary.encode(events["item_id"])
-    events, token = events.filter(pa.array(token >= 0)), token[token >= 0]
     user = events["user_id"].to_numpy(zero_copy_only=False)
     unit = pc.fill_null(events["unit_id"], "").to_numpy(zero_copy_only=False)
     weight = events["weight"].to_numpy().astype(np.float32)
-    tokens, weights, lengths = [], [], []
-    history, history_user = np.empty(0, np.int32), None
+    # Without a place, behind everything that the user has.
+    place = pc.fill_null(events["place"], np.iinfo(np.int32).max).to_numpy()
+    replaces = pc.fill_null(pc.equal(events["strategy"], "substitute"), False).to_numpy(
+        zero_copy_only=False
+    )
+    tokens, weights, lengths, user_ids = [], [], [], []
+    history, history_user = token[:0], None
     for start, end in group_bounds(user, unit):
         run, run_weight = token[start:end], weight[start:end]
         if not unit[start]:
             history, history_user = run, user[start]
-        context = history if unit[start] and user[start] == history_user else run[:0]
-        tokens += [[BOS], context, run]
-        weights += [[0.0], np.zeros(len(context)), run_weight]
-        lengths.append(1 + len(context) + len(run))
+        elif user[start] == history_user:
+            run, run_weight = _placed(
+                history, run, run_weight, place[start:end], bool(replaces[start])
+            )
+        run, run_weight = run[run >= 0], run_weight[run >= 0]
+        if not len(run):
+            continue
+        tokens += [[BOS], run]
+        weights += [[0.0], run_weight]
+        lengths.append(1 + len(run))
+        user_ids.append(user[start])
     return Sequences(
         tokens=np.concatenate([np.empty(0), *tokens]).astype(np.int32),
         weights=np.concatenate([np.empty(0), *weights]).astype(np.float32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        user_ids=np.array(user_ids, dtype=object),
     )
+
+
+def _placed(
+    history: np.ndarray, run: np.ndarray, weight: np.ndarray, place: np.ndarray, replaces: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H,) tokens of a history with the (M,) generated ones of `run` in their places, and loss
+    weights: 0 before the first generated event; what follows it counts as much as that one."""
+    own = np.arange(len(history))
+    if replaces:
+        own = np.setdiff1d(own, place)
+    # By place; there, what was generated stands before the real event.
+    order = np.lexsort((np.r_[np.zeros(len(run)), np.ones(len(own))], np.r_[place, own]))
+    tokens = np.r_[run, history[own]][order]
+    generated = np.r_[np.ones(len(run), bool), np.zeros(len(own), bool)][order]
+    first = int(np.argmax(generated))
+    weights = np.where(np.arange(len(tokens)) < first, 0.0, weight[0])
+    weights[generated] = weight
+    return tokens, weights.astype(np.float32)
 
 
 def group_bounds(*columns: np.ndarray) -> list[tuple[int, int]]:
@@ -105,6 +140,16 @@ def user_histories(
     return histories
 
 
+@dataclass(frozen=True)
+class Row:
+    """One sequence, or a window of it: tokens (T,) and their loss weights (T,)."""
+
+    index: int
+    """Of the sequence."""
+    tokens: np.ndarray
+    weights: np.ndarray
+
+
 class Batches:
     """Deterministic batches: the same step gives the same batch, whatever ran before.
 
@@ -121,7 +166,7 @@ class Batches:
                 "weights (merge.synthetic_weight)"
             )
         self._sequences = sequences
-        self._size = min(batch_size, len(self._usable))
+        self.size = min(batch_size, len(self._usable))
         self._window = window
         self._seed = seed
         self.num_targets = sequences.num_targets
@@ -132,15 +177,24 @@ class Batches:
         return np.bincount(tokens, minlength=num_tokens)
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right.
+        """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right."""
+        return padded(self.rows(step, rank, world_size))
+
+    def rows(self, step: int, rank: int = 0, world_size: int = 1) -> list[Row]:
+        """The (B,) windows of `step`.
 
         Long sequences contribute one random window of `window` + 1 tokens a visit; a long
         context is cut rather than the events behind it, which carry the loss.
         """
         rng = np.random.default_rng([self._seed, 1, step])
         chosen = self._chosen(step)[rank::world_size]
-        rows, row_weights = [], []
-        for index, draw in zip(chosen, rng.random(self._size)[rank::world_size], strict=True):
+        if not len(chosen):
+            raise UserError(
+                f"a batch of {self.size} sequences cannot be cut into {world_size} shares: "
+                "lower num_workers or num_accumulations"
+            )
+        rows = []
+        for index, draw in zip(chosen, rng.random(self.size)[rank::world_size], strict=True):
             start, end = self._sequences.offsets[index : index + 2]
             spare = end - start - self._window - 1
             if spare > 0:
@@ -148,22 +202,15 @@ class Batches:
                 earliest = min(spare, first_loss - 1)
                 start += earliest + int(draw * (spare - earliest + 1))
                 end = start + self._window + 1
-            rows.append(self._sequences.tokens[start:end])
-            row_weights.append(self._sequences.weights[start:end])
-        width = max(len(row) for row in rows)
-        tokens = np.full((len(rows), width), PAD, dtype=np.int64)
-        weights = np.zeros((len(rows), width), dtype=np.float32)
-        for i, (row, row_weight) in enumerate(zip(rows, row_weights, strict=True)):
-            tokens[i, : len(row)] = row
-            weights[i, : len(row)] = row_weight
-        weights[:, 0] = 0  # nothing stands before the first token to predict it from
-        return tokens, weights
+            tokens, weights = self._sequences.tokens[start:end], self._sequences.weights[start:end]
+            rows.append(Row(int(index), tokens, weights))
+        return rows
 
     def _chosen(self, step: int) -> np.ndarray:
         """Sequence indices: a fresh shuffle each epoch, batches running over its end."""
-        first = step * self._size
+        first = step * self.size
         out: list[np.ndarray] = []
-        missing = self._size
+        missing = self.size
         while missing:
             epoch, place = divmod(first, len(self._usable))
             order = np.random.default_rng([self._seed, 0, epoch]).permutation(self._usable)
@@ -171,3 +218,24 @@ class Batches:
             missing -= len(out[-1])
             first += len(out[-1])
         return np.concatenate(out)
+
+
+def padded(rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) rows to tokens (B, T) int64 and weights (B, T) float32, padded right."""
+    width = max(len(row.tokens) for row in rows)
+    tokens = np.full((len(rows), width), PAD, dtype=np.int64)
+    weights = np.zeros((len(rows), width), dtype=np.float32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row.tokens)] = row.tokens
+        weights[i, : len(row.tokens)] = row.weights
+    weights[:, 0] = 0  # nothing stands before the first token to predict it from
+    return tokens, weights
+
+
+def padded_prompts(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) token lists to tokens (B, T) int64, padded right, and the (B,) places of their last."""
+    length = np.array([len(prompt) for prompt in prompts])
+    tokens = np.full((len(prompts), length.max()), PAD, dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    return tokens, length - 1

@@ -89,6 +89,16 @@ class Storage:
         with _explained(self.uri(*names)):
             return Path(path).read_bytes() if self.is_local else self.fs.read_object(path)[0]
 
+    def size(self, *names: str) -> int:
+        """Bytes of an object. Raises FileNotFoundError when there is no such object."""
+        with _explained(self.uri(*names)):
+            return int(self.fs.info(self.path(*names))["size"])
+
+    def read_range(self, start: int, end: int, *names: str) -> bytes:
+        """Bytes `start` to before `end`; fewer where the object ends earlier."""
+        with _explained(self.uri(*names)):
+            return bytes(self.fs.cat_file(self.path(*names), start=start, end=end))
+
     def write(self, data: bytes, *names: str) -> None:
         """Put `data`, atomically, over whatever was there."""
         path = self.path(*names)

@@ -108,6 +108,7 @@ def solve(inputs: Inputs, config: TrainConfig, seed: int) -> dict[str, Any]:
 class _RecommenderTask:
     """What both kinds of task share: validation and export of the model folder."""
 
+    metric = "ndcg"
     model: Any
 
     def __init__(self, inputs: Inputs, config: TrainConfig, seed: int) -> None:
@@ -134,6 +135,9 @@ class _RecommenderTask:
 
 
 class _SequenceTask(_RecommenderTask):
+    def weight(self, batch: tuple[Any, ...]) -> float:
+        return float(batch[1].sum())
+
     def _load(self, seed: int) -> Batches:
         inputs, config, vocabulary = self._inputs, self._config, self._vocabulary
         sequences = load_sequences(inputs.storage, inputs.shards, vocabulary)
@@ -144,6 +148,9 @@ class _SequenceTask(_RecommenderTask):
 
 
 class _PairTask(_RecommenderTask):
+    def weight(self, batch: tuple[Any, ...]) -> float:
+        return float(batch[1][:, 1].sum())
+
     def _load(self, seed: int) -> PairBatches:
         storage, shards = self._inputs.storage, self._inputs.shards
         columns = ["user_id", "item_id", "weight"]

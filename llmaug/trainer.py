@@ -1,13 +1,15 @@
 """The Ray Train hand-off that language models and recommenders share.
 
-One loop: AdamW, linear warm-up, validation every so many steps, early stop, best weights
-kept. Every validation writes a checkpoint to storage (safetensors and JSON), and a run of
-the same name goes on from the last one: batches and dropout depend on the step alone, so
-the resumed run ends with the weights of an undisturbed one.
+One loop: AdamW, linear warm-up, then a constant rate or a cosine, gradient accumulation,
+validation every so many steps, early stop, best weights kept. Every validation writes a
+checkpoint to storage (safetensors and JSON), and a run of the same name goes on from the
+last one: batches and dropout depend on the step alone, so the resumed run ends with the
+weights of an undisturbed one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tempfile
@@ -19,19 +21,28 @@ from typing import Any, Protocol
 from llmaug.config import OptimiserConfig
 from llmaug.errors import UserError, find_user_error
 from llmaug.stage import Context
+from llmaug.storage import Storage
+
+FAILED_BATCH = "failed_batch.json"
+_FAILED = "_failed.json"  # message of the error that ended the worker
 
 
 class Task(Protocol):
     """What is trained; built inside each worker."""
 
     model: Any
-    """torch.nn.Module; `model(tokens, weights)` gives the mean loss of a batch."""
+    """torch.nn.Module; `model(*batch)` gives the mean loss of a batch."""
+    metric: str
+    """What `validate` measures: ndcg, or log_likelihood."""
 
-    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
-        """This worker's share of the batch of `step`: (tokens, weights) tensors."""
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
+        """This worker's share of the batch of `step`: arrays."""
+
+    def weight(self, batch: tuple[Any, ...]) -> float:
+        """What the mean loss of a batch is a mean over: the sum of its loss weights."""
 
     def validate(self) -> float:
-        """Validation NDCG@10, higher is better; NaN when there is nothing held out."""
+        """Validation metric, higher is better; NaN when there is nothing held out."""
 
     def export(self) -> dict[str, Any]:
         """Write the finished model to storage; returns JSON-able facts about it."""
@@ -42,8 +53,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train what `build()` returns, in folder `name` of the run; resumes by name.
 
-    Returns the facts of `export` and {"steps", "best_step", "validation_ndcg"}.
-    Raises UserError on a loss that is not finite, naming the step.
+    Returns the facts of `export` and {"steps", "best_step", "validation_<metric>"}.
+    Raises UserError on a loss that is not finite, naming the step and where its batch is.
     """
     import ray
     import ray.train
@@ -55,6 +66,7 @@ def fit(
     storage = context.storage
     board = _board_class().options(num_cpus=0).remote()
     folder = context.folder(name)
+    storage.delete(folder, _FAILED)
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={
@@ -63,7 +75,7 @@ def fit(
             "seed": seed,
             "board": board,
             "storage": storage,
-            "result": f"{folder}/_trained.json",
+            "folder": folder,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=optimiser.num_workers, use_gpu=optimiser.use_gpu
@@ -81,6 +93,10 @@ def fit(
             trainer.fit()
         except Exception as error:
             raise find_user_error(error) or error from error
+    failure = storage.read_json(folder, _FAILED)
+    if failure:
+        storage.delete(folder, _FAILED)
+        raise UserError(failure["message"])
     result = storage.read_json(folder, "_trained.json")
     storage.delete(folder, "_train")
     return result
@@ -88,6 +104,20 @@ def fit(
 
 def _train_loop(spec: dict[str, Any]) -> None:
     """Runs in each Ray Train worker."""
+    import ray.train
+
+    try:
+        _train(spec)
+    except UserError as error:
+        # Ray starts failed workers again, but what the user must mend fails again. A worker
+        # that is alone can end in peace; among several, the others wait for it and must be
+        # stopped.
+        if ray.train.get_context().get_world_size() > 1:
+            raise
+        spec["storage"].write_json({"message": error.message}, spec["folder"], _FAILED)
+
+
+def _train(spec: dict[str, Any]) -> None:
     import ray.train
     import torch
     from ray.train.torch import prepare_model
@@ -110,26 +140,17 @@ def _train_loop(spec: dict[str, Any]) -> None:
         step = state["step"]
         torch.manual_seed(spec["seed"] * 1_000_003 + step * 997 + rank)  # dropout by step alone
         for group in optimiser.param_groups:
-            warm = min(1.0, (step + 1) / max(1, optimiser_config.warmup_steps))
-            group["lr"] = optimiser_config.learning_rate * warm
+            group["lr"] = learning_rate(optimiser_config, step)
         task.model.train()
-        device = next(task.model.parameters()).device
-        batch = [torch.as_tensor(x, device=device) for x in task.batch(step, rank, world_size)]
-        loss = wrapped(*batch)
-        if not math.isfinite(loss.item()):
-            raise UserError(
-                f"loss is {loss.item()} at step {step}: lower the learning rate "
-                f"({optimiser_config.learning_rate}) or look at the events' weights"
-            )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = backward(spec, task, wrapped, step, rank, world_size)
         torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
         optimiser.step()
         state["step"] = step + 1
         if (step + 1) % optimiser_config.validate_every == 0 or _finished(state, optimiser_config):
-            _validate_and_save(task, optimiser, state, loss.item(), rank, world_size)
+            _validate_and_save(task, optimiser, state, loss, rank, world_size)
         if rank == 0 and step % 10 == 0:
-            facts = {"loss": loss.item(), "validation NDCG@10": state["best"]}
+            facts = {"loss": loss, f"validation {task.metric}": state["best"]}
             spec["board"].put.remote(step + 1, facts)
     if rank == 0:
         if state["best_weights"]:
@@ -137,9 +158,77 @@ def _train_loop(spec: dict[str, Any]) -> None:
         facts = task.export()
         # The last step stands for the best where nothing was held out to choose by.
         best = None if math.isinf(state["best"]) else state["best"]
-        facts |= {"steps": state["step"], "best_step": state["best_step"], "validation_ndcg": best}
-        storage, result = spec["storage"], spec["result"]
-        storage.write_json(facts, *result.rsplit("/", 1))
+        facts |= {"steps": state["step"], "best_step": state["best_step"]}
+        facts[f"validation_{task.metric}"] = best
+        spec["storage"].write_json(facts, spec["folder"], "_trained.json")
+
+
+def learning_rate(config: OptimiserConfig, step: int) -> float:
+    """Linear warm-up, then constant or half a cosine down to 0 at `num_steps` (Loshchilov and
+    Hutter 2017)."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.schedule == "cosine" and step >= config.warmup_steps:
+        share = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
+        return config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+    return config.learning_rate * warm
+
+
+def backward(
+    spec: dict[str, Any], task: Task, wrapped: Any, step: int, rank: int, world_size: int
+) -> float:
+    """Gradients of this worker's share of the batch, in as many pieces as configured; returns
+    its mean loss. A piece counts by its weight, so that pieces add up to the whole."""
+    import torch
+
+    config: OptimiserConfig = spec["optimiser"]
+    pieces = config.num_accumulations
+    device = next(task.model.parameters()).device
+    batches = [
+        task.batch(step, rank * pieces + piece, world_size * pieces) for piece in range(pieces)
+    ]
+    weights = [task.weight(batch) for batch in batches]
+    mean = 0.0
+    for piece, batch in enumerate(batches):
+        share = weights[piece] / sum(weights)
+        # Only the last piece sends gradients to the other workers.
+        waits = world_size > 1 and piece < pieces - 1
+        with wrapped.no_sync() if waits else contextlib.nullcontext():
+            with torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(config, device)):
+                loss = wrapped(*(torch.as_tensor(x, device=device) for x in batch))
+            if not math.isfinite(loss.item()):
+                raise _not_finite(spec, loss.item(), step, rank, batch)
+            (loss if pieces == 1 else loss * share).backward()
+        mean += loss.item() * share
+    return mean
+
+
+def _in_bfloat16(config: OptimiserConfig, device: Any) -> bool:
+    import torch
+
+    if config.precision is None:
+        return bool(device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return config.precision == "bfloat16"
+
+
+def _not_finite(
+    spec: dict[str, Any], loss: float, step: int, rank: int, batch: tuple[Any, ...]
+) -> UserError:
+    """The error to raise; what it speaks of is saved first."""
+    storage: Storage = spec["storage"]
+    rate = learning_rate(spec["optimiser"], step)
+    found = {
+        "step": step,
+        "rank": rank,
+        "loss": str(loss),
+        "learning_rate": rate,
+        "batch": [array.tolist() for array in batch],
+    }
+    storage.write_json(found, spec["folder"], FAILED_BATCH)
+    return UserError(
+        f"loss is {loss} at step {step}; the batch is in "
+        f"{storage.uri(spec['folder'], FAILED_BATCH)}: lower the learning rate ({rate:g}) or "
+        "look at the events' weights"
+    )
 
 
 def _finished(state: dict[str, Any], config: OptimiserConfig) -> bool:
@@ -166,7 +255,7 @@ def _validate_and_save(
         state["best_step"], state["best_validation"] = state["step"], state["validations"]
         weights = task.model.state_dict()
         state["best_weights"] = {name: t.detach().clone() for name, t in weights.items()}
-    report = {"step": state["step"], "loss": loss, "validation_ndcg": value}
+    report = {"step": state["step"], "loss": loss, f"validation_{task.metric}": value}
     if rank != 0:
         ray.train.report(report)
         return

@@ -47,6 +47,10 @@ class Units:
         return self.table["user_id"].to_pylist()
 
     @cached_property
+    def strategies(self) -> list[str]:
+        return self.table["strategy"].to_pylist()
+
+    @cached_property
     def seeds(self) -> np.ndarray:
         """(N,) int64."""
         return self.table["seed"].to_numpy()
@@ -59,6 +63,10 @@ class Units:
     @cached_property
     def prompts(self) -> list[list[int]]:
         return self.table["prompt"].to_pylist()
+
+    @cached_property
+    def also_seen(self) -> list[list[int] | None]:
+        return self.table["also_seen"].to_pylist()
 
     def sampling(self, number: int) -> dict[str, Any]:
         """Arguments of vLLM's SamplingParams."""

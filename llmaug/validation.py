@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from llmaug.ranking import ScoreUsers, mean_ndcg_at_10, target_ranks
+from llmaug.ranking import ScoreUsers, hide, mean_ndcg_at_10, target_ranks
 from llmaug.sequences import user_histories
 from llmaug.storage import Storage
 from llmaug.vocabulary import Vocabulary
 
 _MAX_USERS = 2000
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,25 @@ class ValidationUsers:
     def ndcg_at_10(self, score: ScoreUsers, exclude_seen: bool) -> float:
         ranks = target_ranks(score, self.user_ids, self.histories, self.targets, exclude_seen)
         return mean_ndcg_at_10(ranks)
+
+    def log_likelihood(self, score: ScoreUsers, exclude_seen: bool = False) -> float:
+        """Mean natural logarithm of the targets' probabilities over the catalogue (or what of
+        it is not in the history); its negative is the logarithm of the perplexity. NaN
+        without users."""
+        import torch
+
+        out = []
+        with torch.inference_mode():
+            for start in range(0, len(self.targets), _BATCH):
+                stop = start + _BATCH
+                histories = self.histories[start:stop]
+                logits = score(self.user_ids[start:stop], histories).double()
+                target = torch.tensor(self.targets[start:stop], device=logits.device)[:, None]
+                own = logits.gather(1, target)
+                hide(logits, histories if exclude_seen else [])
+                logits.scatter_(1, target, own)  # a target that was seen before counts, too
+                out.append((own - logits.logsumexp(1, keepdim=True)).flatten().cpu().numpy())
+        return float(np.concatenate(out).mean()) if out else math.nan
 
 
 def load_validation(

@@ -77,7 +77,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     ("raw", "told"),
     [
         ({"lm": {"hidden_size": 64, "num_heads": 4}}, "lm.hidden_size / lm.num_heads is 64/4"),
-        ({"lm": {"hidden_size": 65, "num_heads": 2}}, "lm.hidden_size / lm.num_heads is 65/2"),
+        ({"lm": {"hidden_size": 65, "num_heads": 2}}, "65 is not a multiple of lm.num_heads 2"),
         ({"train": {"embedding_dim": 64, "num_heads": 3}}, "train.embedding_dim"),
         ({"split": {"validation_quantile": 0.9, "test_quantile": 0.8}}, "must be below"),
         ({"ingest": {"format": "text"}}, "ingest.pattern"),
@@ -88,6 +88,18 @@ def test_all_mistakes_are_told_at_once() -> None:
                 "plan": {"strategies": [{"kind": "new_users", "num_events": 7}]},
             },
             "at most 6",
+        ),
+        (
+            {"plan": {"strategies": [{"kind": "prefix"}]}},
+            "prefix needs a model that reads reverse",
+        ),
+        (
+            {"lm": {"model": "ngram"}, "plan": {"strategies": [{"kind": "infill"}]}},
+            "infill is nothing that lm.model ngram can do; it can do continue, new_users",
+        ),
+        (
+            {"lm": {"model": "masked"}, "plan": {"strategies": [{"kind": "new_users"}]}},
+            "new_users is nothing that lm.model masked can do",
         ),
     ],
 )
@@ -183,3 +195,24 @@ def test_a_base_that_leads_back_to_itself_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("base: a.yaml")
     with pytest.raises(UserError, match="leads back to itself"):
         load_config(tmp_path / "a.yaml")
+
+
+def test_a_behaviour_model_is_named_after_its_kind() -> None:
+    assert parse_config({}).lm.name == "causal"
+    assert parse_config({"lm": {"model": "ngram"}}).lm.name == "ngram"
+    assert parse_config({"lm": {"model": "ngram", "name": "tri"}}).lm.name == "tri"
+
+
+@pytest.mark.parametrize(
+    ("lm", "told"),
+    [
+        ({"directions": {"reverse": 1}}, "lm.directions needs a share of forward"),
+        ({"directions": {"forward": 1, "infill": 0}}, "greater than 0"),
+        ({"directions": {"forward": 1, "sideways": 1}}, "'forward', 'reverse' or 'infill'"),
+        ({"directions": {"forward": 1, "infill": 1}, "context_len": 5}, "leaves no room"),
+        ({"user_attributes": ["age"]}, "needs a users table: set ingest.users"),
+        ({"order": 5}, "less than or equal to 4"),
+    ],
+)
+def test_a_behaviour_model_that_cannot_be_says_why(lm: dict[str, Any], told: str) -> None:
+    assert told in refusal({"lm": lm})

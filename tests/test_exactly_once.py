@@ -117,10 +117,15 @@ def attempts_of_parts(storage: Storage, outcomes: str) -> list[int]:
     return [storage.read_json(outcomes, ATTEMPTS, note)["attempts"] for note in notes]
 
 
-def test_the_driver_is_killed_eight_times(night: Night) -> None:
+NIGHTS = int(os.environ.get("LLMAUG_SOAK", "1"))  # `make soak` asks for more
+
+
+@pytest.mark.parametrize("seed", range(NIGHTS))
+def test_the_driver_is_killed_eight_times(planned: Path, seed: int) -> None:
     """In start-up, in generation, and while the last parts are committed; every run goes on
     where the killed one was."""
-    rng = random.Random(3)
+    night = Night(planned, f"killed-{seed}")
+    rng = random.Random(seed)
     moments = [0, 0, *sorted(rng.sample(range(5, NUM_PARTS - 5), 5)), NUM_PARTS - 1]
     for moment in moments:
         run = start(*night.command)

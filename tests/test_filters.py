@@ -127,7 +127,7 @@ def statistics(gap_s: float = 60.0, window_hours: float = 100.0) -> Statistics:
 @pytest.mark.parametrize("gap_s", [60.0, 1e7], ids=["room", "squeezed"])
 def test_times_increase_inside_the_training_window(after: Any, gap_s: float) -> None:
     for seed in range(50):
-        times = event_times(np.random.default_rng(seed), 20, after, statistics(gap_s))
+        times = event_times(np.random.default_rng(seed), 20, after, None, statistics(gap_s))
         assert len(times) == 20
         assert times == sorted(times) and times[0] < times[-1]
         assert (after or START) <= times[0]
@@ -137,8 +137,24 @@ def test_times_increase_inside_the_training_window(after: Any, gap_s: float) -> 
 
 
 def test_a_user_at_the_end_of_the_window_stays_there() -> None:
-    times = event_times(np.random.default_rng(0), 3, hour(100), statistics())
+    times = event_times(np.random.default_rng(0), 3, hour(100), None, statistics())
     assert times == [hour(100)] * 3
+
+
+@pytest.mark.parametrize("gap_s", [60.0, 1e7], ids=["room", "squeezed"])
+def test_events_before_a_history_end_where_it_begins(gap_s: float) -> None:
+    for seed in range(50):
+        times = event_times(np.random.default_rng(seed), 20, None, hour(50), statistics(gap_s))
+        assert times == sorted(times)
+        assert times[0] >= START and times[-1] == hour(50)
+
+
+def test_events_in_a_gap_stay_in_it() -> None:
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        times = event_times(rng, 5, hour(50), hour(51), statistics(gap_s=1e4))
+        assert times == sorted(times)
+        assert hour(50) <= times[0] and times[-1] <= hour(51)
 
 
 # -- the stage -----------------------------------------------------------------------------
@@ -161,9 +177,9 @@ def outcome(name: str, tokens: list[int], user: str | None = None, reason: str =
 
 
 def write_outcomes(
-    context: Context, source: str, train_part: str | None, outcomes: list[dict], after: Any
+    context: Context, source: str, train_part: str | None, outcomes: list[dict], places: Any
 ) -> None:
-    asked = {"prompt": [BOS], "seed": 1, "after": after, "sampling": {"max_tokens": 5}}
+    asked = {"prompt": [BOS], "seed": 1, "places": places, "sampling": {"max_tokens": 5}}
     units = [{**row, **asked} for row in outcomes]
     known = [{name: unit.get(name) for name in UNIT.names} for unit in units]
     part = write_plan(context, source, train_part, known)
@@ -185,8 +201,8 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
         outcome("broken", [], user="u2", reason="no_answer"),
     ]
     new_users = [outcome("copy", [C, D, E, F, G]), outcome("new", [G, F, E, D, C])]
-    write_outcomes(context, "0-part-00000", "part-00000", continuations, after=hour(1))
-    write_outcomes(context, "1-new-users-00000", None, new_users, after=None)
+    write_outcomes(context, "0-part-00000", "part-00000", continuations, places=[2])
+    write_outcomes(context, "1-new-users-00000", None, new_users, places=None)
     write_finished(context, "split")
     write_finished(context, "outcomes", units=5)
 
@@ -217,6 +233,7 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
         ("a", False, "repeated"),
     ]
     assert [event["position"] for event in fresh] == [0, 1, 2]
+    assert [event["place"] for event in fresh] == [2, 2, 2]
     assert all(hour(1) <= event["timestamp"] <= hour(4) for event in fresh)
     # What is rejected is shown whole, and none of it is kept.
     repeats = rows[digest("repeats")]["events"]
@@ -237,7 +254,7 @@ def test_a_row_that_cannot_be_read_is_one_failed_outcome(
     context = make_context(generate={"engine": "uniform"})
     write_vocabulary(context, catalogue("abcdefg"), statistics().__dict__)
     rows = [outcome(name, tokens) for name, tokens in (("a", [C, D]), ("b", [A, B]), ("c", [E, F]))]
-    write_outcomes(context, "0-new-users-00000", None, rows, after=None)
+    write_outcomes(context, "0-new-users-00000", None, rows, places=None)
     context.storage.write_part(events([]), {}, context.folder("split/train"), "part-00000")
     write_finished(context, "split")
     write_finished(context, "outcomes", units=3)
@@ -246,3 +263,35 @@ def test_a_row_that_cannot_be_read_is_one_failed_outcome(
     assert counts["failed.unparsable"] == 1
     failed = read_rows(context.storage, context.folder("filtered"))[1]
     assert failed["reason"] == "unparsable" and "a bug in a filter" in failed["detail"]
+
+
+def test_what_was_generated_gets_its_place_and_time_in_the_history(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """u1 did a, b, c at 0, 1, 2 o'clock."""
+    monkeypatch.setattr(filters, "map_parts", map_parts_here)
+    context = make_context(generate={"engine": "uniform"}, filters={"min_events": 1})
+    write_vocabulary(context, catalogue("abcdefg"), statistics().__dict__)
+    train = events(histories(u1="abc"))
+    context.storage.write_part(train, {}, context.folder("split/train"), "part-00000")
+    write_finished(context, "split")
+    write_finished(context, "outcomes", units=3)
+
+    def of(strategy: str) -> dict[str, Any]:
+        return outcome(strategy, [D, E], user="u1") | {"strategy": strategy}
+
+    write_outcomes(context, "0-part-00000", "part-00000", [of("prefix")], places=[0])
+    write_outcomes(context, "1-part-00000", "part-00000", [of("infill")], places=[2])
+    write_outcomes(context, "2-part-00000", "part-00000", [of("substitute")], places=[0, 2])
+    filters.run(context)
+    rows = {row["strategy"]: row for row in read_rows(context.storage, context.folder("filtered"))}
+    placed = {
+        strategy: [event["place"] for event in row["events"]] for strategy, row in rows.items()
+    }
+    assert placed == {"prefix": [0, 0], "infill": [2, 2], "substitute": [0, 2]}
+    times = {
+        strategy: [event["timestamp"] for event in row["events"]] for strategy, row in rows.items()
+    }
+    assert times["prefix"][-1] == hour(0)
+    assert hour(1) <= times["infill"][0] <= times["infill"][1] <= hour(2)
+    assert times["substitute"] == [hour(0), hour(2)]  # those of the originals

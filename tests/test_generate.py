@@ -13,6 +13,8 @@ import pytest
 
 from llmaug.config import GenerateConfig, LmConfig
 from llmaug.engines import EngineMaker, UniformEngine, VllmEngine
+from llmaug.generators import Generator
+from llmaug.lm.language import Language
 from llmaug.part_worker import PartWorker, Place
 from llmaug.schema import FAILED, GENERATED, UNIT
 from llmaug.storage import Storage
@@ -25,7 +27,9 @@ LM = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=80)
 
 
 def unit(number: int, prompt: list[int], seed: int = 1, **sampling: Any) -> dict[str, Any]:
-    defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": 5}
+    defaults = {
+        "temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": 5, "forbid_repeats": False,
+    }  # fmt: skip
     return {
         "unit_id": f"unit-{number}",
         "user_id": None,
@@ -34,7 +38,7 @@ def unit(number: int, prompt: list[int], seed: int = 1, **sampling: Any) -> dict
         "prompt": prompt,
         "sampling": {**defaults, **sampling},
         "seed": seed,
-        "after": None,
+        "places": [2],
     }
 
 
@@ -48,18 +52,36 @@ UNITS = [
     unit(6, [BOS, 5, 6], seed=3),
     unit(7, [BOS, 5, 6], seed=2),  # as unit 5
 ]
+LANGUAGE = Language(NUM_SPECIAL + NUM_ITEMS, has_directions=True)
+# A history of ten items, and each of the others must come out once.
+NO_REPEATS = [
+    unit(number, [BOS, *range(3, 11)], seed=number, max_tokens=20, forbid_repeats=True)
+    | {"also_seen": [11, 12]}
+    for number in range(10, 30)
+]
+# More is asked for than there are items left.
+NO_ITEM_LEFT = unit(30, [BOS, *range(3, 33)], forbid_repeats=True)
+GAPS = [
+    unit(number, LANGUAGE.infill_prompt([3, 4], [5, 6], 40), seed=number, max_tokens=20)
+    | {"strategy": "infill"}
+    for number in range(40, 80)
+]
 # More prompt tokens at once than one step of the engine takes: seeded units must survive it.
 CROWD = [unit(number, [BOS, *range(4, 32), *range(3, 30), *range(5, 20)], seed=number)
          for number in range(100, 900)]  # fmt: skip
+ALL = [*UNITS, *NO_REPEATS, NO_ITEM_LEFT, *GAPS, *CROWD]
+
+
+GENERATOR = Generator("model@1", "uniform", "vocabulary", None, "1", LM.context_len)
 
 
 def outcomes(storage: Storage, engine: EngineMaker) -> list[dict[str, Any]]:
-    """The outcomes of UNITS and CROWD through one actor's worth of our side."""
+    """The outcomes of ALL units through one actor's worth of our side."""
     write_catalogue(storage)
-    table = pa.Table.from_pylist(UNITS + CROWD, schema=UNIT)
+    table = pa.Table.from_pylist(ALL, schema=UNIT)
     storage.write_part(table, {}, "plan", "part-0")
     worker = PartWorker(Place(storage, "plan", "outcomes", "test", "model@1"), engine,
-                        vocabulary="vocabulary")  # fmt: skip
+                        generator=GENERATOR)  # fmt: skip
     row = {"name": "part-0", "source": "users", "strategy": 0, "train_part": None}
     counts = json.loads(worker(row)["counts"])
     rows = storage.read_part("outcomes", "part-0").to_pylist()
@@ -75,13 +97,19 @@ def write_catalogue(storage: Storage) -> Vocabulary:
     return vocabulary
 
 
-def test_poisoned_units_fail_with_their_reason_and_leave_their_neighbours_alone(
-    ray_session: None, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def on_vllm(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Outcomes of a real engine: started once."""
     import ray
 
-    rows = ray.get(ray.remote(_on_vllm).remote(str(tmp_path)))
-    assert [row["unit_id"] for row in rows] == [u["unit_id"] for u in UNITS + CROWD]
+    return ray.get(ray.remote(_on_vllm).remote(str(tmp_path_factory.mktemp("vllm"))))
+
+
+def test_poisoned_units_fail_with_their_reason_and_leave_their_neighbours_alone(
+    on_vllm: list[dict[str, Any]],
+) -> None:
+    rows = on_vllm
+    assert [row["unit_id"] for row in rows] == [u["unit_id"] for u in ALL]
     failed = {row["unit_id"]: row["detail"] for row in rows if row["status"] == FAILED}
     assert set(failed) == {"unit-1", "unit-2", "unit-3", "unit-4"}
     assert "empty prompt" in failed["unit-1"]
@@ -90,13 +118,34 @@ def test_poisoned_units_fail_with_their_reason_and_leave_their_neighbours_alone(
     assert "top_p" in failed["unit-4"]
     assert {row["reason"] for row in rows if row["status"] == FAILED} == {"refused_by_engine"}
     tokens = {row["unit_id"]: row["tokens"] for row in rows if row["status"] == GENERATED}
-    assert all(len(t) == 5 and min(t) >= NUM_SPECIAL for t in tokens.values())
+    own = [tokens[unit["unit_id"]] for unit in UNITS if unit["unit_id"] in tokens]
+    assert all(len(t) == 5 and min(t) >= NUM_SPECIAL for t in own)
     assert tokens["unit-5"] == tokens["unit-7"] != tokens["unit-6"]
     # The samples of the crowd share one history: its whole blocks are computed once.
     crowd = [row for row in rows if int(row["unit_id"][5:]) >= 100]
     assert {row["num_prompt_tokens"] for row in crowd} == {71}
     computed = sum(row["num_prompt_tokens"] - row["num_cached_tokens"] for row in crowd)
     assert computed == 71 + (len(crowd) - 1) * (71 - 64)
+
+
+def test_repeats_are_forbidden_in_decoding(on_vllm: list[dict[str, Any]]) -> None:
+    tokens = {row["unit_id"]: row["tokens"] for row in on_vllm}
+    drawn = [tokens[unit["unit_id"]] for unit in NO_REPEATS]
+    assert all(sorted(answer) == list(range(13, 33)) for answer in drawn)
+    assert len({tuple(answer) for answer in drawn}) == len(drawn)  # in any order
+    # Where no item is left the engine answers all the same, and the filter drops the repeats.
+    assert len(tokens[NO_ITEM_LEFT["unit_id"]]) == 5
+
+
+def test_a_gap_ends_where_the_model_ends_it_and_holds_items_alone(
+    on_vllm: list[dict[str, Any]],
+) -> None:
+    tokens = {row["unit_id"]: row["tokens"] for row in on_vllm}
+    answers = [LANGUAGE.events({"strategy": "infill", "tokens": tokens[unit["unit_id"]]})
+               for unit in GAPS]  # fmt: skip
+    assert {len(answer) for answer in answers} > {20} and min(map(len, answers)) >= 1
+    drawn = {token for answer in answers for token in answer}
+    assert drawn <= set(range(NUM_SPECIAL, LANGUAGE.num_words))
 
 
 def _on_vllm(folder: str) -> list[dict[str, Any]]:
@@ -108,12 +157,12 @@ def _on_vllm(folder: str) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     storage = Storage(folder)
     vocabulary = write_catalogue(storage)
-    save(storage, "lm", CausalLm(LM, vocabulary, min_tag_items=1), vocabulary, {})
+    save(storage, "lm", CausalLm(LM, vocabulary, 1, LANGUAGE), vocabulary, {})
     config = GenerateConfig(max_num_seqs=1024)
     local, context_len = storage.fetch_folder("lm", "v1"), LM.context_len
     on_gpu = torch.cuda.is_available()
     return outcomes(
-        storage, lambda: VllmEngine(local, config, context_len, vocabulary.num_tokens, on_gpu)
+        storage, lambda: VllmEngine(local, config, context_len, LANGUAGE.num_tokens, on_gpu)
     )
 
 
@@ -146,4 +195,4 @@ def test_the_engine_runs_on_a_gpu(tmp_path: Path, ray_session: None) -> None:
     import ray
 
     rows = ray.get(ray.remote(num_gpus=1)(_on_vllm).remote(str(tmp_path)))
-    assert sum(row["status"] == GENERATED for row in rows) == 4 + len(CROWD)
+    assert sum(row["status"] == GENERATED for row in rows) == len(ALL) - 4

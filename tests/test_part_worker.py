@@ -15,6 +15,7 @@ import pytest
 from llmaug import generate
 from llmaug.config import FiltersConfig
 from llmaug.engines import Engine, Finished, UniformEngine
+from llmaug.generators import Generator
 from llmaug.part_worker import ATTEMPTS, KEPT, PartWorker, Place
 from llmaug.plan import read_parts
 from llmaug.stage import Context
@@ -39,7 +40,8 @@ def unit(number: int, user: str | None = None, sample: int = 0) -> dict[str, Any
     return {
         "unit_id": digest(number), "user_id": user, "sample": sample, "prompt": [BOS],
         "strategy": "continue" if user else "new_users", "seed": number,
-        "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": 3},
+        "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": 3,
+                     "forbid_repeats": False},
     }  # fmt: skip
 
 
@@ -67,9 +69,12 @@ def storage(make_context: MakeContext) -> Storage:
 ROW = {"name": "0-new-users-00000", "source": "s", "strategy": 0, "train_part": None}
 
 
+GENERATOR = Generator("uniform@1", "uniform", "runs/test/vocabulary", None, "1", 64)
+
+
 def worker(storage: Storage, engine: Engine, **more: Any) -> PartWorker:
     place = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
-    return PartWorker(place, lambda: engine, vocabulary="runs/test/vocabulary", **more)
+    return PartWorker(place, lambda: engine, generator=GENERATOR, **more)
 
 
 def rows(storage: Storage) -> list[dict[str, Any]]:
@@ -183,7 +188,7 @@ def test_a_broken_engine_is_the_error_of_the_run(storage: Storage) -> None:
 
     place = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
     with pytest.raises(RuntimeError, match="no such model"):
-        PartWorker(place, broken, vocabulary="runs/test/vocabulary")(ROW)
+        PartWorker(place, broken, generator=GENERATOR)(ROW)
 
 
 def test_limits_end_generation_in_a_smaller_valid_data_set(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmaug import plan
-from llmaug.generators import generator_of
+from llmaug.generators import Generator, generator_of
 from llmaug.stage import Context
-from llmaug.vocabulary import BOS
+from llmaug.storage import Storage
+from llmaug.vocabulary import BOS, ITEMS_PART
 from tests.tables import (
     catalogue,
     events,
     histories,
-    hour,
     map_parts_here,
     read_rows,
     write_finished,
@@ -43,11 +44,11 @@ def units_of(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Call
         wanted = {"plan": {"strategies": strategies}, "generate": {"engine": engine}}
         if strategies and "plan" in config:
             wanted["plan"] |= config.pop("plan")
-        config = {**wanted, **config}
+        config = {"lm": {"model": "ngram"}, **wanted, **config}
         context = make_context(run_id=f"run-{next(number)}", **config)
         write_inputs(context)
         if model_digest:
-            write_finished(context, "lm/causal", model_digest=model_digest)
+            write_finished(context, "lm/ngram", model_digest=model_digest)
         counts = plan.run(context)
         folder = context.folder("plan")
         units = [
@@ -90,13 +91,13 @@ def test_a_plan_of_both_strategies(make_context: MakeContext, ray_session: None)
     ]
     units = read_rows(context.storage, folder)
     assert len(ids(units)) == 11
-    assert [(u["user_id"], u["prompt"], u["sample"], u["after"]) for u in units[:4]] == [
-        ("u2", [BOS, E], 0, hour(0)),  # the shortest history first
-        ("u2", [BOS, E], 1, hour(0)),
-        ("u1", [BOS, A, B, C], 0, hour(2)),
-        ("u1", [BOS, A, B, C], 1, hour(2)),
+    assert [(u["user_id"], u["prompt"], u["sample"], u["places"]) for u in units[:4]] == [
+        ("u2", [BOS, E], 0, [1]),  # the shortest history first
+        ("u2", [BOS, E], 1, [1]),
+        ("u1", [BOS, A, B, C], 0, [3]),
+        ("u1", [BOS, A, B, C], 1, [3]),
     ]
-    assert [(u["user_id"], u["prompt"], u["sample"], u["after"]) for u in units[6:]] == [
+    assert [(u["user_id"], u["prompt"], u["sample"], u["places"]) for u in units[6:]] == [
         (None, [BOS], sample, None) for sample in range(5)
     ]
     assert {u["sampling"]["max_tokens"] for u in units[:6]} == {4}
@@ -134,11 +135,15 @@ def test_more_of_the_same_keeps_what_was_asked_before(units_of: Callable[..., An
     assert ids(fewer) < ids(more)
 
 
-def test_a_hundred_thousand_new_users_are_all_different() -> None:
+def test_a_hundred_thousand_new_users_are_all_different(tmp_path: Path) -> None:
     """With seeds of 31 bits samples 92,800 and 98,925 were the first two to be one question."""
-    maker = plan._UnitMaker("uniform", seed=7)
+    storage = Storage(str(tmp_path))
+    words = catalogue("abcde")
+    storage.write_part(words.items, {"vocabulary_digest": words.digest}, "words", ITEMS_PART)
+    generator = Generator("uniform", "uniform", "words", None, "1", 64)
+    maker = plan._UnitMaker(storage, generator, seed=7, forbid_repeats=False, users=None)
     strategy = plan.NewUsersConfig.model_validate(NEW_USERS)
-    units = [maker.unit(strategy, [BOS], sample) for sample in range(92_800, 98_926)]
+    units = [maker.new_user(strategy, sample) for sample in range(92_800, 98_926)]
     assert len(ids(units)) == len(units)
 
 

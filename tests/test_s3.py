@@ -44,6 +44,13 @@ def test_the_job_runs_on_s3_and_leaks_no_secret(endpoint: str, tmp_path: Path) -
     assert not any(SECRET_KEY in text for text in texts)
 
 
+def test_a_piece_of_an_object_is_read_alone(endpoint: str) -> None:
+    storage = Storage(ROOT, endpoint)
+    storage.write(b"0123456789", "pieces", "object")
+    assert storage.size("pieces", "object") == 10
+    assert storage.read_range(2, 5, "pieces", "object") == b"234"
+
+
 def _small_files(storage: Storage) -> list[str]:
     names = [name for name in storage.fs.find(storage.path("runs")) if name.endswith(".json")]
     return [storage.fs.cat_file(name).decode() for name in names]

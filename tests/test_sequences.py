@@ -26,10 +26,15 @@ A, B, C, D, E = range(3, 8)  # the tokens of catalogue("abcde")
 WORDS = catalogue("abcde")
 
 
-def synthetic(user: str, unit: str, items: str, weight: float) -> pa.Table:
+def synthetic(
+    user: str, unit: str, items: str, weight: float, places: list[int] | None = None,
+    strategy: str = "continue",
+) -> pa.Table:  # fmt: skip
     rows = events([(user, item, number) for number, item in enumerate(items)]).to_pylist()
-    changes = {"unit_id": unit, "weight": weight, "origin": SYNTHETIC}
-    return pa.Table.from_pylist([{**row, **changes} for row in rows], schema=EVENT)
+    changes = {"unit_id": unit, "weight": weight, "origin": SYNTHETIC, "strategy": strategy}
+    placed = places or [None] * len(items)
+    rows = [{**row, **changes, "place": p} for row, p in zip(rows, placed, strict=True)]
+    return pa.Table.from_pylist(rows, schema=EVENT)
 
 
 def as_lists(sequences: Sequences) -> list[tuple[list[int], list[float]]]:
@@ -69,6 +74,47 @@ def test_a_new_user_has_no_context_whoever_stands_before() -> None:
         [events(histories(u1="ab")), synthetic("synthetic:unit", "unit", "cd", weight=0.5)]
     )
     assert as_lists(of_events(rows, WORDS))[1] == ([BOS, C, D], [0, 0.5, 0.5])
+
+
+def test_generated_events_stand_in_their_places() -> None:
+    """Loss begins with the first of them: what follows is predicted from another past."""
+    rows = pa.concat_tables(
+        [
+            events(histories(u1="abc")),
+            synthetic("u1", "unit-1", "ed", 0.5, [0, 0], "prefix"),
+            synthetic("u1", "unit-2", "ed", 0.5, [2, 2], "infill"),
+            synthetic("u1", "unit-3", "ed", 0.5, [1, 2], "substitute"),
+            synthetic("u1", "unit-4", "e", 0.5, [1], "substitute"),
+        ]
+    )
+    assert as_lists(of_events(rows, WORDS))[1:] == [
+        ([BOS, E, D, A, B, C], [0, 0.5, 0.5, 0.5, 0.5, 0.5]),
+        ([BOS, A, B, E, D, C], [0, 0, 0, 0.5, 0.5, 0.5]),
+        ([BOS, A, E, D], [0, 0, 0.5, 0.5]),
+        ([BOS, A, E, C], [0, 0, 0.5, 0.5]),
+    ]
+
+
+def test_places_count_events_of_unknown_items() -> None:
+    rows = pa.concat_tables(
+        [
+            events([("u1", "a", 0), ("u1", "stranger", 1), ("u1", "b", 2)]),
+            synthetic("u1", "unit-1", "e", 0.5, [2], "infill"),
+            synthetic("u1", "unit-2", "e", 0.5, [1], "substitute"),
+        ]
+    )
+    assert as_lists(of_events(rows, WORDS)) == [
+        ([BOS, A, B], [0, 1, 1]),
+        ([BOS, A, E, B], [0, 0, 0.5, 0.5]),
+        ([BOS, A, E, B], [0, 0, 0.5, 0.5]),
+    ]
+
+
+def test_every_sequence_knows_its_user() -> None:
+    rows = pa.concat_tables(
+        [events(histories(u1="ab")), synthetic("u1", "unit", "c", 1.0), events(histories(u2="d"))]
+    )
+    assert of_events(rows, WORDS).user_ids.tolist() == ["u1", "u1", "u2"]
 
 
 def test_items_outside_the_vocabulary_are_left_out() -> None:
@@ -144,6 +190,11 @@ def test_two_workers_share_a_batch_without_overlap() -> None:
     assert sorted(first + second) == sorted(whole)
 
 
+def test_a_batch_that_cannot_be_shared_says_so() -> None:
+    with pytest.raises(UserError, match="3 sequences cannot be cut into 4 shares: lower num_wo"):
+        Batches(numbered(3), 8, 5, seed=1).at(0, rank=3, world_size=4)
+
+
 def test_a_long_history_gives_a_window_that_moves() -> None:
     letters = "abcdeabcdeabcdeabcde"
     batches = Batches(of_events(events(histories(u="".join(letters))), WORDS), 1, window=4, seed=1)
@@ -163,7 +214,7 @@ def test_a_long_context_is_cut_rather_than_the_events_behind_it() -> None:
         [events(histories(u="abcde" * 10)), synthetic("u", "unit", "edc", weight=1.0)]
     )
     sequences = of_events(rows, WORDS)
-    continuation = Sequences(*_only(sequences, 1))
+    continuation = _only(sequences, 1)
     batches = Batches(continuation, 1, window=4, seed=1)
     for step in range(5):
         tokens, weights = batches.at(step)
@@ -171,9 +222,14 @@ def test_a_long_context_is_cut_rather_than_the_events_behind_it() -> None:
         assert weights[0].tolist() == [0, 0, 1, 1, 1]
 
 
-def _only(sequences: Sequences, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _only(sequences: Sequences, index: int) -> Sequences:
     start, end = sequences.offsets[index : index + 2]
-    return sequences.tokens[start:end], sequences.weights[start:end], np.array([0, end - start])
+    return Sequences(
+        sequences.tokens[start:end],
+        sequences.weights[start:end],
+        np.array([0, end - start]),
+        sequences.user_ids[index : index + 1],
+    )
 
 
 def test_nothing_to_learn_from_is_an_error() -> None:

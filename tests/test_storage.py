@@ -32,6 +32,15 @@ def test_what_is_written_is_read_back_and_no_temporary_file_stays(storage: Stora
     assert storage.names("folder") == ["object"]
 
 
+def test_a_piece_of_an_object_is_read_alone(storage: Storage) -> None:
+    storage.write(b"0123456789", "folder", "object")
+    assert storage.size("folder", "object") == 10
+    assert storage.read_range(2, 5, "folder", "object") == b"234"
+    assert storage.read_range(8, 50, "folder", "object") == b"89"
+    with pytest.raises(FileNotFoundError):
+        storage.size("folder", "nothing")
+
+
 def test_a_reader_of_the_old_object_reads_it_to_its_end(storage: Storage) -> None:
     storage.write(b"old and whole", "object")
     with open(storage.path("object"), "rb", buffering=0) as reader:

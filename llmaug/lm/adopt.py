@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from llmaug.config import Config
 from llmaug.errors import UserError
+from llmaug.lm.models import check_model
 from llmaug.split import TEST, TRAIN, VALIDATION
 from llmaug.stage import MANIFEST, Context, Stage, map_parts
 from llmaug.storage import Storage
@@ -23,14 +24,13 @@ _KEYS = ["user_id", "item_id", "timestamp"]
 
 
 def run(context: Context) -> dict[str, Any]:
-    from llmaug.lm.causal import check_vocabulary
-
     storage, name = context.storage, context.config.lm.name
     earlier = f"runs/{context.config.lm.from_run}"
     manifest = _manifest(context)
     assert manifest is not None
     vocabulary_folder, model_folder = f"{earlier}/vocabulary", f"{earlier}/lm/{name}"
-    check_vocabulary(storage, model_folder, load(storage, vocabulary_folder))
+    kind = context.config.lm.model
+    check_model(storage, model_folder, kind, load(storage, vocabulary_folder))
     folder = f"{context.folder(f'lm/{name}')}/_leaks"
     split = context.folder("split")
     work = partial(_count_leaks, storage, f"{earlier}/split/{TRAIN}", split, folder)

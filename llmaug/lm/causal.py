@@ -3,7 +3,7 @@
 While it trains, an item's embedding is `id row + sum of its tag vectors` (genre, year,
 brand, ...): it knows what a recommender on ids does not, and that is where augmentation
 gains. At export the sum is folded into one plain embedding table with a tied head, so
-transformers and vLLM load an ordinary Llama.
+transformers and vLLM load an ordinary Llama. What it reads besides items is in `language`.
 
 Shapes: B sequences, T positions, D width, V tokens.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmaug.config import LmConfig
-from llmaug.errors import UserError
-from llmaug.item_tags import tag_vectors
+from llmaug.lm.features import averaged, item_tags, new_items
+from llmaug.lm.folder import NOTES
+from llmaug.lm.language import Language
+from llmaug.sequences import padded_prompts
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, PAD, Vocabulary
 
@@ -30,43 +33,59 @@ from llmaug.vocabulary import BOS, EOS, PAD, Vocabulary
 class CausalLm(nn.Module):
     """Llama with feature-aware item embeddings."""
 
-    def __init__(self, config: LmConfig, vocabulary: Vocabulary, min_tag_items: int) -> None:
+    _new: Tensor | None
+
+    def __init__(
+        self,
+        config: LmConfig,
+        vocabulary: Vocabulary,
+        min_tag_items: int,
+        language: Language | None = None,
+    ) -> None:
+        """language: None for items alone, read forward."""
         super().__init__()
         self.context_len = config.context_len
-        self.llama = LlamaForCausalLM(llama_config(config, vocabulary.num_tokens))
-        self.tags = (
-            tag_vectors(vocabulary, min_tag_items, config.hidden_size)
-            if config.item_features
-            else None
-        )
+        self.language = language or Language(vocabulary.num_tokens)
+        num_tokens = self.language.num_tokens
+        self.llama = LlamaForCausalLM(llama_config(config, num_tokens))
+        self.tags = item_tags(config, vocabulary, min_tag_items, num_tokens)
+        new = new_items(config, vocabulary, min_tag_items)
+        self.register_buffer("_new", new, persistent=False)
         self.dropout = nn.Dropout(config.dropout)
 
     def table(self) -> Tensor:
         """(V, D) embeddings of all tokens, features included."""
-        rows = self.llama.model.embed_tokens.weight
+        rows = averaged(self.llama.model.embed_tokens.weight, self._new, self.language.num_words)
         return rows if self.tags is None else rows + self.tags()
 
-    def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
-        """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out."""
+    def forward(self, tokens: Tensor, weights: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Weighted mean cross-entropy; tokens and weights (B, T + 1), scalar out.
+
+        positions: (B, T + 1) of packed rows: where they start anew, another document does.
+        """
         table = self.table()
-        hidden = self._hidden(tokens[:, :-1], table)
+        places = None if positions is None else positions[:, :-1]
+        hidden = self._hidden(tokens[:, :-1], table, places)
         weights = weights[:, 1:]
         real = weights > 0
-        loss = F.cross_entropy(hidden[real] @ table.T, tokens[:, 1:][real], reduction="none")
+        logits = hidden[real] @ table.T
+        if self._new is not None:  # nobody could take them yet
+            logits = logits.index_fill(1, self._new, -torch.inf)
+        loss = F.cross_entropy(logits, tokens[:, 1:][real], reduction="none")
         return (loss * weights[real]).sum() / weights[real].sum()
 
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
-        """(B, V) logits of the next token after BOS and each history."""
-        inputs = [prompt_of(history, self.context_len) for history in histories]
-        length = torch.tensor([len(row) for row in inputs])
-        tokens = torch.full((len(inputs), int(length.max())), PAD)
-        for row, values in enumerate(inputs):
-            tokens[row, : len(values)] = torch.tensor(values)
+        """(B, V) logits of the vocabulary after BOS and each history."""
+        return self.next_logits(
+            [self.language.forward_prompt(history, self.context_len) for history in histories]
+        )
+
+    def next_logits(self, prompts: Sequence[list[int]]) -> Tensor:
+        """(B, V) logits of the vocabulary (no control tokens) after each prompt."""
         table = self.table()
-        device = table.device
-        hidden = self._hidden(tokens.to(device), table)
-        last = hidden[torch.arange(len(inputs), device=device), (length - 1).to(device)]
-        return last @ table.T
+        tokens, last = (torch.from_numpy(x).to(table.device) for x in padded_prompts(prompts))
+        hidden = self._hidden(tokens, table)[torch.arange(len(last), device=table.device), last]
+        return hidden @ table[: self.language.num_words].T
 
     def folded(self) -> LlamaForCausalLM:
         """A plain Llama with the features inside its embedding table."""
@@ -77,10 +96,11 @@ class CausalLm(nn.Module):
         plain.tie_weights()
         return plain.eval()
 
-    def _hidden(self, tokens: Tensor, table: Tensor) -> Tensor:
+    def _hidden(self, tokens: Tensor, table: Tensor, positions: Tensor | None = None) -> Tensor:
         embedded = self.dropout(F.embedding(tokens, table))
-        # Padding stands right of every real position, so the causal mask is enough.
-        out = self.llama.model(inputs_embeds=embedded, use_cache=False)
+        # Padding stands right of every real position, so the causal mask is enough; packed
+        # documents are kept apart by transformers, which sees that positions start anew.
+        out = self.llama.model(inputs_embeds=embedded, position_ids=positions, use_cache=False)
         return self.dropout(out.last_hidden_state)
 
 
@@ -100,29 +120,17 @@ def llama_config(config: LmConfig, num_tokens: int) -> LlamaConfig:
     )
 
 
-def prompt_of(history: list[int], max_len: int) -> list[int]:
-    """BOS and the history; where that is too long, its last `max_len` events without BOS."""
-    return [BOS, *history][-max_len:]
-
-
 def save(
     storage: Storage, folder: str, model: CausalLm, vocabulary: Vocabulary, facts: dict[str, Any]
 ) -> str:
     """Write the folded model as an ordinary Hugging Face folder; returns its digest."""
     with tempfile.TemporaryDirectory() as local:
         model.folded().save_pretrained(local)
-        notes = {"vocabulary_digest": vocabulary.digest, **facts}
-        Path(local, "llmaug.json").write_text(json.dumps(notes, indent=1), encoding="utf-8")
+        notes = {
+            "model": "causal",
+            "vocabulary_digest": vocabulary.digest,
+            "language": model.language.as_json(),
+            **facts,
+        }
+        Path(local, NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
         return storage.put_folder(local, folder)
-
-
-def check_vocabulary(storage: Storage, folder: str, vocabulary: Vocabulary) -> None:
-    """Raises UserError when the model in `folder` speaks another vocabulary."""
-    notes = storage.read_json(folder, "llmaug.json")
-    if notes is None:
-        raise UserError(f"{storage.uri(folder)}: not a behaviour model (no llmaug.json)")
-    if notes["vocabulary_digest"] != vocabulary.digest:
-        raise UserError(
-            f"{storage.uri(folder)}: this model was trained on another vocabulary; "
-            "train it again on this run's logs"
-        )

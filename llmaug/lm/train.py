@@ -1,85 +1,196 @@
-"""Stage `lm`: the behaviour model, trained on training events with Ray Train."""
+"""Stage `lm/<name>`: the behaviour model, from training events alone.
+
+Neural models train in the Ray Train loop that they share with the recommenders.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from llmaug.config import LmConfig
+import numpy as np
+
+from llmaug.config import Config
+from llmaug.errors import UserError
+from llmaug.lm import ngram
+from llmaug.lm.documents import Documents
+from llmaug.lm.language import Attributes, Language, known_attributes
+from llmaug.lm.masking import MaskedBatches
 from llmaug.sequences import Batches, load_sequences
 from llmaug.split import TRAIN, VALIDATION
 from llmaug.stage import Context, Stage
 from llmaug.storage import Storage
 from llmaug.trainer import fit
-from llmaug.validation import ValidationUsers, load_validation
+from llmaug.users import load_users
+from llmaug.validation import load_validation
 from llmaug.vocabulary import Vocabulary, load
 
 
 def run(context: Context) -> dict[str, Any]:
     config = context.config
+    check_learnable(load(context.storage, context.folder("vocabulary")), config)
+    if config.lm.model == "ngram":
+        return ngram.fit(context)
     name = f"lm/{config.lm.name}"
-    build = partial(
-        _LmTask,
-        context.storage,
-        context.folder(name),
-        context.folder("split"),
-        context.folder("vocabulary"),
-        config.lm,
-        config.vocabulary.min_tag_items,
-        config.evaluate.exclude_seen,
-        config.seed,
-    )
-    return fit(context, name, build, config.lm, config.seed)
-
-
-class _LmTask:
-    def __init__(
-        self,
-        storage: Storage,
-        folder: str,
-        split: str,
-        vocabulary_folder: str,
-        config: LmConfig,
-        min_tag_items: int,
-        exclude_seen: bool,
-        seed: int,
-    ) -> None:
-        from llmaug.lm.causal import CausalLm
-
-        self._storage, self._folder, self._exclude_seen = storage, folder, exclude_seen
-        self._config = config
-        self._vocabulary: Vocabulary = load(storage, vocabulary_folder)
-        sequences = load_sequences(storage, f"{split}/{TRAIN}", self._vocabulary)
-        self._batches = Batches(sequences, config.batch_size, config.context_len, seed)
-        self._validation: ValidationUsers = load_validation(
-            storage, f"{split}/{TRAIN}", f"{split}/{VALIDATION}", self._vocabulary, seed
+    needed = {"model": name} | {n: n for n in ("split", "vocabulary", "ingest/users")}
+    folders = {key: context.folder(value) for key, value in needed.items()}
+    task = MaskedTask if config.lm.model == "masked" else CausalTask
+    build = partial(task, context.storage, folders, config)
+    facts = fit(context, name, build, config.lm, config.seed)
+    if facts["windowed_histories"]:
+        context.progress.note(
+            f"{facts['windowed_histories']:,} histories are longer than lm.context_len "
+            f"{config.lm.context_len}: each visit reads another window of them"
         )
-        self.model = CausalLm(config, self._vocabulary, min_tag_items)
+    return facts
 
-    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
-        return self._batches.at(step, rank, world_size)
+
+def check_learnable(vocabulary: Vocabulary, config: Config) -> None:
+    """Raises UserError when no model could learn anything from such a catalogue."""
+    most = max(vocabulary.items["train_events"].to_pylist())
+    if most == 0:
+        raise UserError("there is no training event: check ingest.start, ingest.end and the split")
+    reads_tags = config.lm.model != "ngram" and config.lm.item_features
+    if most == 1 and not (reads_tags and vocabulary.tag_bags(config.vocabulary.min_tag_items)[0]):
+        raise UserError(
+            "every item has a single training event, and there are no tags that items share: "
+            "nothing can be learnt. Read more days (ingest.start, ingest.end), or give a table "
+            "of items with tags (ingest.items) and set lm.item_features"
+        )
+
+
+class LmTask:
+    """What tasks of neural behaviour models share; built inside each worker."""
+
+    model: Any
+    window: int
+    """Tokens of a sequence that a visit reads, less one."""
+
+    def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
+        """folders: of model, split, vocabulary and ingest/users."""
+        self._storage, self._folders, self._config = storage, folders, config
+        self._vocabulary: Vocabulary = load(storage, folders["vocabulary"])
+        train, validation = (f"{folders['split']}/{fold}" for fold in (TRAIN, VALIDATION))
+        self._sequences = load_sequences(storage, train, self._vocabulary)
+        self._validation = load_validation(
+            storage, train, validation, self._vocabulary, config.seed
+        )
+        self.metric = "log_likelihood" if config.lm.stop_on == "perplexity" else "ndcg"
+
+    def weight(self, batch: tuple[Any, ...]) -> float:
+        return float(batch[1].sum())
 
     def validate(self) -> float:
-        return self._validation.ndcg_at_10(self.model.score, self._exclude_seen)
+        if self.metric == "log_likelihood":
+            return self._validation.log_likelihood(self.score)
+        return self._validation.ndcg_at_10(self.score, self._config.evaluate.exclude_seen)
+
+    def score(self, users: list[str], histories: list[list[int]]) -> Any:
+        """(B, V) scores of the vocabulary after each history."""
+        return self.model.score(users, histories)
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest and the model's notes say of every model."""
+        longer = np.diff(self._sequences.offsets) > self.window + 1
+        return {
+            "name": self._config.lm.name,
+            "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "windowed_histories": int(longer.sum()),
+        }
+
+    def saved(self, save: Callable[..., str]) -> dict[str, Any]:
+        """The facts and the digest of the model, which `save` writes."""
+        facts = self.facts()
+        digest = save(self._storage, self._folders["model"], self.model, self._vocabulary, facts)
+        return {**facts, "model_digest": digest}
+
+
+class CausalTask(LmTask):
+    def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
+        from llmaug.lm.causal import CausalLm
+
+        super().__init__(storage, folders, config)
+        lm = config.lm
+        attributes, of_user = self._user_attributes()
+        self.window = lm.context_len  # the last token is only asked for
+        language = Language(self._vocabulary.num_tokens, len(lm.directions) > 1, attributes)
+        self._user_tokens = {user: language.user_tokens(found) for user, found in of_user.items()}
+        users = None
+        if attributes:
+            nobody = language.user_tokens(None)
+            users = [self._user_tokens.get(user, nobody) for user in self._sequences.user_ids]
+        self._documents = Documents(
+            Batches(self._sequences, lm.batch_size, self.window, config.seed),
+            language, lm.directions, lm.context_len, lm.packed, users, config.seed,
+        )  # fmt: skip
+        self.model = CausalLm(lm, self._vocabulary, config.vocabulary.min_tag_items, language)
+
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
+        return self._documents.at(step, rank, world_size)
+
+    def score(self, users: list[str], histories: list[list[int]]) -> Any:
+        """(B, V) logits after each history, users' attributes before it."""
+        language, max_len = self.model.language, self._config.lm.context_len
+        nobody = language.user_tokens(None)
+        prompts = [
+            language.forward_prompt(history, max_len, self._user_tokens.get(user, nobody))
+            for user, history in zip(users, histories, strict=True)
+        ]
+        return self.model.next_logits(prompts)
 
     def export(self) -> dict[str, Any]:
         from llmaug.lm.causal import save
 
-        facts = {"name": self._config.name, "num_parameters": _count(self.model)}
-        digest = save(self._storage, self._folder, self.model, self._vocabulary, facts)
-        return {**facts, "model_digest": digest}
+        return self.saved(save)
+
+    def _user_attributes(self) -> tuple[Attributes, dict[str, dict[str, str]]]:
+        """The attributes to read, and those of each training user."""
+        names = self._config.lm.user_attributes
+        if not names:
+            return (), {}
+        everyone = load_users(self._storage, self._folders["ingest/users"]).by_id()
+        trained = set(self._sequences.user_ids)
+        of_user = {user: found for user, found in everyone.items() if user in trained}
+        found = known_attributes(names, of_user.values(), self._config.lm.min_attribute_users)
+        return found, of_user
 
 
-def _count(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+class MaskedTask(LmTask):
+    def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
+        from llmaug.lm.masked import MaskedLm
+
+        super().__init__(storage, folders, config)
+        lm = config.lm
+        self.model = MaskedLm(lm, self._vocabulary, config.vocabulary.min_tag_items)
+        self.window = lm.context_len - 1
+        batches = Batches(self._sequences, lm.batch_size, self.window, config.seed)
+        self._batches = MaskedBatches(batches, self.model.mask, lm.mask_share, config.seed)
+
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
+        return self._batches.at(step, rank, world_size)
+
+    def export(self) -> dict[str, Any]:
+        from llmaug.lm.masked import save
+
+        return self.saved(save)
 
 
-def stage(name: str) -> Stage:
-    """The stage that trains `lm/<name>`."""
+_CODE = {
+    "causal": ("llmaug.lm.causal", "llmaug.lm.documents", "llmaug.lm.features",
+               "llmaug.lm.language", "llmaug.item_tags", "llmaug.trainer", "llmaug.sequences"),
+    "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features",
+               "llmaug.item_tags", "llmaug.trainer", "llmaug.sequences"),
+    "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),
+}  # fmt: skip
+
+
+def stage(name: str, model: str = "causal") -> Stage:
+    """The stage that trains `lm/<name>`, a model of kind `lm.model`."""
     return Stage(
         name=f"lm/{name}",
         run=run,
         inputs=("split", "vocabulary"),
-        code=("llmaug.lm.causal", "llmaug.item_tags", "llmaug.trainer", "llmaug.sequences"),
+        code=_CODE[model],
         settings=lambda config: [config.lm, config.vocabulary, config.evaluate.exclude_seen],
     )

@@ -1,0 +1,174 @@
+"""The sentences that a causal behaviour model reads and writes.
+
+One model has three directions. A control token in the place of BOS chooses:
+
+    forward   BOS a b c          ->  what comes next
+    reverse   REVERSE c b a      ->  what came before, newest first
+    infill    INFILL a SUFFIX c MIDDLE  ->  what stood between, then EOS
+              (prefix, suffix, middle: Bavarian et al. 2022)
+
+User attributes (age=25-34, ...) stand in front of all that, one token each. Control and
+attribute tokens come after the items, so the tokens of items are the same in every model.
+Prompts that are too long lose the events farthest from what is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmaug.config import DIRECTION_OF
+from llmaug.errors import UserError
+from llmaug.lm import Request, request_of
+from llmaug.lm.folder import REMEDY, check_digest, check_weights, read_notes
+from llmaug.storage import Storage
+from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL, Vocabulary
+
+FORWARD, REVERSE, INFILL = "forward", "reverse", "infill"
+NUM_CONTROLS = 4
+
+Attributes = tuple[tuple[str, tuple[str, ...]], ...]
+"""(name, its known values) of each user attribute."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """Which tokens there are besides items, and how prompts are built from them."""
+
+    num_words: int
+    """Tokens of the vocabulary: special ones and items."""
+    has_directions: bool = False
+    """Whether reverse and infill were trained, too."""
+    attributes: Attributes = ()
+
+    @property
+    def num_tokens(self) -> int:
+        values = sum(1 + len(values) for _, values in self.attributes)
+        return self.num_words + NUM_CONTROLS * self.has_directions + values
+
+    @property
+    def reverse(self) -> int:
+        return self.num_words
+
+    @property
+    def infill(self) -> int:
+        return self.num_words + 1
+
+    @property
+    def suffix(self) -> int:
+        return self.num_words + 2
+
+    @property
+    def middle(self) -> int:
+        return self.num_words + 3
+
+    @property
+    def no_items(self) -> list[int]:
+        """Tokens that may not come out where an item is asked for."""
+        return [*range(NUM_SPECIAL), *range(self.num_words, self.num_tokens)]
+
+    def user_tokens(self, attributes: Mapping[str, str] | None) -> list[int]:
+        """One token an attribute; a missing or unknown value has a token of its own."""
+        out = []
+        first = self.num_words + NUM_CONTROLS * self.has_directions
+        for name, values in self.attributes:
+            value = (attributes or {}).get(name)
+            out.append(first + (1 + values.index(value) if value in values else 0))
+            first += 1 + len(values)
+        return out
+
+    # -- prompts -----------------------------------------------------------------------------
+
+    def forward_prompt(
+        self, history: Sequence[int], max_len: int, user: Sequence[int] = ()
+    ) -> list[int]:
+        """Asks for what comes after `history`. BOS says that the history starts here: a
+        history that is cut to fit goes without."""
+        return [*user, *[BOS, *history][len(user) - max_len :]]
+
+    def reverse_prompt(
+        self, history: Sequence[int], max_len: int, user: Sequence[int] = ()
+    ) -> list[int]:
+        """Asks for what came before `history`, newest first."""
+        room = max_len - len(user) - 1
+        return [*user, self.reverse, *reversed(history[:room])]
+
+    def infill_prompt(
+        self, prefix: Sequence[int], suffix: Sequence[int], max_len: int, user: Sequence[int] = ()
+    ) -> list[int]:
+        """Asks for what stood between `prefix` and `suffix`. Too long, each keeps one half
+        of the room, or more where the other needs less."""
+        room = max_len - len(user) - 3
+        num_before = min(len(prefix), max(room - len(suffix), math.ceil(room / 2)))
+        before = prefix[len(prefix) - num_before :]
+        after = suffix[: room - num_before]
+        return [*user, self.infill, *before, self.suffix, *after, self.middle]
+
+    # -- the protocol of llmaug.lm -----------------------------------------------------------
+
+    def requests(self, units: Sequence[dict[str, Any]]) -> list[Request]:
+        """The unit's own prompt and sampling."""
+        return [request_of(unit) for unit in units]
+
+    def events(self, outcome: dict[str, Any]) -> list[int]:
+        """The outcome's tokens in time order."""
+        return events_of(DIRECTION_OF[outcome["strategy"]], outcome["tokens"])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "num_words": self.num_words,
+            "has_directions": self.has_directions,
+            "attributes": [[name, list(values)] for name, values in self.attributes],
+        }
+
+
+def events_of(direction: str, tokens: Sequence[int]) -> list[int]:
+    """The answer to a prompt of `direction` as events in time order."""
+    if direction == INFILL and EOS in tokens:
+        return list(tokens[: list(tokens).index(EOS)])
+    return list(reversed(tokens)) if direction == REVERSE else list(tokens)
+
+
+def load_language(storage: Storage, folder: str, vocabulary: Vocabulary) -> Language:
+    """The language of the causal model in `folder`; reads no weights.
+
+    Raises UserError when there is none, when it was trained on another vocabulary, and when
+    an engine could not load it: another architecture, weights that are cut short.
+    """
+    notes = read_notes(storage, folder, "causal")
+    check_digest(storage.uri(folder), notes, vocabulary)
+    if "language" not in notes:
+        raise UserError(f"{storage.uri(folder)}: written by an older version; {REMEDY}")
+    found = notes["language"]
+    attributes = tuple((name, tuple(values)) for name, values in found["attributes"])
+    language = Language(found["num_words"], found["has_directions"], attributes)
+    check_weights(storage, folder, "causal", language.num_tokens)
+    return language
+
+
+def known_attributes(
+    names: Sequence[str], users: Iterable[Mapping[str, str]], min_users: int
+) -> Attributes:
+    """The values of each attribute in `names` that at least `min_users` of `users` have:
+    rarer ones say nothing, and single people out. Raises UserError for a name that no user
+    has."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in names}
+    others: Counter[str] = Counter()
+    for attributes in users:
+        others.update(attributes.keys())
+        for name in names:
+            if attributes.get(name):
+                counts[name][attributes[name]] += 1
+    for name, found in counts.items():
+        if not found:
+            raise UserError(
+                f"lm.user_attributes: no training user has '{name}'; the users table has: "
+                f"{', '.join(sorted(others)) or 'nothing'}"
+            )
+    return tuple(
+        (name, tuple(sorted(value for value, n in found.items() if n >= min_users)))
+        for name, found in counts.items()
+    )
