@@ -125,6 +125,13 @@ class VocabularyConfig(_Model):
     taken to be the catalogue as of the cut-off)."""
     min_tag_items: int = Field(default=3, ge=1)
     """Tags on fewer items are left out of the item features."""
+    max_atomic_items: int = Field(default=100_000, ge=1)
+    """In larger catalogues causal models write semantic ids, some code words an item, where
+    else an item is one token."""
+    num_levels: int = Field(default=3, ge=1, le=8)
+    """Semantic ids: levels of codes; one more makes ids unique."""
+    num_codes: int = Field(default=256, ge=2)
+    """Semantic ids: codes of a level."""
 
 
 class OptimiserConfig(_Model):

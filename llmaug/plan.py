@@ -20,7 +20,9 @@ import pyarrow as pa
 
 from llmaug.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together
 from llmaug.config import NewUsersConfig, OfUsersConfig, SamplingConfig
+from llmaug.errors import UserError
 from llmaug.generators import Generator, generator_of, prompts_of
+from llmaug.lm.prompts import Prompts
 from llmaug.schema import UNIT, validate
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN
@@ -70,10 +72,12 @@ def run(context: Context) -> dict[str, Any]:
     limited = config.budget.max_units is not None or config.budget.max_tokens is not None
     wanted = [_demand(context, i, train) if limited else {} for i in _strategies(context)]
     totals = [sum(sum(counts.values()) for counts in users.values()) for users in wanted]
+    prompts = prompts_of(storage, generator)
     demands = [
-        (_units_of(strategy, users), strategy.num_events)
+        (_units_of(strategy, users), prompts.num_tokens(strategy.num_events))
         for strategy, users in zip(config.plan.strategies, totals, strict=True)
     ]
+    _check_room(prompts, config.plan.strategies)
     share = fraction(config.budget, demands)
     maker = _UnitMaker(
         storage, generator, config.seed, config.filters.repeats == "forbid",
@@ -101,6 +105,21 @@ def run(context: Context) -> dict[str, Any]:
             )
             map_parts(context, f"{folder}/{SOURCES}", sources, work)
     return _summary(context, generator, share, sum(number for number, _ in demands))
+
+
+def _check_room(prompts: Prompts, strategies: Sequence[OfUsersConfig | NewUsersConfig]) -> None:
+    """What the config could not know: how many tokens an item has."""
+    language = prompts.language
+    if language.ids is None:
+        return
+    taken = 3 + len(language.attributes) + language.word_len  # and one item of the history
+    for strategy in strategies:
+        if prompts.num_tokens(strategy.num_events) + taken > prompts.context_len:
+            most = (prompts.context_len - taken) // language.word_len
+            raise UserError(
+                f"plan.strategies: {strategy.num_events} events of {language.word_len} tokens "
+                f"do not fit into lm.context_len {prompts.context_len}; at most {most}"
+            )
 
 
 def _strategies(context: Context) -> range:
@@ -197,7 +216,8 @@ class _UnitMaker:
             strategy.kind, history, places, strategy.num_events,
             prompts.language.user_tokens(attributes),
         )  # fmt: skip
-        also_seen = sorted({token for token in history if token >= 0} - set(prompt))
+        shown = set(prompt) if prompts.language.word_len == 1 else set()
+        also_seen = sorted({token for token in history if token >= 0} - shown)
         return self._unit(strategy, prompt, sample, seed, user_id, places, also_seen)
 
     def new_user(self, strategy: NewUsersConfig, sample: int) -> dict[str, Any]:
@@ -228,7 +248,8 @@ class _UnitMaker:
         places: list[int] | None,
         also_seen: Sequence[int] = (),
     ) -> dict[str, Any]:
-        sampling = sampling_of(strategy, strategy.num_events, self.forbid_repeats)
+        max_tokens = prompts_of(self.storage, self.generator).num_tokens(strategy.num_events)
+        sampling = sampling_of(strategy, max_tokens, self.forbid_repeats)
         seen = list(also_seen) if self.forbid_repeats else []
         identity = [prompt, strategy.kind, sampling, seed, self.generator.name, seen]
         return {

@@ -147,8 +147,25 @@ def run(context: Context) -> dict[str, Any]:
         "cold_items": items.num_rows - len(seen),
         "vocabulary_digest": of_items(items).digest,
     }
+    vocabulary = of_items(items)
+    if items.num_rows > context.config.vocabulary.max_atomic_items:
+        counts["words_per_item"] = _write_semantic_ids(context, train, vocabulary)
     storage.write_part(items, counts, folder, ITEMS_PART)
     return counts
+
+
+def _write_semantic_ids(context: Context, train: str, vocabulary: Vocabulary) -> int:
+    from llmaug.semantic_ids import build, item_vectors, write_ids
+
+    config, seed = context.config.vocabulary, context.config.seed
+    vectors = item_vectors(context.storage, train, vocabulary, seed)
+    ids = build(vectors, config.num_levels, config.num_codes, seed)
+    write_ids(context.storage, context.folder("vocabulary"), ids)
+    context.progress.note(
+        f"{vocabulary.num_items:,} items as paths of {ids.word_len} words out of "
+        f"{ids.num_words:,}, the last one of {ids.sizes[-1]:,}"
+    )
+    return ids.word_len
 
 
 def catalogue(seen: Counter[str], side: pa.Table, config: VocabularyConfig) -> pa.Table:
@@ -210,5 +227,6 @@ STAGE = Stage(
     name="vocabulary",
     run=run,
     inputs=("ingest", "split"),
-    settings=lambda config: config.vocabulary,
+    code=("llmaug.semantic_ids",),
+    settings=lambda config: [config.vocabulary, config.seed],
 )

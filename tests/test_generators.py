@@ -29,6 +29,11 @@ THREE_WAYS = {"forward": 2.0, "reverse": 1.0, "infill": 1.0}
 GENERATORS: dict[str, dict[str, Any]] = {
     "ngram": {"lm": {"model": "ngram"}, "plan": {"strategies": [OF_USERS[0], NEW_USERS]}},
     "masked": {"lm": {"model": "masked", "num_steps": 5}, "plan": {"strategies": OF_USERS}},
+    "semantic ids": {
+        "vocabulary": {"max_atomic_items": 100, "num_levels": 2, "num_codes": 16},
+        "lm": {"num_steps": 5, "directions": THREE_WAYS},
+        "plan": {"strategies": [*OF_USERS, NEW_USERS]},
+    },
     "causal": {
         "lm": {"num_steps": 5, "directions": THREE_WAYS, "user_attributes": ["gender"]},
         "plan": {"strategies": [*OF_USERS, NEW_USERS]},

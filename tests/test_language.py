@@ -7,11 +7,7 @@ import pytest
 from llmaug.errors import UserError
 from llmaug.lm import Request
 from llmaug.lm.language import (
-    FORWARD,
-    INFILL,
-    REVERSE,
     Language,
-    events_of,
     known_attributes,
 )
 from llmaug.vocabulary import BOS, EOS
@@ -82,18 +78,12 @@ def test_what_does_not_fit_is_cut_far_from_what_is_asked_for(user: list[int]) ->
     assert short == [*user, LANGUAGE.infill, A, LANGUAGE.suffix, A, B, C, D, LANGUAGE.middle]
 
 
-def test_answers_come_back_in_time_order() -> None:
-    assert events_of(FORWARD, [A, B, C]) == [A, B, C]
-    assert events_of(REVERSE, [A, B, C]) == [C, B, A]
-    assert events_of(INFILL, [A, B, EOS, C]) == [A, B]
-    assert events_of(INFILL, [A, B]) == [A, B]
-
-
 def test_a_strategy_knows_its_direction() -> None:
     tokens = [A, B]
     assert LANGUAGE.events({"strategy": "continue", "tokens": tokens}) == [A, B]
     assert LANGUAGE.events({"strategy": "prefix", "tokens": tokens}) == [B, A]
-    assert LANGUAGE.events({"strategy": "substitute", "tokens": [A, EOS]}) == [A]
+    assert LANGUAGE.events({"strategy": "substitute", "tokens": [A, EOS, B]}) == [A]
+    assert LANGUAGE.events({"strategy": "infill", "tokens": [A, B]}) == [A, B]
 
 
 def test_a_unit_is_asked_as_it_stands() -> None:

@@ -25,6 +25,7 @@ from llmaug.config import LmConfig
 from llmaug.lm.features import averaged, item_tags, new_items
 from llmaug.lm.folder import NOTES
 from llmaug.lm.language import Language
+from llmaug.semantic_ids import write_ids
 from llmaug.sequences import padded_prompts
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, PAD, Vocabulary
@@ -48,8 +49,10 @@ class CausalLm(nn.Module):
         self.language = language or Language(vocabulary.num_tokens)
         num_tokens = self.language.num_tokens
         self.llama = LlamaForCausalLM(llama_config(config, num_tokens))
-        self.tags = item_tags(config, vocabulary, min_tag_items, num_tokens)
-        new = new_items(config, vocabulary, min_tag_items)
+        self.tags, new = None, None
+        if self.language.ids is None:  # else an item's tags are in its path
+            self.tags = item_tags(config, vocabulary, min_tag_items, num_tokens)
+            new = new_items(config, vocabulary, min_tag_items)
         self.register_buffer("_new", new, persistent=False)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -86,6 +89,19 @@ class CausalLm(nn.Module):
         tokens, last = (torch.from_numpy(x).to(table.device) for x in padded_prompts(prompts))
         hidden = self._hidden(tokens, table)[torch.arange(len(last), device=table.device), last]
         return hidden @ table[: self.language.num_words].T
+
+    def log_likelihood(self, prompts: Sequence[list[int]], targets: Sequence[list[int]]) -> Tensor:
+        """(B,) natural logarithms of the probabilities of the words of each target, one after
+        the other, after its prompt."""
+        table = self.table()
+        rows = [[*prompt, *target] for prompt, target in zip(prompts, targets, strict=True)]
+        tokens = torch.from_numpy(padded_prompts(rows)[0]).to(table.device)
+        logits = self._hidden(tokens[:, :-1], table) @ table.T
+        own = logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
+        place = torch.arange(1, tokens.shape[1], device=tokens.device)
+        first = torch.tensor([len(prompt) for prompt in prompts], device=tokens.device)[:, None]
+        last = torch.tensor([len(row) for row in rows], device=tokens.device)[:, None]
+        return (own * ((place >= first) & (place < last))).sum(1)
 
     def folded(self) -> LlamaForCausalLM:
         """A plain Llama with the features inside its embedding table."""
@@ -132,5 +148,7 @@ def save(
             "language": model.language.as_json(),
             **facts,
         }
+        if model.language.ids:
+            write_ids(Storage(local), "", model.language.ids)
         Path(local, NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
         return storage.put_folder(local, folder)

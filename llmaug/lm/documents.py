@@ -77,13 +77,15 @@ def document(
     start, length: numbers in [0, 1) that place the gap of an infill. Items keep their
     weights, so that prefix and suffix teach, too, as in the paper.
     """
-    room = max_len - len(user)
+    room, size = max_len - len(user), language.word_len
     if direction == FORWARD:
-        pieces = [_without_past(row.tokens[-room:], row.weights[-room:])]
+        fits = 1 + (len(row.tokens) - 1) * size <= room
+        newest = slice(0 if fits else -(room // size), None)
+        pieces = [_without_past(*_spelled(language, row.tokens[newest], row.weights[newest]))]
     elif direction == REVERSE:
-        pieces = _reversed(language, *_items(row, room - 1))
+        pieces = _reversed(language, *_items(row, (room - 1) // size))
     else:
-        pieces = _with_gap(language, *_items(row, room - 4), start, length)
+        pieces = _with_gap(language, *_items(row, (room - 4) // size), start, length)
     tokens, weights = zip(_silent(user), *pieces, strict=True)
     return Row(
         row.index,
@@ -126,13 +128,24 @@ def _items(row: Row, room: int) -> _Piece:
     return row.tokens[is_item][-room:], row.weights[is_item][-room:]
 
 
+def _spelled(language: Language, tokens: np.ndarray, weights: np.ndarray) -> _Piece:
+    """Items as the language writes them; each of their words has the weight of the item."""
+    if language.ids is None:
+        return tokens, weights
+    is_item = tokens >= NUM_SPECIAL
+    times = np.where(is_item, language.word_len, 1)
+    words = np.repeat(tokens, times)
+    words[np.repeat(is_item, times)] = language.ids.spell(tokens[is_item])
+    return words, np.repeat(weights, times)
+
+
 def _without_past(tokens: np.ndarray, weights: np.ndarray) -> _Piece:
     """No weight on what nothing stands before: BOS, or an event whose past was cut off."""
     return tokens, np.r_[np.float32(0), weights[1:]]
 
 
 def _reversed(language: Language, items: np.ndarray, weights: np.ndarray) -> list[_Piece]:
-    return [_silent([language.reverse]), (items[::-1], weights[::-1])]
+    return [_silent([language.reverse]), _spelled(language, items[::-1], weights[::-1])]
 
 
 def _with_gap(
@@ -141,7 +154,8 @@ def _with_gap(
     first = int(start * len(items))
     end = first + 1 + int(length * (len(items) - first))
     prefix, middle, suffix = (
-        (items[a:b], weights[a:b]) for a, b in ((0, first), (first, end), (end, None))
+        _spelled(language, items[a:b], weights[a:b])
+        for a, b in ((0, first), (first, end), (end, None))
     )
     return [
         _silent([language.infill]),

@@ -1,7 +1,8 @@
 """What may come out of a causal model in vLLM: a logits processor on its engine.
 
 Only items, and EOS where a gap may end early; with repeats forbidden, no item of the history
-and none twice. Forbidden in decoding, nothing has to be thrown away afterwards.
+and none twice. Forbidden in decoding, nothing has to be thrown away afterwards. Where items
+are paths of words (semantic_ids.py), only words that lead to an item are allowed.
 
 Shapes: B requests in the batch, V tokens.
 """
@@ -9,33 +10,35 @@ Shapes: B requests in the batch, V tokens.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from llmaug.lm.folder import NOTES
+from llmaug.semantic_ids import SemanticIds, Trie, read_ids
+from llmaug.storage import Storage
 from llmaug.vocabulary import EOS, NUM_SPECIAL
 
 
 class ItemLogits(LogitsProcessor):
-    """Bans by row of the batch, kept up to date token by token."""
+    """Knows the requests of the batch; `_Items` or `_Paths` know what each may draw."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        num_rows = vllm_config.scheduler_config.max_num_seqs
         model = vllm_config.model_config
         notes = json.loads(Path(model.model, NOTES).read_text(encoding="utf-8"))
-        self._num_words = notes["language"]["num_words"]
-        num_tokens = model.get_vocab_size()
-        self._never = torch.zeros(num_tokens, dtype=torch.bool, device=device)
-        self._never[:NUM_SPECIAL] = True
-        self._never[self._num_words :] = True
-        self._bans = self._never.repeat(num_rows, 1)  # a row for each request in flight
-        self._free = list(range(num_rows))
-        self._of_batch: dict[int, _Row] = {}
-        self._numbers = torch.empty(0, dtype=torch.int64, device=device)
+        ids = read_ids(Storage(model.model), "")
+        if ids is None:
+            num_rows = vllm_config.scheduler_config.max_num_seqs
+            num_words = notes["language"]["num_words"]
+            self._rules: Any = _Items(num_rows, num_words, model.get_vocab_size(), device)
+        else:
+            self._rules = _Paths(ids)
+        self._requests: dict[int, Any] = {}
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -43,59 +46,75 @@ class ItemLogits(LogitsProcessor):
     def update_state(self, batch_update: Any) -> None:
         if batch_update is None:
             return
-        rows = self._of_batch
+        requests, rules = self._requests, self._rules
         for place in [*batch_update.removed, *(added[0] for added in batch_update.added)]:
-            if place in rows:
-                self._free.append(rows.pop(place).number)
+            if place in requests:
+                rules.end(requests.pop(place))
         for place, params, prompt, output in batch_update.added:
-            rows[place] = self._row_of(params, prompt, output)
+            asked = {"max_tokens": params.max_tokens, **(params.extra_args or {})}
+            requests[place] = rules.begin(asked, prompt or [], output)
         for here, there, direction in batch_update.moved:
-            moved, other = rows.pop(here, None), rows.pop(there, None)
+            moved, other = requests.pop(here, None), requests.pop(there, None)
             if moved is not None:
-                rows[there] = moved
+                requests[there] = moved
             if other is not None and direction == MoveDirectionality.SWAP:
-                rows[here] = other
+                requests[here] = other
             elif other is not None:
-                self._free.append(other.number)
-        numbers = [rows[place].number for place in sorted(rows)]
-        self._numbers = torch.tensor(numbers, dtype=torch.int64, device=self._bans.device)
+                rules.end(other)
 
     def apply(self, logits: Tensor) -> Tensor:
         """(B, V) in place."""
-        new = [
-            (row.number, token)
-            for row in self._of_batch.values()
-            if row.output is not None
-            for token in row.unseen()
-        ]
-        if new:
-            number, token = torch.tensor(new, device=self._bans.device).T
-            self._bans[number, token] = True
-        return logits.masked_fill_(self._bans[self._numbers], -torch.inf)
+        return self._rules.apply(logits, [self._requests[row] for row in sorted(self._requests)])
 
-    def _row_of(self, params: Any, prompt: list[int] | None, output: list[int]) -> _Row:
-        asked = params.extra_args or {}
+
+class _Items:
+    """An item is one token: bans by request, kept up to date token by token."""
+
+    def __init__(
+        self, num_rows: int, num_words: int, num_tokens: int, device: torch.device
+    ) -> None:
+        self._num_words = num_words
+        self._never = torch.zeros(num_tokens, dtype=torch.bool, device=device)
+        self._never[:NUM_SPECIAL] = True
+        self._never[num_words:] = True
+        self._bans = self._never.repeat(num_rows, 1)
+        self._free = list(range(num_rows))
+
+    def begin(self, asked: dict[str, Any], prompt: list[int], output: list[int]) -> _Request:
         number = self._free.pop()
         bans = self._bans[number]
         bans.copy_(self._never)
         if asked.get("may_end"):
             bans[EOS] = False
         if not asked.get("forbid_repeats"):
-            return _Row(number, None)
-        seen = [*(prompt or ()), *(asked.get("also_seen") or ())]
+            return _Request(number, None)
+        seen = [*prompt, *(asked.get("also_seen") or ())]
+        before = bans.clone()
         bans[torch.tensor(seen, dtype=torch.int64, device=bans.device)] = True
-        if self._room(bans) < params.max_tokens:
-            # Nothing would be left to draw: such an answer the filter judges.
-            bans.copy_(self._never)
-            return _Row(number, None)
-        return _Row(number, output)
+        if int((~bans[NUM_SPECIAL : self._num_words]).sum()) < asked["max_tokens"]:
+            bans.copy_(before)  # not enough items are left: the filter judges such an answer
+            return _Request(number, None)
+        return _Request(number, output)
 
-    def _room(self, bans: Tensor) -> int:
-        """Items that may still come."""
-        return int((~bans[NUM_SPECIAL : self._num_words]).sum())
+    def end(self, request: _Request) -> None:
+        self._free.append(request.number)
+
+    def apply(self, logits: Tensor, requests: list[_Request]) -> Tensor:
+        new = [
+            (request.number, token)
+            for request in requests
+            if request.output is not None
+            for token in request.unseen()
+        ]
+        device = self._bans.device
+        if new:
+            number, token = torch.tensor(new, device=device).T
+            self._bans[number, token] = True
+        rows = torch.tensor([request.number for request in requests], device=device)
+        return logits.masked_fill_(self._bans[rows], -torch.inf)
 
 
-class _Row:
+class _Request:
     """The row of bans of a request, and the output that it follows (None: it stays)."""
 
     def __init__(self, number: int, output: list[int] | None) -> None:
@@ -107,3 +126,59 @@ class _Row:
         new = self.output[self._num_seen :]
         self._num_seen += len(new)
         return new
+
+
+class _Paths:
+    """An item is a path of words: each request stands somewhere in the trie of all items."""
+
+    def __init__(self, ids: SemanticIds) -> None:
+        self._trie, self._word_len = Trie(ids), ids.word_len
+
+    def begin(self, asked: dict[str, Any], prompt: list[int], output: list[int]) -> _Walk:
+        seen = None
+        if asked.get("forbid_repeats"):
+            seen = self._trie.rows_of(asked.get("also_seen") or [])
+        return _Walk(output, self._trie.root, seen, bool(asked.get("may_end")))
+
+    def end(self, request: _Walk) -> None:
+        pass
+
+    def apply(self, logits: Tensor, requests: list[_Walk]) -> Tensor:
+        allowed = [self._allowed(walk) for walk in requests]
+        rows = np.repeat(np.arange(len(allowed)), [len(words) for words in allowed])
+        columns = np.concatenate(allowed)
+        bans = np.ones(logits.shape, bool)
+        bans[rows, columns] = False
+        return logits.masked_fill_(torch.from_numpy(bans).to(logits.device), -torch.inf)
+
+    def _allowed(self, walk: _Walk) -> np.ndarray:
+        for word in walk.output[walk.num_seen :]:
+            place = self._trie.after(walk.place, word)
+            if place is not None and place[2] == self._word_len:
+                walk.num_items += 1
+                if walk.seen is not None:
+                    walk.seen = np.union1d(walk.seen, place[:1])
+                place = self._trie.root
+            walk.place = place or self._trie.root
+        walk.num_seen = len(walk.output)
+        words, begins = self._trie.children(walk.place)
+        if walk.seen is not None:
+            taken = np.diff(np.searchsorted(walk.seen, begins))
+            left = taken < np.diff(begins)
+            words = words[left] if left.any() else words  # all taken: the filter judges it
+        if walk.may_end and walk.num_items and walk.place[2] == 0:
+            words = np.append(words, EOS)
+        return words
+
+
+@dataclass
+class _Walk:
+    """How far a request is."""
+
+    output: list[int]
+    place: tuple[int, int, int]
+    seen: np.ndarray | None
+    """Sorted rows of the trie that may not come again; None: all may."""
+    may_end: bool
+    num_seen: int = 0
+    num_items: int = 0

@@ -1,6 +1,7 @@
 """The sentences that a causal behaviour model reads and writes.
 
-One model has three directions. A control token in the place of BOS chooses:
+An item is one token, in large catalogues a path of code words (semantic_ids.py). One model has
+three directions. A control token in the place of BOS chooses:
 
     forward   BOS a b c          ->  what comes next
     reverse   REVERSE c b a      ->  what came before, newest first
@@ -17,13 +18,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmaug.config import DIRECTION_OF
 from llmaug.errors import UserError
 from llmaug.lm import Request, request_of
 from llmaug.lm.folder import REMEDY, check_digest, check_weights, read_notes
+from llmaug.semantic_ids import IDS_FILE, SemanticIds, read_ids
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL, Vocabulary
 
@@ -39,10 +41,21 @@ class Language:
     """Which tokens there are besides items, and how prompts are built from them."""
 
     num_words: int
-    """Tokens of the vocabulary: special ones and items."""
+    """Special tokens and items; with semantic ids, special tokens and code words."""
     has_directions: bool = False
     """Whether reverse and infill were trained, too."""
     attributes: Attributes = ()
+    ids: SemanticIds | None = field(default=None, compare=False, repr=False)
+    """How items are spelled; None where an item is one token."""
+
+    @property
+    def word_len(self) -> int:
+        """Tokens of an item."""
+        return self.ids.word_len if self.ids else 1
+
+    def spell(self, items: Sequence[int]) -> list[int]:
+        """Item tokens of the vocabulary as tokens of the language."""
+        return self.ids.spell(items).tolist() if self.ids else list(items)
 
     @property
     def num_tokens(self) -> int:
@@ -87,24 +100,28 @@ class Language:
     ) -> list[int]:
         """Asks for what comes after `history`. BOS says that the history starts here: a
         history that is cut to fit goes without."""
-        return [*user, *[BOS, *history][len(user) - max_len :]]
+        room = max_len - len(user)
+        if 1 + len(history) * self.word_len <= room:
+            return [*user, BOS, *self.spell(history)]
+        newest = history[len(history) - room // self.word_len :]
+        return [*user, *self.spell(newest)]
 
     def reverse_prompt(
         self, history: Sequence[int], max_len: int, user: Sequence[int] = ()
     ) -> list[int]:
         """Asks for what came before `history`, newest first."""
-        room = max_len - len(user) - 1
-        return [*user, self.reverse, *reversed(history[:room])]
+        room = (max_len - len(user) - 1) // self.word_len
+        return [*user, self.reverse, *self.spell(history[:room][::-1])]
 
     def infill_prompt(
         self, prefix: Sequence[int], suffix: Sequence[int], max_len: int, user: Sequence[int] = ()
     ) -> list[int]:
         """Asks for what stood between `prefix` and `suffix`. Too long, each keeps one half
         of the room, or more where the other needs less."""
-        room = max_len - len(user) - 3
+        room = (max_len - len(user) - 3) // self.word_len
         num_before = min(len(prefix), max(room - len(suffix), math.ceil(room / 2)))
-        before = prefix[len(prefix) - num_before :]
-        after = suffix[: room - num_before]
+        before = self.spell(prefix[len(prefix) - num_before :])
+        after = self.spell(suffix[: room - num_before])
         return [*user, self.infill, *before, self.suffix, *after, self.middle]
 
     # -- the protocol of llmaug.lm -----------------------------------------------------------
@@ -115,21 +132,19 @@ class Language:
 
     def events(self, outcome: dict[str, Any]) -> list[int]:
         """The outcome's tokens in time order."""
-        return events_of(DIRECTION_OF[outcome["strategy"]], outcome["tokens"])
+        direction, tokens = DIRECTION_OF[outcome["strategy"]], list(outcome["tokens"])
+        if direction == INFILL and EOS in tokens:
+            tokens = tokens[: tokens.index(EOS)]
+        items = self.ids.read(tokens) if self.ids else tokens
+        return items[::-1] if direction == REVERSE else items
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "semantic_ids": self.ids.digest if self.ids else None,
             "num_words": self.num_words,
             "has_directions": self.has_directions,
             "attributes": [[name, list(values)] for name, values in self.attributes],
         }
-
-
-def events_of(direction: str, tokens: Sequence[int]) -> list[int]:
-    """The answer to a prompt of `direction` as events in time order."""
-    if direction == INFILL and EOS in tokens:
-        return list(tokens[: list(tokens).index(EOS)])
-    return list(reversed(tokens)) if direction == REVERSE else list(tokens)
 
 
 def load_language(storage: Storage, folder: str, vocabulary: Vocabulary) -> Language:
@@ -144,7 +159,14 @@ def load_language(storage: Storage, folder: str, vocabulary: Vocabulary) -> Lang
         raise UserError(f"{storage.uri(folder)}: written by an older version; {REMEDY}")
     found = notes["language"]
     attributes = tuple((name, tuple(values)) for name, values in found["attributes"])
-    language = Language(found["num_words"], found["has_directions"], attributes)
+    ids = None
+    if found["semantic_ids"] is not None:
+        ids = read_ids(storage, folder)
+        if ids is None or ids.digest != found["semantic_ids"]:
+            raise UserError(
+                f"{storage.uri(folder)}: its {IDS_FILE} is missing or damaged; {REMEDY}"
+            )
+    language = Language(found["num_words"], found["has_directions"], attributes, ids)
     check_weights(storage, folder, "causal", language.num_tokens)
     return language
 

@@ -30,7 +30,7 @@ class Prompts:
 
     def new_user(self, num_events: int, user: Sequence[int] = ()) -> list[int]:
         """Asks for `num_events` events of somebody new; `user`: attribute tokens."""
-        return self.language.forward_prompt([], self.context_len - num_events, user)
+        return self.language.forward_prompt([], self._room(num_events), user)
 
     def question(
         self,
@@ -46,12 +46,19 @@ class Prompts:
         first = places[0]
         last = first + num_events if strategy == "substitute" else first
         before, after = _known(history[:first]), _known(history[last:])
-        max_len = self.context_len - num_events
+        max_len = self._room(num_events)
         if self.kind == "causal" and strategy == "prefix":
             return self.language.reverse_prompt(after, max_len, user)
         if self.kind == "causal" and strategy in ("infill", "substitute"):
             return self.language.infill_prompt(before, after, max_len, user)
         return self.language.forward_prompt(before, max_len, user)
+
+    def num_tokens(self, num_events: int) -> int:
+        """Tokens that so many events have."""
+        return num_events * self.language.word_len
+
+    def _room(self, num_events: int) -> int:
+        return self.context_len - self.num_tokens(num_events)
 
     def draw_places(
         self, strategy: str, history_len: int, num_events: int, rng: np.random.Generator

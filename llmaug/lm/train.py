@@ -17,6 +17,7 @@ from llmaug.lm import ngram
 from llmaug.lm.documents import Documents
 from llmaug.lm.language import Attributes, Language, known_attributes
 from llmaug.lm.masking import MaskedBatches
+from llmaug.semantic_ids import read_ids
 from llmaug.sequences import Batches, load_sequences
 from llmaug.split import TRAIN, VALIDATION
 from llmaug.stage import Context, Stage
@@ -58,6 +59,9 @@ def check_learnable(vocabulary: Vocabulary, config: Config) -> None:
             "nothing can be learnt. Read more days (ingest.start, ingest.end), or give a table "
             "of items with tags (ingest.items) and set lm.item_features"
         )
+
+
+_BATCH = 256  # validation users at a time
 
 
 class LmTask:
@@ -113,8 +117,12 @@ class CausalTask(LmTask):
         super().__init__(storage, folders, config)
         lm = config.lm
         attributes, of_user = self._user_attributes()
-        self.window = lm.context_len  # the last token is only asked for
-        language = Language(self._vocabulary.num_tokens, len(lm.directions) > 1, attributes)
+        ids = read_ids(storage, folders["vocabulary"])
+        num_words = ids.num_words if ids else self._vocabulary.num_tokens
+        language = Language(num_words, len(lm.directions) > 1, attributes, ids)
+        if ids:
+            self.metric = "log_likelihood"  # ranking would need the paths of all items
+        self.window = lm.context_len // language.word_len  # the last token is only asked for
         self._user_tokens = {user: language.user_tokens(found) for user, found in of_user.items()}
         users = None
         if attributes:
@@ -138,6 +146,25 @@ class CausalTask(LmTask):
             for user, history in zip(users, histories, strict=True)
         ]
         return self.model.next_logits(prompts)
+
+    def validate(self) -> float:
+        language, users = self.model.language, self._validation
+        if language.ids is None:
+            return super().validate()
+        import torch
+
+        room = self._config.lm.context_len - language.word_len
+        nobody, found = language.user_tokens(None), [torch.empty(0)]
+        for start in range(0, len(users.targets), _BATCH):
+            piece = slice(start, start + _BATCH)
+            prompts = [
+                language.forward_prompt(history, room, self._user_tokens.get(user, nobody))
+                for user, history in zip(users.user_ids[piece], users.histories[piece], strict=True)
+            ]
+            targets = [language.spell([target]) for target in users.targets[piece]]
+            with torch.inference_mode():
+                found.append(self.model.log_likelihood(prompts, targets).cpu())
+        return float(torch.cat(found).double().mean())  # NaN without users
 
     def export(self) -> dict[str, Any]:
         from llmaug.lm.causal import save
