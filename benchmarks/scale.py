@@ -15,22 +15,25 @@ the driver's says what one driver can feed, the total says what this machine can
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
 import typer
 from inputs import fake_run
 
+from llmaug import generate
 from llmaug.cluster import disconnect
 from llmaug.config import parse_config
-from llmaug.generate import run
 from llmaug.stage import Context
 from llmaug.storage import Storage
 
 RATE, NUM_TOKENS = 20_000.0, 20
+_ENGINE_MAKER = generate.engine_maker
 
 
 def main(
@@ -62,18 +65,18 @@ def main(
 
 def measure(engines: int, seconds: float, units_per_part: int) -> dict[str, Any]:
     per_engine = int(RATE / NUM_TOKENS * seconds)
-    generate = {
+    section = {
         "engine": "uniform", "simulated_tokens_per_s": RATE, "num_actors": engines,
         "num_cpus": 0.05, "use_cache": False,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as root:
-        context = Context(Storage(root), parse_config({"generate": generate}), "scale")
+        context = Context(Storage(root), parse_config({"generate": section}), "scale")
         fake_run(context, engines * per_engine, NUM_TOKENS, min(units_per_part, per_engine // 4))
+        _start_together(engines, root)
         with _Watch() as watch:
-            counts = run(context)
+            counts = generate.run(context)
         disconnect()
-    # The middle of the run: engines come up one after the other on few cores, and that is
-    # start-up, not feeding.
+    # The middle of the run, without its last parts.
     curve = [point for point in counts["utilisation"] if point["engines"] >= engines]
     busy = [point["tokens_per_s"] for point in curve if point["busy"] >= engines]
     span = (curve[0]["second"], curve[-1]["second"]) if curve else (0.0, 0.0)
@@ -86,6 +89,27 @@ def measure(engines: int, seconds: float, units_per_part: int) -> dict[str, Any]
         "all_engines_up_s": round(span[1] - span[0], 1),
         **watch.cores(counts["span_s"]),
     }
+
+
+def _start_together(engines: int, folder: str) -> None:
+    """No engine begins before all are up: on few cores their processes start one after the
+    other, and that is start-up, not feeding."""
+    usual = _ENGINE_MAKER
+
+    def waiting(*arguments: Any) -> Any:
+        make = usual(*arguments)
+
+        def start() -> Any:
+            up = Path(folder, "up")
+            up.mkdir(exist_ok=True)
+            (up / str(os.getpid())).touch()
+            while len(list(up.iterdir())) < engines:
+                time.sleep(0.2)
+            return make()
+
+        return start
+
+    generate.engine_maker = waiting
 
 
 class _Watch:

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.engines import Engine, EngineMaker, Finished
+from llmaug.engines import Engine, EngineMaker, Finished, together
 from llmaug.units import Units, answers_of, failures_of
 
 REPORT_EVERY_S = 1.0
+HAND_EVERY_S = 0.25  # tables of a few rows each would cost more than what is in them
 STALLED_S = 900.0  # of one step, warm-up of kernels and graphs included
 
 
@@ -54,6 +55,8 @@ class EngineLoop:
         self._inbox: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._jobs: list[Job] = []
         self._next_key = 0
+        self._finished: list[Finished] = []  # not handed over yet
+        self._handed = 0.0
         self._since: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._busy_s, self._reported = 0.0, 0.0
@@ -113,7 +116,8 @@ class EngineLoop:
             self._busy_s += time.monotonic() - begin
             self._step_begun = None
             if finished is not None:
-                self._deliver(finished)
+                self._finished.append(finished)
+            self._deliver(at_once=not engine.num_unfinished)
             if not engine.num_unfinished:  # what the last units did shall be known, too
                 self._send(engine)
         if time.monotonic() - self._reported >= REPORT_EVERY_S:
@@ -143,10 +147,15 @@ class EngineLoop:
             self.count(failed=len(refused))
         self._busy_s += time.monotonic() - begin
 
-    def _deliver(self, finished: Finished) -> None:
+    def _deliver(self, at_once: bool) -> None:
+        """Hand over what has finished, now and then."""
+        now = time.monotonic()
+        if not self._finished or not (at_once or now - self._handed >= HAND_EVERY_S):
+            return
+        self._handed = now
+        finished, self._finished = together(self._finished), []
         seconds_each = self._busy_s / (len(finished.keys) + len(finished.failed))
         assert self._marked is not None
-        now = time.monotonic()
         self.count(
             generated=len(finished.keys),
             failed=len(finished.failed),
@@ -185,6 +194,7 @@ class EngineLoop:
         news |= {"running": engine.num_unfinished, "first_unit": self._first_unit}
         self.stopped = self._report(news) or self.stopped
         if self.stopped and self._jobs:
+            self._deliver(at_once=True)
             engine.abort()
             for job in self._jobs:
                 job.answers.put(None)

@@ -40,6 +40,18 @@ class Finished:
     """(key, reason, detail) of units that have no answer."""
 
 
+def together(pieces: list[Finished]) -> Finished:
+    """What several steps have finished, as if one had."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Finished(
+        np.concatenate([piece.keys for piece in pieces]),
+        pa.concat_arrays([piece.tokens for piece in pieces]),
+        np.concatenate([piece.num_cached for piece in pieces]),
+        [failure for piece in pieces for failure in piece.failed],
+    )
+
+
 class Engine(Protocol):
     """What `EngineLoop` drives, always from one thread."""
 
@@ -69,7 +81,7 @@ class UniformEngine:
     everything around the engines can be tested and measured at the size of a cluster.
     """
 
-    STEP_S = 0.05
+    STEP_S = 0.2
     alive = True
 
     def __init__(self, num_items: int, tokens_per_s: float | None = None) -> None:

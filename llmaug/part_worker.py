@@ -191,7 +191,8 @@ class PartWorker:
         for number, tokens in zip(
             looked["number"].to_pylist(), looked["tokens"].to_pylist(), strict=True
         ):
-            candidate = self._candidate(units, number, tokens, units.prompts[number])
+            prompt = units.table["prompt"][number].as_py()
+            candidate = self._candidate(units, number, tokens, prompt)
             reasons, verdict = judge(candidate, self._filters)
             accepted += verdict is None
             kept += reasons.count(None) if verdict is None else 0
