@@ -72,6 +72,7 @@ def collect(
         "lifts": evaluation["lifts"],
         "interval": evaluation["interval"],
         "lists": evaluation["lists"],
+        "satisfaction": evaluation["satisfaction"],
         "training": _training(manifests),
         "segments": evaluation["segments"],
         "gate": manifests["gate"]["counts"],
@@ -165,7 +166,7 @@ def render(
         augmented="outcomes" in manifests,
         lift_text=lift_text,
         covers=covers(metrics["interval"]),
-        exclude_seen=config.evaluate.exclude_seen,
+        evaluate=config.evaluate,
     )
 
 
