@@ -211,6 +211,44 @@ def retry_failed(
 
 
 @app.command()
+def publish(
+    run: Annotated[str, typer.Argument(help="Run id.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="The augmented model, although the gate refused it.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; goes with --force.")] = None,
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Publish a run that has come to the gate: what the gate chose, or by force what it refused.
+
+    A force, its reason and what the gate had said are recorded with the published model, in
+    the run and in its report. Without --force an earlier force is taken back.
+
+    Example: `llmaug publish 2026-01-31 --force --reason "agreed with the shop team, ticket 71"`
+    """
+    from llmaug.cluster import disconnect
+    from llmaug.force import publish_run
+    from llmaug.progress import Progress
+
+    if force != (reason is not None):
+        raise typer.BadParameter("--force and --reason go together")
+    console = Console(stderr=True)
+    try:
+        card = publish_run(
+            _storage(None, root, endpoint_url), run, reason,
+            lambda put: Progress(console, put),
+        )  # fmt: skip
+    finally:
+        disconnect()
+    if as_json:
+        return _print_json(card)
+    by_force = " by force" if card["forced"] else ""
+    Console().print(f"published arm {card['arm']}{by_force}: {card['uri']}", soft_wrap=True)
+
+
+@app.command()
 def recommend(
     user: Annotated[str, typer.Option(help="User id as in the logs.")],
     k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,

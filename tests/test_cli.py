@@ -22,6 +22,7 @@ EXAMPLE = Path("examples/text_logs")
     [
         "run",
         "status",
+        "publish",
         "recommend",
         "score",
         "ab",

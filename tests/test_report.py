@@ -43,7 +43,13 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
         **{f"model/{arm}": {f"seed-{seed}": trained for seed in seeds} for arm in arms},
         "evaluation": found,
         "gate": gate.decide(found, CONFIG.gate, CONFIG.evaluate),
-        "publish": {"run_id": "r", "version": "v", "uri": "file:///tmp/published"},
+        "publish": {
+            "run_id": "r",
+            "version": "v",
+            "uri": "file:///tmp/published",
+            "arm": "real",
+            "forced": None,
+        },
     }
     stage = {"seconds": 1.0, "peak_rss_mb": 100, "fingerprint": "0123456789abcdef"}
     return {name: {**stage, "counts": own} for name, own in counts.items()}
