@@ -211,6 +211,50 @@ def retry_failed(
 
 
 @app.command()
+def evaluate(
+    datasets: Annotated[str, typer.Option(help="Configs, with commas: a.yaml,b.yaml.")],
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Compare the arms on several data sets, and say on how many augmentation helped.
+
+    Each config is a run of its own (its `name`), up to its report, and goes on where it was;
+    nothing is published. A data set that fails is reported, the others go on, exit code 1.
+
+    Example: `llmaug evaluate --datasets configs/demo.yaml,configs/demo_thin.yaml --root demo`
+    """
+    from llmaug import across
+    from llmaug.progress import Progress
+
+    paths = [Path(name.strip()) for name in datasets.split(",") if name.strip()]
+    if not paths:
+        raise typer.BadParameter("name at least one config", param_hint="--datasets")
+    console = Console(stderr=True)
+    places: list[Storage] = []
+
+    def storage_of(config: Config) -> Storage:
+        places.append(_storage(config, root, endpoint_url))
+        return places[-1]
+
+    try:
+        summary = across.compare(paths, storage_of, lambda put: Progress(console, put))
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            "stopped: what is finished is kept; run the same command again to go on"
+        ) from stop
+    page = across.write(places[0] if places else _storage(None, root, endpoint_url), summary)
+    if as_json:
+        _print_json(summary)
+    else:
+        Console().print(across.table(summary))
+        Console().print(escape(summary["claim"]), soft_wrap=True)
+        Console().print(f"page: {page}", soft_wrap=True)
+    if summary["num_failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def publish(
     run: Annotated[str, typer.Argument(help="Run id.")],
     force: Annotated[

@@ -22,6 +22,7 @@ EXAMPLE = Path("examples/text_logs")
     [
         "run",
         "status",
+        "evaluate",
         "publish",
         "recommend",
         "score",
