@@ -99,37 +99,18 @@ def _train_loop(spec: dict[str, Any]) -> None:
     rank, world_size = world.get_world_rank(), world.get_world_size()
     task: Task = spec["build"]()
     wrapped = prepare_model(task.model)
-    optimiser = torch.optim.AdamW(
-        task.model.parameters(),
-        lr=optimiser_config.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=optimiser_config.weight_decay,
-    )
+    optimiser = make_optimiser(task.model, optimiser_config)
     state = _restore(task.model, optimiser)
     while not _finished(state, optimiser_config):
         step = state["step"]
-        torch.manual_seed(spec["seed"] * 1_000_003 + step * 997 + rank)  # dropout by step alone
-        for group in optimiser.param_groups:
-            warm = min(1.0, (step + 1) / max(1, optimiser_config.warmup_steps))
-            group["lr"] = optimiser_config.learning_rate * warm
-        task.model.train()
-        device = next(task.model.parameters()).device
-        batch = [torch.as_tensor(x, device=device) for x in task.batch(step, rank, world_size)]
-        loss = wrapped(*batch)
-        if not math.isfinite(loss.item()):
-            raise UserError(
-                f"loss is {loss.item()} at step {step}: lower the learning rate "
-                f"({optimiser_config.learning_rate}) or look at the events' weights"
-            )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
-        optimiser.step()
+        loss = train_step(
+            task, wrapped, optimiser, optimiser_config, spec["seed"], step, rank, world_size
+        )
         state["step"] = step + 1
         if (step + 1) % optimiser_config.validate_every == 0 or _finished(state, optimiser_config):
-            _validate_and_save(task, optimiser, state, loss.item(), rank, world_size)
+            _validate_and_save(task, optimiser, state, loss, rank, world_size)
         if rank == 0 and step % 10 == 0:
-            facts = {"loss": loss.item(), "validation NDCG@10": state["best"]}
+            facts = {"loss": loss, "validation NDCG@10": state["best"]}
             spec["board"].put.remote(step + 1, facts)
     if rank == 0:
         if state["best_weights"]:
@@ -140,6 +121,57 @@ def _train_loop(spec: dict[str, Any]) -> None:
         facts |= {"steps": state["step"], "best_step": state["best_step"], "validation_ndcg": best}
         storage, result = spec["storage"], spec["result"]
         storage.write_json(facts, *result.rsplit("/", 1))
+
+
+def make_optimiser(model: Any, config: OptimiserConfig) -> Any:
+    """AdamW in one kernel over all weights."""
+    import torch
+
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def train_step(
+    task: Task,
+    wrapped: Any,
+    optimiser: Any,
+    config: OptimiserConfig,
+    seed: int,
+    step: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> float:
+    """One step of the optimiser; returns the loss of this worker's share of the batch.
+
+    All that is random depends on (seed, step, rank) alone. `wrapped` is the task's model, as
+    DDP wraps it. Raises UserError on a loss that is not finite, naming the step.
+    """
+    import torch
+
+    torch.manual_seed(seed * 1_000_003 + step * 997 + rank)
+    for group in optimiser.param_groups:
+        warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+        group["lr"] = config.learning_rate * warm
+    task.model.train()
+    device = next(task.model.parameters()).device
+    batch = [torch.as_tensor(x, device=device) for x in task.batch(step, rank, world_size)]
+    loss = wrapped(*batch)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise UserError(
+            f"loss is {value} at step {step}: lower the learning rate "
+            f"({config.learning_rate}) or look at the events' weights"
+        )
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
+    optimiser.step()
+    return value
 
 
 def _finished(state: dict[str, Any], config: OptimiserConfig) -> bool:

@@ -257,6 +257,23 @@ def test_sasrec_does_not_see_the_future() -> None:
     assert torch.allclose(losses[0], losses[1])
 
 
+def test_sasrec_loss_is_that_of_each_row_alone() -> None:
+    """Rows of like length go through the model together: how, must not matter to the loss."""
+    model, _ = train(config_of("sasrec"), 5)
+    rows = [[BOS, A], [BOS, A, B, C, D, E, F], [BOS, C, D], [BOS, F, E, D], [BOS, B, C, A, B, D]]
+    tokens = torch.tensor([row + [0] * (7 - len(row)) for row in rows])
+    weights = (tokens != 0).float()
+    weights[:, 0] = 0
+    weights[1, 2] = 0  # context without loss
+    with torch.no_grad():
+        whole = model.loss(tokens, weights)
+        alone = [
+            model.loss(torch.tensor([row]), weights[[n], : len(row)]) * weights[n].sum()
+            for n, row in enumerate(rows)
+        ]
+    assert whole.item() == pytest.approx((sum(alone) / weights.sum()).item(), rel=1e-5)
+
+
 def test_sasrec_weights_scale_an_event() -> None:
     model, _ = train(config_of("sasrec"), 5)
     tokens = torch.tensor([[BOS, A, F]])

@@ -21,7 +21,10 @@ from torch.nn import functional as F
 from llmaug.config import TrainConfig
 from llmaug.item_tags import item_tags
 from llmaug.recommenders import losses
+from llmaug.recommenders.dropout import Dropout
 from llmaug.vocabulary import BOS, PAD, Vocabulary
+
+_LENGTH_GROUPS = 4
 
 
 class SASRec(nn.Module):
@@ -44,7 +47,7 @@ class SASRec(nn.Module):
             for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(config.embedding_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=0.02)
         # Last: with and without tags, everything else starts from the same weights.
@@ -58,15 +61,30 @@ class SASRec(nn.Module):
     def loss(self, tokens: Tensor, weights: Tensor) -> Tensor:
         """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out."""
         table = self.table()
-        hidden = self._hidden(tokens[:, :-1], (tokens != PAD).sum(1) - 1, table)
-        weights = weights[:, 1:]
-        real = weights > 0  # only real targets meet the V-wide softmax
-        users, targets = hidden[real], tokens[:, 1:][real]
-        if self._loss == "sampled_softmax":
-            loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)
-        else:
-            loss = losses.softmax(users, table, targets)
-        return (loss * weights[real]).sum() / weights[real].sum()
+        users, targets, weights = self._targets(tokens, weights, table)
+        if self._loss == "softmax":
+            return losses.softmax(users, table, targets, weights)
+        loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)
+        return (loss * weights).sum() / weights.sum()
+
+    def _targets(
+        self, tokens: Tensor, weights: Tensor, table: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(P, D) hidden states before all real targets, (P,) these, (P,) their weights.
+
+        Rows of about the same length go through the blocks together, so that a long history
+        does not pad the short ones: most logs have many of these.
+        """
+        length = (tokens != PAD).sum(1) - 1
+        found = []
+        for rows in length.argsort(stable=True).chunk(_LENGTH_GROUPS):
+            width = int(length[rows[-1]])
+            own, own_weights = tokens[rows, : width + 1], weights[rows, 1 : width + 1]
+            hidden = self._hidden(own[:, :-1], length[rows], table)
+            real = own_weights > 0  # only real targets meet the V-wide softmax
+            found.append((hidden[real], own[:, 1:][real], own_weights[real]))
+        users, targets, weights = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        return users, targets, weights
 
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
         """(B, V) logits of the next item; a user without history is scored from BOS alone."""
@@ -106,9 +124,9 @@ class _Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.feed = nn.Sequential(
-            nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim)
+            nn.Linear(dim, dim), nn.GELU(), Dropout(dropout), nn.Linear(dim, dim)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, D = x.shape
