@@ -120,6 +120,11 @@ class Batches:
                 "no training sequence has an event to learn from: check the split and the "
                 "weights (merge.synthetic_weight)"
             )
+        # Where each sequence's first loss stands, and the order of the epoch asked for last.
+        num_tokens = len(sequences.tokens)
+        places = np.where(sequences.weights > 0, np.arange(num_tokens), num_tokens)
+        self._first_loss = np.minimum.reduceat(places, sequences.offsets[:-1])
+        self._order: tuple[int, np.ndarray] = (-1, self._usable)
         self._sequences = sequences
         self._size = min(batch_size, len(self._usable))
         self._window = window
@@ -139,23 +144,18 @@ class Batches:
         """
         rng = np.random.default_rng([self._seed, 1, step])
         chosen = self._chosen(step)[rank::world_size]
-        rows, row_weights = [], []
-        for index, draw in zip(chosen, rng.random(self._size)[rank::world_size], strict=True):
-            start, end = self._sequences.offsets[index : index + 2]
-            spare = end - start - self._window - 1
-            if spare > 0:
-                first_loss = int(np.argmax(self._sequences.weights[start:end] > 0))
-                earliest = min(spare, first_loss - 1)
-                start += earliest + int(draw * (spare - earliest + 1))
-                end = start + self._window + 1
-            rows.append(self._sequences.tokens[start:end])
-            row_weights.append(self._sequences.weights[start:end])
-        width = max(len(row) for row in rows)
-        tokens = np.full((len(rows), width), PAD, dtype=np.int64)
-        weights = np.zeros((len(rows), width), dtype=np.float32)
-        for i, (row, row_weight) in enumerate(zip(rows, row_weights, strict=True)):
-            tokens[i, : len(row)] = row
-            weights[i, : len(row)] = row_weight
+        draw = rng.random(self._size)[rank::world_size]
+        sequences, size = self._sequences, self._window + 1
+        start, end = sequences.offsets[chosen], sequences.offsets[chosen + 1]
+        spare = np.maximum(0, end - start - size)
+        earliest = np.minimum(spare, self._first_loss[chosen] - start - 1)
+        start = start + earliest + (draw * (spare - earliest + 1)).astype(int)
+        length = np.minimum(end - start, size)
+        place = start[:, None] + np.arange(length.max())  # (B, T)
+        inside = place < (start + length)[:, None]
+        place = np.minimum(place, len(sequences.tokens) - 1)
+        tokens = np.where(inside, sequences.tokens[place], PAD).astype(np.int64)
+        weights = np.where(inside, sequences.weights[place], 0).astype(np.float32)
         weights[:, 0] = 0  # nothing stands before the first token to predict it from
         return tokens, weights
 
@@ -166,8 +166,14 @@ class Batches:
         missing = self._size
         while missing:
             epoch, place = divmod(first, len(self._usable))
-            order = np.random.default_rng([self._seed, 0, epoch]).permutation(self._usable)
-            out.append(order[place : place + missing])
+            out.append(self._order_of(epoch)[place : place + missing])
             missing -= len(out[-1])
             first += len(out[-1])
         return np.concatenate(out)
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        """A shuffle that depends on the epoch alone, made once an epoch."""
+        if self._order[0] != epoch:
+            rng = np.random.default_rng([self._seed, 0, epoch])
+            self._order = epoch, rng.permutation(self._usable)
+        return self._order[1]

@@ -24,7 +24,8 @@ from llmaug.recommenders import losses
 from llmaug.recommenders.dropout import Dropout
 from llmaug.vocabulary import BOS, PAD, Vocabulary
 
-_LENGTH_GROUPS = 4
+_TOKENS_A_PASS = 256
+"""A pass through the blocks costs about as much as so many tokens in it (measured on a CPU)."""
 
 
 class SASRec(nn.Module):
@@ -75,12 +76,13 @@ class SASRec(nn.Module):
         Rows of about the same length go through the blocks together, so that a long history
         does not pad the short ones: most logs have many of these.
         """
-        length = (tokens != PAD).sum(1) - 1
+        length, order = ((tokens != PAD).sum(1) - 1).sort(stable=True)
+        size = _rows_a_pass(length.tolist())
         found = []
-        for rows in length.argsort(stable=True).chunk(_LENGTH_GROUPS):
-            width = int(length[rows[-1]])
+        for rows, lengths in zip(order.split(size), length.split(size), strict=True):
+            width = int(lengths[-1])
             own, own_weights = tokens[rows, : width + 1], weights[rows, 1 : width + 1]
-            hidden = self._hidden(own[:, :-1], length[rows], table)
+            hidden = self._hidden(own[:, :-1], lengths, table)
             real = own_weights > 0  # only real targets meet the V-wide softmax
             found.append((hidden[real], own[:, 1:][real], own_weights[real]))
         users, targets, weights = (torch.cat(pieces) for pieces in zip(*found, strict=True))
@@ -115,6 +117,17 @@ class SASRec(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+
+def _rows_a_pass(lengths: list[int]) -> int:
+    """How many of the rows with these ascending lengths go through the blocks together: few for
+    little padding, many for few passes."""
+
+    def cost(size: int) -> int:
+        ends = [min(start + size, len(lengths)) for start in range(0, len(lengths), size)]
+        return sum(size * lengths[end - 1] + _TOKENS_A_PASS for end in ends)
+
+    return min((-(-len(lengths) // passes) for passes in (1, 2, 4, 8)), key=cost)
 
 
 class _Block(nn.Module):
