@@ -27,7 +27,7 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 class Clock:
-    """Times epochs, validates after some of them, and says when to stop."""
+    """Times epochs (seconds of the CPU), validates after some of them, and says when to stop."""
 
     def __init__(self, task: dict[str, Any], events: Any, epochs_between: int) -> None:
         self._task, self._events, self._every = task, events, epochs_between
@@ -36,11 +36,11 @@ class Clock:
         self._stale, self._begin = 0, 0.0
 
     def start(self) -> None:
-        self._begin = time.perf_counter()
+        self._begin = time.process_time()
 
     def stop(self, scores_after: Callable[[list[int]], np.ndarray]) -> bool:
         """End of an epoch; True when training is over. The best scores are on disk."""
-        self.seconds += time.perf_counter() - self._begin
+        self.seconds += time.process_time() - self._begin
         self.epochs += 1
         late = self.seconds > self._task["max_seconds"]
         if self.epochs % self._every and not late:

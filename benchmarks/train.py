@@ -1,10 +1,10 @@
 """Training targets a second of our SASRec against RecTools' and RecBole's, and NDCG@10 of each.
 
 The same events (MovieLens-100K, 5-core, leave one out), size (64 wide, 2 layers, 2 heads, 50
-events), softmax over the whole catalogue, one thread, one allocator setting, one after another in
-processes of their own. Timed is the training alone, without validation. Each is stopped early by
-its validation NDCG@10, or after `--max-seconds` of training, and what it then says of every item
-is ranked here, by our evaluation.
+events), softmax over the whole catalogue, one thread, one after another in processes of their own.
+Our training sets the memory allocator (cluster.py); `--our-allocator` gives peers the same. Timed
+is the training alone, without validation, in seconds of the CPU. Each is stopped early by its validation NDCG@10, or
+after `--max-seconds` of training, and what it then says of every item is ranked by our evaluation.
 
 A target is an event to be predicted. RecTools and we predict all events of a window at a time,
 RecBole one event of each prefix. RecTools reads each user's last 51 events, we read a random
@@ -57,9 +57,7 @@ NEEDS = {
                 "torch numpy<2 pandas<3 scipy tqdm colorlog==4.7.2 colorama==0.4.4 scikit-learn "
                 "pyyaml tensorboard thop tabulate plotly texttable psutil"],
 }  # fmt: skip
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **WORKER_ENV,
-}  # fmt: skip
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "llmaug", "environments")
 
 
@@ -70,6 +68,9 @@ def main(
     ] = _CACHE,
     num_seeds: Annotated[int, typer.Option(min=1, help="Seeds of ours and each peer.")] = 1,
     max_seconds: Annotated[float, typer.Option(help="Training time of each at most.")] = 600,
+    our_allocator: Annotated[
+        bool, typer.Option("--our-allocator", help="Peers, too, get our allocator's settings.")
+    ] = False,
 ) -> None:
     names = [name.strip() for name in peers.split(",") if name.strip()]
     if unknown := set(names) - set(NEEDS):
@@ -81,14 +82,16 @@ def main(
         for name in [OURS, *names]:
             try:
                 python = sys.executable if name == OURS else environment(environments, name)
+                settings = ONE_THREAD | (WORKER_ENV if name == OURS or our_allocator else {})
                 for seed in range(1, num_seeds + 1):
-                    found.setdefault(name, []).append(
-                        measure(name, python, split, seed, max_seconds)
-                    )
+                    run = measure(name, python, settings, split, seed, max_seconds)
+                    found.setdefault(name, []).append(run)
             except UserError as error:
+                if name == OURS:
+                    raise
                 errors[name] = error.message
                 found.pop(name, None)
-    show(found, errors, split)
+    show(found, errors, split, our_allocator)
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,14 @@ def environment(folder: Path, name: str) -> str:
     return str(python)
 
 
-def measure(name: str, python: str, split: Split, seed: int, max_seconds: float) -> dict[str, Any]:
+def measure(
+    name: str,
+    python: str,
+    settings: dict[str, str],
+    split: Split,
+    seed: int,
+    max_seconds: float,
+) -> dict[str, Any]:
     """Train in a process of its own; its figures, and NDCG@10 of each test user.
 
     Raises UserError with the last words of a process that fails.
@@ -185,8 +195,11 @@ def measure(name: str, python: str, split: Split, seed: int, max_seconds: float)
         str(Path(__file__).with_name("peers.py")), name, str(path)
     ]  # fmt: skip
     print(f"training {name}, seed {seed}", flush=True)
+    # Ray's workers get our allocator from this process, and a peer must not find our packages.
+    hidden = {*WORKER_ENV, *([] if name == OURS else ["PYTHONPATH"])}
+    inherited = {key: value for key, value in os.environ.items() if key not in hidden}
     done = subprocess.run(
-        [python, *script], text=True, capture_output=True, env={**os.environ, **ONE_THREAD}
+        [python, *script], text=True, capture_output=True, env={**inherited, **settings}
     )
     if done.returncode:
         raise UserError(f"{name} failed: {done.stderr.strip()[-2000:]}")
@@ -225,11 +238,11 @@ def _child(path: str) -> None:
     optimiser = make_optimiser(ours.model, config.train)
     seconds, targets, step, best, stale = 0.0, 0, 0, (-1.0, 0), 0
     while stale < task["patience"] and seconds < task["max_seconds"]:
-        begin = time.perf_counter()
+        begin = time.process_time()
         for _ in range(config.train.validate_every):
             train_step(ours, ours.model, optimiser, config.train, seed, step)
             step += 1
-        seconds += time.perf_counter() - begin
+        seconds += time.process_time() - begin
         steps = range(step - config.train.validate_every, step)
         targets += sum(int((ours.batch(s, 0, 1)[1] > 0).sum()) for s in steps)
         ours.model.eval()
@@ -264,7 +277,12 @@ def _scores(ours: Any, task: dict[str, Any]) -> np.ndarray:
     return torch.cat(pieces)[:, NUM_SPECIAL:].numpy()
 
 
-def show(found: dict[str, list[dict[str, Any]]], errors: dict[str, str], split: Split) -> None:
+def show(
+    found: dict[str, list[dict[str, Any]]],
+    errors: dict[str, str],
+    split: Split,
+    our_allocator: bool,
+) -> None:
     """The table, and the line of JSON."""
     columns = {name: np.mean([run["user_ndcg"] for run in runs], 0) for name, runs in found.items()}
     everyone = np.arange(len(split.user_ids))
@@ -297,7 +315,7 @@ def show(found: dict[str, list[dict[str, Any]]], errors: dict[str, str], split: 
         print(f"{name:10} not measured: {error}")
     figures = {
         "benchmark": "train", "num_users": len(split.user_ids), "num_items": split.num_items,
-        "models": table, "errors": errors,
+        "our_allocator": our_allocator, "models": table, "errors": errors,
     }  # fmt: skip
     print(json.dumps(figures))
 
