@@ -172,7 +172,10 @@ def validate(base: Config, storage: Storage, file: Path | None) -> dict[str, dic
 
 
 def _validation(seeds: dict[str, Any]) -> dict[str, float]:
-    return {seed.removeprefix("seed-"): facts["validation_ndcg"] for seed, facts in seeds.items()}
+    found = {name.removeprefix("seed-"): facts["validation_ndcg"] for name, facts in seeds.items()}
+    if None in found.values():
+        raise UserError("no user has both training and validation events: nothing to choose by")
+    return found
 
 
 def _mean(by_seed: dict[str, float]) -> dict[str, Any]:

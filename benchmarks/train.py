@@ -3,8 +3,9 @@
 The same events (MovieLens-100K, 5-core, leave one out), size (64 wide, 2 layers, 2 heads, 50
 events), softmax over the whole catalogue, one thread, one after another in processes of their own.
 Our training sets the memory allocator (cluster.py); `--our-allocator` gives peers the same. Timed
-is the training alone, without validation, in seconds of the CPU. Each is stopped early by its validation NDCG@10, or
-after `--max-seconds` of training, and what it then says of every item is ranked by our evaluation.
+is the training alone, without validation, in seconds of the CPU. Each is stopped early by its
+validation NDCG@10, or after `--max-seconds` of training, and what it then says of every item is
+ranked by our evaluation.
 
 A target is an event to be predicted. RecTools and we predict all events of a window at a time,
 RecBole one event of each prefix. RecTools reads each user's last 51 events, we read a random
