@@ -121,9 +121,9 @@ class Batches:
                 "weights (merge.synthetic_weight)"
             )
         # Where each sequence's first loss stands, and the order of the epoch asked for last.
-        num_tokens = len(sequences.tokens)
-        places = np.where(sequences.weights > 0, np.arange(num_tokens), num_tokens)
-        self._first_loss = np.minimum.reduceat(places, sequences.offsets[:-1])
+        losses = np.flatnonzero(sequences.weights > 0)
+        following = np.searchsorted(losses, sequences.offsets[:-1])
+        self._first_loss = losses[np.minimum(following, len(losses) - 1)]
         self._order: tuple[int, np.ndarray] = (-1, self._usable)
         self._sequences = sequences
         self._size = min(batch_size, len(self._usable))
