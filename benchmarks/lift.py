@@ -45,9 +45,9 @@ BUILT_IN = {"ml-100k": CONFIGS / "demo.yaml", "ml-100k-thin": CONFIGS / "demo_th
 
 def main(
     dataset: Annotated[str, typer.Argument(help="Name, config or folder.")] = "ml-100k-thin",
-    output: Annotated[Path, typer.Option(help="Folder for the run and its figures.")] = Path(
-        "lift"
-    ),
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run and figures; default: demo/lift-DATASET.")
+    ] = None,
     recipes: Annotated[
         Path | None, typer.Option(help="YAML: {name: {plan: ..., lm: ..., train: ...}}.")
     ] = None,
@@ -57,7 +57,7 @@ def main(
     num_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each arm.")] = 3,
     open_test: Annotated[bool, typer.Option("--open-test", help="Measure on test events.")] = False,
 ) -> None:
-    storage = Storage(str(output))
+    storage = Storage(str(output or Path("demo", f"lift-{Path(dataset).stem}")))
     base = base_config(dataset, storage, num_seeds)
     try:
         found = validate(base, storage, recipes)

@@ -12,7 +12,8 @@ RecBole one event of each prefix. RecTools reads each user's last 51 events, we 
 window of as many.
 
 Each peer lives in a virtual environment of its own, which is made once (pip, minutes) below
-`--environments`. One that cannot be installed or fails is reported with its error.
+`--environments`; PIP_EXTRA_INDEX_URL may name PyTorch's CPU wheels. One that cannot be installed
+or fails is reported with its error.
 
     python benchmarks/train.py
     python benchmarks/train.py --peers rectools --num-seeds 3
