@@ -211,6 +211,88 @@ def retry_failed(
 
 
 @app.command()
+def evaluate(
+    datasets: Annotated[str, typer.Option(help="Configs, with commas: a.yaml,b.yaml.")],
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Compare the arms on several data sets, and say on how many augmentation helped.
+
+    Each config is a run of its own (its `name`), up to its report, and goes on where it was;
+    nothing is published. A data set that fails is reported, the others go on, exit code 1.
+
+    Example: `llmaug evaluate --datasets configs/demo.yaml,configs/demo_thin.yaml --root demo`
+    """
+    from llmaug import across
+    from llmaug.progress import Progress
+
+    paths = [Path(name.strip()) for name in datasets.split(",") if name.strip()]
+    if not paths:
+        raise typer.BadParameter("name at least one config", param_hint="--datasets")
+    console = Console(stderr=True)
+    places: list[Storage] = []
+
+    def storage_of(config: Config) -> Storage:
+        places.append(_storage(config, root, endpoint_url))
+        return places[-1]
+
+    try:
+        summary = across.compare(paths, storage_of, lambda put: Progress(console, put))
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            "stopped: what is finished is kept; run the same command again to go on"
+        ) from stop
+    page = across.write(places[0] if places else _storage(None, root, endpoint_url), summary)
+    if as_json:
+        _print_json(summary)
+    else:
+        Console().print(across.table(summary))
+        Console().print(escape(summary["claim"]), soft_wrap=True)
+        Console().print(f"page: {page}", soft_wrap=True)
+    if summary["num_failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    run: Annotated[str, typer.Argument(help="Run id.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="The augmented model, although the gate refused it.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; goes with --force.")] = None,
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Publish a run that has come to the gate: what the gate chose, or by force what it refused.
+
+    A force, its reason and what the gate had said are recorded with the published model, in
+    the run and in its report. Without --force an earlier force is taken back.
+
+    Example: `llmaug publish 2026-01-31 --force --reason "agreed with the shop team, ticket 71"`
+    """
+    from llmaug.cluster import disconnect
+    from llmaug.force import publish_run
+    from llmaug.progress import Progress
+
+    if force != (reason is not None):
+        raise typer.BadParameter("--force and --reason go together")
+    console = Console(stderr=True)
+    try:
+        card = publish_run(
+            _storage(None, root, endpoint_url), run, reason,
+            lambda put: Progress(console, put),
+        )  # fmt: skip
+    finally:
+        disconnect()
+    if as_json:
+        return _print_json(card)
+    by_force = " by force" if card["forced"] else ""
+    Console().print(f"published arm {card['arm']}{by_force}: {card['uri']}", soft_wrap=True)
+
+
+@app.command()
 def recommend(
     user: Annotated[str, typer.Option(help="User id as in the logs.")],
     k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,

@@ -15,7 +15,14 @@ import pyarrow as pa
 
 from llmaug import metrics
 from llmaug.arms import AUGMENTED, CONTROLS, REAL
-from llmaug.bootstrap import interval, mean_over_seeds, means, relative_lift, resampled_sums
+from llmaug.bootstrap import (
+    interval,
+    mean_over_seeds,
+    means,
+    p_of_gain,
+    relative_lift,
+    resampled_sums,
+)
 from llmaug.config import EvaluateConfig
 from llmaug.sequences import group_bounds
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
@@ -132,7 +139,7 @@ def figures(
     sums: as of `sum_ranks`, added over all parts of the users; `models` is their order.
     A user's metric is the mean over seeds. Returns {"num_users", "interval", "arms": {arm:
     {metric: {mean, low, high}}}, "by_seed": {arm: {seed: {metric: mean}}}, "lists": {arm:
-    {figure: mean over seeds}}, "lifts": [{arm, against, metric, relative, low, high}],
+    {figure: mean over seeds}}, "lifts": [{arm, against, metric, relative, low, high, p}],
     "lift": {metric: the augmented arm's against its control}, "segments": [...]}.
     """
     arms = list(dict.fromkeys(arm for arm, _ in models))
@@ -154,7 +161,8 @@ def figures(
     out["lists"] = {arm: _list_figures(arm, lists, train_events) for arm in arms}
     for arm, against in _compared(arms):
         for i, name in enumerate(names):
-            lift = relative_lift(per_arm[arm][:, i], per_arm[against][:, i])
+            new, old = per_arm[arm][:, i], per_arm[against][:, i]
+            lift = {**relative_lift(new, old), "p": p_of_gain(new, old)}
             out["lifts"].append({"arm": arm, "against": against, "metric": name, **lift})
     out["lift"] = _headline(out["lifts"], arms)
     out["segments"] = [

@@ -546,6 +546,9 @@ class EvaluateConfig(_Model):
     all (each item once). With leave_one_out there is only one."""
     exclude_seen: bool = True
     """Leave items of the history out of the ranking (false where repeats are normal)."""
+    liked_value: float = 4.0
+    """A recommended item that its user rated at least this later was liked. Ratings are the
+    column `value` of the held-out events; where they have none, nothing is judged."""
     num_bootstrap: int = Field(default=2000, ge=100)
     """Paired bootstrap samples over users (and over seeds, where there are several)."""
     min_users: int = Field(default=100, ge=1)

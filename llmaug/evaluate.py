@@ -3,7 +3,7 @@
 Every user with a training history and a held-out event is ranked by every trained model;
 the ranks are written (`evaluation/<model>/part-*.parquet`), and all figures are computed
 from them, so anyone can compute them again. They are summed up part by part (`sums`,
-`lists`), and only sums reach the driver.
+`lists`, `satisfaction`), and only sums reach the driver.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from llmaug.arms import Arm
 from llmaug.comparison import Lists, Model, figures, segments, sum_lists, sum_ranks
 from llmaug.config import EvaluateConfig
 from llmaug.ranking import rank_targets
+from llmaug.satisfaction import from_sums, sum_users
 from llmaug.schema import RANK, validate
 from llmaug.sequences import user_histories
 from llmaug.split import TEST, TRAIN, VALIDATION
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage
-from llmaug.vocabulary import NUM_SPECIAL, load
+from llmaug.vocabulary import NUM_SPECIAL, Vocabulary, load
 
-SUMS, LISTS = "sums", "lists"
+SUMS, LISTS, SATISFACTION = "sums", "lists", "satisfaction"
 
 _SUMS_SCHEMA = pa.schema({"segment": pa.string(), "sums": pa.list_(pa.float64())})
+_SATISFACTION_SCHEMA = pa.schema({"arm": pa.string(), "sums": pa.list_(pa.float64())})
 _LISTS_SCHEMA = pa.schema(
     {
         "arm": pa.string(),
@@ -57,11 +59,18 @@ def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
         )  # fmt: skip
         map_parts(context, _folder_of(folder, (arm, seed)), parts, work)
     vocabulary = context.folder("vocabulary")
-    add_up = partial(_sum_part, storage, folder, models, vocabulary, config.evaluate, config.seed)
+    add_up = partial(
+        _sum_part, storage, folder, split, models, vocabulary, config.evaluate, config.seed
+    )
     map_parts(context, f"{folder}/{SUMS}", parts, add_up)
     train_events = load(storage, vocabulary).items["train_events"].to_numpy()
     sums, lists = _total(storage, folder, parts, len(train_events))
     found = figures(sums, lists, models, train_events, config.evaluate, config.seed)
+    found["satisfaction"] = {
+        arm: judged
+        for arm, own in _add_rows(storage, f"{folder}/{SATISFACTION}", parts, "arm").items()
+        if (judged := from_sums(own))["num_users_with_ratings"]
+    }
     if found["num_users"] < config.evaluate.min_users:
         context.progress.note(
             f"[yellow]only {found['num_users']} held-out users with a history: the "
@@ -126,6 +135,7 @@ def _rank_part(
 def _sum_part(
     storage: Storage,
     folder: str,
+    split: str,
     models: list[Model],
     vocabulary_folder: str,
     config: EvaluateConfig,
@@ -148,6 +158,8 @@ def _sum_part(
             )  # fmt: skip
     table = pa.Table.from_pylist(found, schema=_LISTS_SCHEMA)
     storage.write_part(table, {}, f"{folder}/{LISTS}", part)
+    table = _judged(storage, split, models, ranks, vocabulary, config, seed, part)
+    storage.write_part(table, {}, f"{folder}/{SATISFACTION}", part)
     parts = segments(vocabulary.items["train_events"].to_numpy())
     sums = sum_ranks(ranks, parts, config, seed)
     rows = [{"segment": name, "sums": row} for name, own in sums.items() for row in own]
@@ -156,18 +168,51 @@ def _sum_part(
     return {}
 
 
+def _judged(
+    storage: Storage,
+    split: str,
+    models: list[Model],
+    ranks: list[pa.Table],
+    vocabulary: Vocabulary,
+    config: EvaluateConfig,
+    seed: int,
+    part: str,
+) -> pa.Table:
+    """Satisfaction sums of each arm's first seed, the one that may be published; no rows
+    where nobody rated anything later."""
+    held_out, training = (storage.read_part(f"{split}/{fold}", part) for fold in (TEST, TRAIN))
+    has_ratings = held_out["value"].null_count < held_out.num_rows
+    rows: list[dict[str, Any]] = []
+    for (arm, model_seed), table in zip(models, ranks, strict=True):
+        if has_ratings and model_seed == models[0][1]:
+            shown = _recommendations(table, vocabulary)
+            k, liked = config.cutoffs[0], config.liked_value
+            sums = sum_users(shown, held_out, training, k, liked, config.num_bootstrap, seed)
+            rows += [{"arm": arm, "sums": row} for row in sums]
+    return pa.Table.from_pylist(rows, schema=_SATISFACTION_SCHEMA)
+
+
+def _recommendations(ranks: pa.Table, vocabulary: Vocabulary) -> pa.Table:
+    """user_id, item_id, position of the lists in a table of schema RANK."""
+    lists = ranks.select(["user_id", "recommended"]).filter(ranks["recommended"].is_valid())
+    rows = [
+        (user, vocabulary.decode(token), place)
+        for user, own in zip(*(lists[n].to_pylist() for n in lists.column_names), strict=True)
+        for place, token in enumerate(own, start=1)
+        if token >= 0  # -1: items ran out
+    ]
+    columns = zip(*rows, strict=True) if rows else ([], [], [])
+    types = (pa.string(), pa.string(), pa.int32())
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+    return pa.table(arrays, names=["user_id", "item_id", "position"])
+
+
 def _total(
     storage: Storage, folder: str, parts: list[str], num_items: int
 ) -> tuple[dict[str, np.ndarray], dict[tuple[Model, int], Lists]]:
     """The sums of all parts, added up one part at a time."""
-    sums: dict[str, np.ndarray] = {}
     lists: dict[tuple[Model, int], Lists] = {}
     for part in parts:
-        table = storage.read_part(f"{folder}/{SUMS}", part)
-        for name in dict.fromkeys(table["segment"].to_pylist()):
-            rows = table.filter(pc.equal(table["segment"], name))["sums"].combine_chunks()
-            own = rows.flatten().to_numpy().reshape(len(rows), -1)
-            sums[name] = sums[name] + own if name in sums else own
         for row in storage.read_part(f"{folder}/{LISTS}", part).to_pylist():
             exposures = np.zeros(num_items, np.int64)
             exposures[row["items"]] = row["exposures"]
@@ -175,7 +220,21 @@ def _total(
             lists.setdefault(key, Lists(np.zeros(num_items, np.int64))).add(
                 Lists(exposures, row["unlike"], row["num_pairs"])
             )
-    return sums, lists
+    return _add_rows(storage, f"{folder}/{SUMS}", parts, "segment"), lists
+
+
+def _add_rows(
+    storage: Storage, folder: str, parts: list[str], column: str
+) -> dict[str, np.ndarray]:
+    """By name in `column`: the matrices whose rows are `sums`, added up over parts."""
+    found: dict[str, np.ndarray] = {}
+    for part in parts:
+        table = storage.read_part(folder, part)
+        for name in dict.fromkeys(table[column].to_pylist()):
+            rows = table.filter(pc.equal(table[column], name))["sums"].combine_chunks()
+            own = rows.flatten().to_numpy().reshape(len(rows), -1)
+            found[name] = found[name] + own if name in found else own
+    return found
 
 
 def stage(arms: tuple[Arm, ...]) -> Stage:
@@ -188,6 +247,7 @@ def stage(arms: tuple[Arm, ...]) -> Stage:
             "llmaug.bootstrap",
             "llmaug.metrics",
             "llmaug.ranking",
+            "llmaug.satisfaction",
             "llmaug.sequences",
         ),
         settings=lambda config: [config.evaluate, config.train.seeds],

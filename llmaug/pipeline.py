@@ -39,8 +39,9 @@ STEPS = ["ingest", "split", "vocabulary", "lm", "plan", "generate", "filter", "m
          "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
 
 
-def stages(config: Config) -> list[tuple[str, Stage]]:
-    """(step, stage) in order; what no arm needs is left out."""
+def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
+    """(step, stage) in order; what no arm needs is left out. Without `publishing` the models
+    are compared and reported on, and none goes out."""
     arms = chosen(config)
     shards = needed_shards(arms)
     augment = AUGMENTED in shards
@@ -62,8 +63,9 @@ def stages(config: Config) -> list[tuple[str, Stage]]:
     path += [("train", train.stage(arm)) for arm in arms]
     path += [("evaluate", evaluate.stage(tuple(arms)))]
     path += [("gate", gate.STAGE)]
-    path += [("publish", publish.STAGE)]
-    path += [("recommend", recommend.STAGE)]
+    if publishing:
+        path += [("publish", publish.STAGE)]
+        path += [("recommend", recommend.STAGE)]
     path += [("report", report.stage(tuple(stage.name for _, stage in path)))]
     return path
 
@@ -74,6 +76,7 @@ def run(
     run_id: str,
     until: str = "report",
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+    publishing: bool = True,
 ) -> dict[str, Any]:
     """Run the job up to and with step `until`; finished stages are skipped, others resumed.
 
@@ -83,7 +86,7 @@ def run(
     if until not in STEPS:
         raise UserError(f"no step '{until}'; steps are: {', '.join(STEPS)}")
     wanted = STEPS[: STEPS.index(until) + 1]
-    path = [stage for step, stage in stages(config) if step in wanted]
+    path = [stage for step, stage in stages(config, publishing) if step in wanted]
     folder = f"runs/{run_id}"
     with Lease(storage, folder) as lease:
         put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))

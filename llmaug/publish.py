@@ -1,7 +1,8 @@
 """The versioned model folder and the pointer that serving follows.
 
 `published/<name>/versions/<run_id>/` is written whole, then `CURRENT` is moved to it with
-compare-and-swap: a reader sees the old model or the new one, never half of one.
+compare-and-swap: a reader sees the old model or the new one, never half of one. A forced model
+(force.py) is a version of its own, `versions/<run_id>-forced/`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from llmaug.arms import AUGMENTED
 from llmaug.errors import UserError
 from llmaug.stage import Context, Stage
 from llmaug.storage import Storage
 
+FORCED = "forced.json"
+
 
 def run(context: Context) -> dict[str, Any]:
     config, storage = context.config, context.storage
-    decision = context.manifest("gate")["counts"]
-    arm, seed = decision["arm"], config.train.seeds[0]
+    decision, force = context.manifest("gate")["counts"], forced(context)
+    arm = AUGMENTED if force else decision["arm"]
+    seed = config.train.seeds[0]
     source = context.folder(f"model/{arm}/seed-{seed}")
-    version = f"published/{config.publish.name}/versions/{context.run_id}"
+    # The version of the refused night may be serving: it is left as it is.
+    name_of_version = f"{context.run_id}-forced" if force else context.run_id
+    version = f"published/{config.publish.name}/versions/{name_of_version}"
     facts = storage.read_json(source, "_trained.json")
     for name in storage.names(source):
         if not name.startswith("_"):
@@ -31,6 +38,7 @@ def run(context: Context) -> dict[str, Any]:
         "arm": arm,
         "seed": seed,
         "gate": decision,
+        "forced": force,
         "published_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     storage.write_json(card, version, "published.json")
@@ -39,6 +47,12 @@ def run(context: Context) -> dict[str, Any]:
     point_to(storage, config.publish.name, card)
     context.progress.note(f"published {storage.uri(version)}")
     return {**card, "uri": storage.uri(version)}
+
+
+def forced(context: Context) -> dict[str, Any] | None:
+    """{reason, refused, forced_utc, gate} when the gate's present decision was overruled."""
+    record = context.storage.read_json(f"runs/{context.run_id}", FORCED)
+    return record if record and record["gate"] == context.manifest("gate")["fingerprint"] else None
 
 
 def point_to(storage: Storage, name: str, card: dict[str, Any]) -> None:
@@ -76,4 +90,5 @@ STAGE = Stage(
     run=run,
     inputs=("gate",),
     settings=lambda config: [config.publish, config.train.seeds],
+    outside=forced,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -10,21 +11,22 @@ from llmaug.arms import ARMS
 from llmaug.bootstrap import lift_text
 from llmaug.config import Config
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
-from llmaug.stage import MANIFEST, Context, Stage
+from llmaug.stage import Context, Stage
 from llmaug.storage import Storage
 
 _SAMPLE_USERS = 3
 FORECAST = "forecast.json"
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(names: tuple[str, ...], context: Context) -> dict[str, Any]:
     storage, folder = context.storage, context.folder("report")
-    manifests = {name: m for name in _stages(context) if (m := _manifest(context, name))}
+    manifests = {name: context.manifest(name) for name in names}
     predicted = storage.read_json(f"runs/{context.run_id}", FORECAST)
     price = context.config.budget.price_per_hour
-    metrics = collect(manifests, context.skipped, predicted, price)
+    metrics = {"run_id": context.run_id, **collect(manifests, context.skipped, predicted, price)}
     storage.write_json(metrics, folder, "metrics.json")
-    page = render(context.config, context.run_id, metrics, manifests, _sample(context))
+    sample = _sample(context) if metrics["published"] else []
+    page = render(context.config, context.run_id, metrics, manifests, sample)
     storage.write(page.encode(), folder, "report.html")
     return {"report": storage.uri(folder, "report.html")}
 
@@ -43,7 +45,6 @@ def collect(
     seconds = outcomes.get("engine_seconds", 0)
     kept = filtered.get("events_kept", 0)
     return {
-        "run_id": manifests["publish"]["counts"]["run_id"],
         "ingest": manifests["ingest"]["counts"],
         "split": manifests["split"]["counts"],
         "ledger": {
@@ -72,10 +73,11 @@ def collect(
         "lifts": evaluation["lifts"],
         "interval": evaluation["interval"],
         "lists": evaluation["lists"],
+        "satisfaction": evaluation["satisfaction"],
         "training": _training(manifests),
         "segments": evaluation["segments"],
         "gate": manifests["gate"]["counts"],
-        "published": manifests["publish"]["counts"],
+        "published": manifests["publish"]["counts"] if "publish" in manifests else None,
         "stages": {
             name: {
                 "seconds": m["seconds"],
@@ -165,18 +167,8 @@ def render(
         augmented="outcomes" in manifests,
         lift_text=lift_text,
         covers=covers(metrics["interval"]),
-        exclude_seen=config.evaluate.exclude_seen,
+        evaluate=config.evaluate,
     )
-
-
-def _stages(context: Context) -> list[str]:
-    from llmaug.pipeline import stages
-
-    return [stage.name for _, stage in stages(context.config) if stage.name != "report"]
-
-
-def _manifest(context: Context, name: str) -> dict[str, Any] | None:
-    return context.storage.read_json(context.folder(name), MANIFEST)
 
 
 def _sample(context: Context) -> list[dict[str, Any]]:
@@ -203,4 +195,4 @@ def load_metrics(storage: Storage, run_id: str) -> dict[str, Any] | None:
 
 def stage(names: tuple[str, ...]) -> Stage:
     """Depends on every stage before it."""
-    return Stage(name="report", run=run, inputs=names)
+    return Stage(name="report", run=partial(run, names), inputs=names)

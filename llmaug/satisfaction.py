@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+FIGURES = (
+    "rated_share",
+    "rating",
+    "liked_share",
+    "held_out_rating",
+    "at_least_own_mean_share",
+    "over_own_mean",
+)
+
+
 def satisfaction(
     recommendations: pa.Table,
     held_out: pa.Table,
@@ -30,11 +40,11 @@ def satisfaction(
 ) -> dict[str, Any]:
     """Ratings of the top `k` by users who rated anything in the held-out events.
 
-    recommendations: schema RECOMMENDATION, made without a look at the held-out events;
-    held_out, training: schema EVENT, real rows, `value` is the rating (rows without one do not
-    count, of several for one item the last one does). Each figure is {mean, low, high}, the
-    mean over users of the user's own mean with its 95% percentile bootstrap interval over
-    users, or null without users:
+    recommendations: user_id, item_id and position (from 1) as in schema RECOMMENDATION, made
+    without a look at the held-out events; held_out, training: schema EVENT, real rows, `value`
+    is the rating (rows without one do not count, of several for one item the last one does).
+    Each figure is {mean, low, high}, the mean over users of the user's own mean with its 95%
+    percentile bootstrap interval over users, or null without users:
 
     rated_share             of the user's recommendations, those that it rated later
     rating                  of its rated recommendations
@@ -48,7 +58,27 @@ def satisfaction(
     recommendation (the next three), "num_users_with_own_mean": of these, with a rating in
     training (the last two), "num_rated": rated recommendations}.
     """
-    shown = recommendations.to_pandas()
+    return from_sums(
+        sum_users(recommendations, held_out, training, k, liked_value, num_bootstrap, seed)
+    )
+
+
+def sum_users(
+    recommendations: pa.Table,
+    held_out: pa.Table,
+    training: pa.Table,
+    k: int,
+    liked_value: float,
+    num_bootstrap: int,
+    seed: int,
+) -> np.ndarray:
+    """What `satisfaction` knows of some of the users; sums of disjoint users add up.
+
+    Returns (1 + num_bootstrap, 2 + 2 x FIGURES): users with recommendations, rated
+    recommendations, and for each figure the weight of its users and the weighted sum of their
+    means. Row 0 is the data, the others are resamples.
+    """
+    shown = recommendations.select(["user_id", "item_id", "position"]).to_pandas()
     shown = shown.loc[shown["position"] <= k, ["user_id", "item_id"]].drop_duplicates()
     later = _last_ratings(held_out)
     own_mean = _last_ratings(training).groupby("user_id")["value"].mean()
@@ -66,20 +96,29 @@ def satisfaction(
     known["over_own_mean"] = known["rating"] - own_mean.reindex(known["user_id"]).to_numpy()
     known["at_least_own_mean_share"] = (known["over_own_mean"] >= 0).astype(float)
 
+    users = sorted(rows["user_id"].unique())
+    frames = (rows, rated, rated, everything, known, known)
+    groups = []
+    for frame, name in zip(frames, FIGURES, strict=True):
+        own = frame.groupby("user_id")[name].mean()  # sorted by user
+        groups.append((np.searchsorted(users, own.index.to_numpy()), own.to_numpy()[:, None]))
+    sums = resampled_sums(users, groups, num_bootstrap, seed)
+    counts = np.tile([float(num_users), float(len(rated))], (1 + num_bootstrap, 1))
+    return np.concatenate([counts, *sums], axis=1)
+
+
+def from_sums(sums: np.ndarray) -> dict[str, Any]:
+    """The figures of `satisfaction` from sums over all users."""
+    of_figure = {name: sums[:, 2 + 2 * at : 4 + 2 * at] for at, name in enumerate(FIGURES)}
     out: dict[str, Any] = {
-        "num_users": num_users,
-        "num_users_with_ratings": rows["user_id"].nunique(),
-        "num_users_rated": rated["user_id"].nunique(),
-        "num_users_with_own_mean": known["user_id"].nunique(),
-        "num_rated": len(rated),
+        "num_users": int(sums[0, 0]),
+        "num_users_with_ratings": int(of_figure["rated_share"][0, 0]),
+        "num_users_rated": int(of_figure["rating"][0, 0]),
+        "num_users_with_own_mean": int(of_figure["over_own_mean"][0, 0]),
+        "num_rated": int(sums[0, 1]),
     }
-    for frame, names in (
-        (rows, ["rated_share"]),
-        (rated, ["rating", "liked_share"]),
-        (everything, ["held_out_rating"]),
-        (known, ["at_least_own_mean_share", "over_own_mean"]),
-    ):
-        out |= _over_users(frame, names, num_bootstrap, seed)
+    for name, own in of_figure.items():
+        out[name] = dict(interval(means(own)[:, 0])) if own[0, 0] else None
     return out
 
 
@@ -89,16 +128,3 @@ def _last_ratings(events: pa.Table) -> pd.DataFrame:
     frame = table.filter(table["value"].is_valid()).to_pandas()
     frame = frame.sort_values("timestamp", kind="stable").astype({"value": float})
     return frame.drop_duplicates(["user_id", "item_id"], keep="last").drop(columns="timestamp")
-
-
-def _over_users(
-    frame: pd.DataFrame, names: list[str], num_bootstrap: int, seed: int
-) -> dict[str, dict[str, float] | None]:
-    if not len(frame):
-        return dict.fromkeys(names)
-    of_users = frame.groupby("user_id")[names].mean()
-    everyone = np.arange(len(of_users))
-    users = of_users.index.tolist()
-    (sums,) = resampled_sums(users, [(everyone, of_users.to_numpy())], num_bootstrap, seed)
-    found = means(sums)
-    return {name: dict(interval(found[:, at])) for at, name in enumerate(names)}

@@ -165,6 +165,11 @@ class Batches:
                 "no training sequence has an event to learn from: check the split and the "
                 "weights (merge.synthetic_weight)"
             )
+        # Where each sequence's first loss stands, and the order of the epoch asked for last.
+        losses = np.flatnonzero(sequences.weights > 0)
+        following = np.searchsorted(losses, sequences.offsets[:-1])
+        self._first_loss = losses[np.minimum(following, len(losses) - 1)]
+        self._order: tuple[int, np.ndarray] = (-1, self._usable)
         self._sequences = sequences
         self.size = min(batch_size, len(self._usable))
         self._window = window
@@ -178,10 +183,29 @@ class Batches:
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right."""
-        return padded(self.rows(step, rank, world_size))
+        _, start, length = self._windows(step, rank, world_size)
+        sequences = self._sequences
+        place = start[:, None] + np.arange(length.max())  # (B, T)
+        inside = place < (start + length)[:, None]
+        place = np.minimum(place, len(sequences.tokens) - 1)
+        tokens = np.where(inside, sequences.tokens[place], PAD).astype(np.int64)
+        weights = np.where(inside, sequences.weights[place], 0).astype(np.float32)
+        weights[:, 0] = 0  # nothing stands before the first token to predict it from
+        return tokens, weights
 
     def rows(self, step: int, rank: int = 0, world_size: int = 1) -> list[Row]:
-        """The (B,) windows of `step`.
+        """The (B,) windows of `step` one by one."""
+        tokens, weights = self._sequences.tokens, self._sequences.weights
+        return [
+            Row(int(index), tokens[start : start + length], weights[start : start + length])
+            for index, start, length in zip(*self._windows(step, rank, world_size), strict=True)
+        ]
+
+    def _windows(
+        self, step: int, rank: int, world_size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(B,) sequences of the batch, and where in the tokens each one's window starts, and
+        its length.
 
         Long sequences contribute one random window of `window` + 1 tokens a visit; a long
         context is cut rather than the events behind it, which carry the loss.
@@ -193,18 +217,12 @@ class Batches:
                 f"a batch of {self.size} sequences cannot be cut into {world_size} shares: "
                 "lower num_workers or num_accumulations"
             )
-        rows = []
-        for index, draw in zip(chosen, rng.random(self.size)[rank::world_size], strict=True):
-            start, end = self._sequences.offsets[index : index + 2]
-            spare = end - start - self._window - 1
-            if spare > 0:
-                first_loss = int(np.argmax(self._sequences.weights[start:end] > 0))
-                earliest = min(spare, first_loss - 1)
-                start += earliest + int(draw * (spare - earliest + 1))
-                end = start + self._window + 1
-            tokens, weights = self._sequences.tokens[start:end], self._sequences.weights[start:end]
-            rows.append(Row(int(index), tokens, weights))
-        return rows
+        draw = rng.random(self.size)[rank::world_size]
+        start, end = self._sequences.offsets[chosen], self._sequences.offsets[chosen + 1]
+        spare = np.maximum(0, end - start - self._window - 1)
+        earliest = np.minimum(spare, self._first_loss[chosen] - start - 1)
+        start = start + earliest + (draw * (spare - earliest + 1)).astype(int)
+        return chosen, start, np.minimum(end - start, self._window + 1)
 
     def _chosen(self, step: int) -> np.ndarray:
         """Sequence indices: a fresh shuffle each epoch, batches running over its end."""
@@ -213,11 +231,17 @@ class Batches:
         missing = self.size
         while missing:
             epoch, place = divmod(first, len(self._usable))
-            order = np.random.default_rng([self._seed, 0, epoch]).permutation(self._usable)
-            out.append(order[place : place + missing])
+            out.append(self._order_of(epoch)[place : place + missing])
             missing -= len(out[-1])
             first += len(out[-1])
         return np.concatenate(out)
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        """A shuffle that depends on the epoch alone, made once an epoch."""
+        if self._order[0] != epoch:
+            rng = np.random.default_rng([self._seed, 0, epoch])
+            self._order = epoch, rng.permutation(self._usable)
+        return self._order[1]
 
 
 def padded(rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,9 @@ def print_summary(console: Console, storage: Storage, run_id: str, metrics: dict
         _print_generation(console, metrics)
     gate = metrics["gate"]
     verdict = "[green]passed[/green]" if gate["passed"] else "[yellow]not passed[/yellow]"
-    console.print(f"gate: {verdict}, arm [bold]{gate['arm']}[/bold] is published")
+    console.print(f"gate: {verdict}, arm [bold]{metrics['published']['arm']}[/bold] is published")
+    if force := metrics["published"]["forced"]:
+        console.print(f"[red]by force[/red] ({force['forced_utc']}): {escape(force['reason'])}")
     for reason in gate["reasons"]:
         console.print(f"  - {reason}")
     slowest = max(metrics["stages"].values(), key=lambda stage: stage["peak_rss_mb"])

@@ -221,6 +221,7 @@ def stage(arm: Arm) -> Stage:
             "llmaug.recommenders.sasrec",
             "llmaug.recommenders.two_tower",
             "llmaug.recommenders.losses",
+            "llmaug.recommenders.dropout",
             "llmaug.recommenders.linear",
             "llmaug.recommenders.ease",
             "llmaug.recommenders.popularity",

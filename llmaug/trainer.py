@@ -129,23 +129,17 @@ def _train(spec: dict[str, Any]) -> None:
     rank, world_size = world.get_world_rank(), world.get_world_size()
     task: Task = spec["build"]()
     wrapped = prepare_model(task.model)
-    optimiser = torch.optim.AdamW(
-        task.model.parameters(),
-        lr=optimiser_config.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=optimiser_config.weight_decay,
-    )
+    optimiser = make_optimiser(task.model, optimiser_config)
     state = _restore(task.model, optimiser)
     while not _finished(state, optimiser_config):
         step = state["step"]
-        torch.manual_seed(spec["seed"] * 1_000_003 + step * 997 + rank)  # dropout by step alone
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(optimiser_config, step)
-        task.model.train()
-        optimiser.zero_grad(set_to_none=True)
-        loss = backward(spec, task, wrapped, step, rank, world_size)
-        torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
-        optimiser.step()
+        try:
+            loss = train_step(
+                task, wrapped, optimiser, optimiser_config, spec["seed"], step, rank, world_size
+            )
+        except NotFinite as found:
+            folder = spec["storage"], spec["folder"]
+            raise not_finite(*folder, optimiser_config, found, step, rank) from None
         state["step"] = step + 1
         if (step + 1) % optimiser_config.validate_every == 0 or _finished(state, optimiser_config):
             _validate_and_save(task, optimiser, state, loss, rank, world_size)
@@ -173,14 +167,22 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
     return config.learning_rate * warm
 
 
+class NotFinite(Exception):
+    """A loss that is no number, and the batch that gave it."""
+
+    def __init__(self, loss: float, batch: tuple[Any, ...]) -> None:
+        super().__init__(f"loss is {loss}")
+        self.loss, self.batch = loss, batch
+
+
 def backward(
-    spec: dict[str, Any], task: Task, wrapped: Any, step: int, rank: int, world_size: int
+    config: OptimiserConfig, task: Task, wrapped: Any, step: int, rank: int, world_size: int
 ) -> float:
     """Gradients of this worker's share of the batch, in as many pieces as configured; returns
-    its mean loss. A piece counts by its weight, so that pieces add up to the whole."""
+    its mean loss. A piece counts by its weight, so that pieces add up to the whole. Raises
+    NotFinite."""
     import torch
 
-    config: OptimiserConfig = spec["optimiser"]
     pieces = config.num_accumulations
     device = next(task.model.parameters()).device
     batches = [
@@ -196,7 +198,7 @@ def backward(
             with torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(config, device)):
                 loss = wrapped(*(torch.as_tensor(x, device=device) for x in batch))
             if not math.isfinite(loss.item()):
-                raise _not_finite(spec, loss.item(), step, rank, batch)
+                raise NotFinite(loss.item(), batch)
             (loss if pieces == 1 else loss * share).backward()
         mean += loss.item() * share
     return mean
@@ -210,25 +212,65 @@ def _in_bfloat16(config: OptimiserConfig, device: Any) -> bool:
     return config.precision == "bfloat16"
 
 
-def _not_finite(
-    spec: dict[str, Any], loss: float, step: int, rank: int, batch: tuple[Any, ...]
+def not_finite(
+    storage: Storage, folder: str, config: OptimiserConfig, found: NotFinite, step: int, rank: int
 ) -> UserError:
     """The error to raise; what it speaks of is saved first."""
-    storage: Storage = spec["storage"]
-    rate = learning_rate(spec["optimiser"], step)
-    found = {
+    rate = learning_rate(config, step)
+    facts = {
         "step": step,
         "rank": rank,
-        "loss": str(loss),
+        "loss": str(found.loss),
         "learning_rate": rate,
-        "batch": [array.tolist() for array in batch],
+        "batch": [array.tolist() for array in found.batch],
     }
-    storage.write_json(found, spec["folder"], FAILED_BATCH)
+    storage.write_json(facts, folder, FAILED_BATCH)
     return UserError(
-        f"loss is {loss} at step {step}; the batch is in "
-        f"{storage.uri(spec['folder'], FAILED_BATCH)}: lower the learning rate ({rate:g}) or "
+        f"loss is {found.loss} at step {step}; the batch is in "
+        f"{storage.uri(folder, FAILED_BATCH)}: lower the learning rate ({rate:g}) or "
         "look at the events' weights"
     )
+
+
+def make_optimiser(model: Any, config: OptimiserConfig) -> Any:
+    """AdamW in one kernel over all weights."""
+    import torch
+
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def train_step(
+    task: Task,
+    wrapped: Any,
+    optimiser: Any,
+    config: OptimiserConfig,
+    seed: int,
+    step: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> float:
+    """One step of the optimiser; returns the loss of this worker's share of the batch.
+
+    All that is random depends on (seed, step, rank) alone. `wrapped` is the task's model, as
+    DDP wraps it. Raises NotFinite.
+    """
+    import torch
+
+    torch.manual_seed(seed * 1_000_003 + step * 997 + rank)
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(config, step)
+    task.model.train()
+    optimiser.zero_grad(set_to_none=True)
+    loss = backward(config, task, wrapped, step, rank, world_size)
+    torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
+    optimiser.step()
+    return loss
 
 
 def _finished(state: dict[str, Any], config: OptimiserConfig) -> bool:

@@ -22,6 +22,8 @@ EXAMPLE = Path("examples/text_logs")
     [
         "run",
         "status",
+        "evaluate",
+        "publish",
         "recommend",
         "score",
         "ab",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from llmaug.arms import ARMS
 from llmaug.config import EvaluateConfig
 from llmaug.stage import Context
 from tests.tables import (
+    Row,
     catalogue,
     events,
     histories,
@@ -39,11 +41,21 @@ class Alphabetical:
         return -self._sign * torch.arange(7.0).repeat(len(users), 1)
 
 
-def write_split(context: Context, parts: dict[str, set[str]]) -> None:
-    """The three folds, each part with the users that `parts` gives it."""
-    for fold, rows in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+def write_split(
+    context: Context,
+    parts: dict[str, set[str]],
+    test: list[Row] = TEST,
+    values: dict[tuple[str, str], float] | None = None,
+) -> None:
+    """The three folds, each part with the users that `parts` gives it; `values` has the
+    ratings of (user, item)."""
+    for fold, rows in (("train", TRAIN), ("validation", VALIDATION), ("test", test)):
         for part, users in parts.items():
-            table = events([row for row in rows if row[0] in users])
+            own = [row for row in rows if row[0] in users]
+            given = [(values or {}).get((user, item)) for user, item, _ in own]
+            table = events(own)
+            at = table.schema.get_field_index("value")
+            table = table.set_column(at, table.field(at), pa.array(given, pa.float32()))
             context.storage.write_part(table, {}, context.folder(f"split/{fold}"), part)
     write_vocabulary(context, WORDS, {})
 
@@ -88,14 +100,19 @@ def test_seen_items_compete_where_repeats_are_normal(
 
 
 def evaluated(
-    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, run_id: str, *parts: set[str]
+    make_context: MakeContext,
+    monkeypatch: pytest.MonkeyPatch,
+    run_id: str,
+    *parts: set[str],
+    test: list[Row] = TEST,
+    values: dict[tuple[str, str], float] | None = None,
 ) -> tuple[Context, dict[str, Any]]:
     """Two arms: `real` likes a best, `augmented` likes d best, which both users take."""
     context = make_context(
         run_id, evaluate={"cutoffs": [2, 3], "num_bootstrap": 100, "min_users": 3},
         train={"seeds": [1, 2]},
     )  # fmt: skip
-    write_split(context, {f"part-{i}": users for i, users in enumerate(parts)})
+    write_split(context, {f"part-{i}": users for i, users in enumerate(parts)}, test, values)
     seeds = {f"seed-{seed}": {"model_digest": "x"} for seed in (1, 2)}
     for arm in ("real", "augmented"):
         write_finished(context, f"model/{arm}", **seeds)
@@ -130,3 +147,70 @@ def test_the_table_is_the_same_however_users_are_cut_into_parts(
     _, whole = evaluated(make_context, monkeypatch, "one", {"u1", "u2", "u3", "u4"})
     _, cut = evaluated(make_context, monkeypatch, "three", {"u1"}, {"u3", "u4"}, {"u2"})
     assert whole == cut
+
+
+# -- satisfaction ------------------------------------------------------------------------------
+
+# u1 gets c, d of `real` and d, c of `augmented`; u2 a, c and d, c. Only d is rated later.
+RATED = {("u1", "d"): 5.0, ("u2", "d"): 2.0, ("u1", "a"): 3.0, ("u2", "b"): 2.0}
+
+
+@pytest.mark.parametrize("parts", [[{"u1", "u2", "u3", "u4"}], [{"u1"}, {"u3", "u4"}, {"u2"}]])
+def test_recommendations_are_judged_by_later_ratings(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, parts: list[set[str]]
+) -> None:
+    _, found = evaluated(make_context, monkeypatch, "rated", *parts, values=RATED)
+    real, augmented = found["satisfaction"]["real"], found["satisfaction"]["augmented"]
+    assert (real["num_users"], real["num_users_with_ratings"]) == (2, 2)
+    assert (real["num_users_rated"], augmented["num_users_rated"]) == (1, 2)
+    assert (real["rating"]["mean"], augmented["rating"]["mean"]) == (5, 3.5)
+    assert (real["liked_share"]["mean"], augmented["liked_share"]["mean"]) == (1, 0.5)
+    # u1 gave a 3 in training and u2 gave b 2: 5 and 2 are both at least that.
+    assert augmented["at_least_own_mean_share"]["mean"] == 1
+    assert augmented["over_own_mean"]["mean"] == 1
+
+
+def test_without_held_out_ratings_nothing_is_judged(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training_only = {("u1", "a"): 3.0}
+    _, found = evaluated(
+        make_context, monkeypatch, "x", {"u1", "u2", "u3", "u4"}, values=training_only
+    )
+    assert found["satisfaction"] == {}
+
+
+class Listening(Alphabetical):
+    """Remembers the histories that it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: dict[str, list[str]] = {}
+
+    def score(self, users: list[str], histories: list[list[int]]) -> torch.Tensor:
+        for user, tokens in zip(users, histories, strict=True):
+            self.heard[user] = [WORDS.decode(token) for token in tokens]
+        return super().score(users, histories)
+
+
+def test_what_is_judged_was_recommended_without_a_look_at_the_held_out_events(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other held-out events and ratings of the same users: the same histories, the same lists."""
+    lists = []
+    for run_id, test in (("one", TEST), ("other", histories(u1="c", u2="a", u3="a"))):
+        model = Listening()
+        context = make_context(run_id)
+        write_split(context, {"p": {"u1", "u2", "u3", "u4"}}, test, RATED)
+        monkeypatch.setattr(recommenders, "load_once", lambda *_, model=model: (model, WORDS))
+        evaluate._rank_part(
+            context.storage, ("m", "x"), context.folder("split"), run_id, "real", 1,
+            EvaluateConfig(cutoffs=[2]), "p",
+        )  # fmt: skip
+        assert model.heard == {"u1": ["a", "a", "b"], "u2": ["b"]}  # train, then validation
+        ranks = context.storage.read_part(run_id, "p")
+        lists.append(evaluate._recommendations(ranks, WORDS).to_pylist())
+    assert lists[0] == lists[1]
+    assert [(row["user_id"], row["item_id"], row["position"]) for row in lists[0]] == [
+        ("u1", "c", 1), ("u1", "d", 2), ("u2", "a", 1), ("u2", "c", 2)
+    ]  # fmt: skip

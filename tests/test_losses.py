@@ -1,4 +1,4 @@
-"""Losses on samples of the catalogue agree with the loss on all of it."""
+"""The loss on all of the catalogue is cross-entropy; those on samples of it agree with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from llmaug.recommenders import losses
 from llmaug.recommenders.losses import bpr, sampled_softmax, softmax, target_share
 from llmaug.vocabulary import NUM_SPECIAL
 
@@ -39,7 +41,48 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def full(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     """Softmax over the items alone."""
-    return softmax(hidden, table[NUM_SPECIAL:], targets - NUM_SPECIAL)
+    logits = hidden @ table[NUM_SPECIAL:].T
+    return cross_entropy(logits, targets - NUM_SPECIAL, reduction="none")
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 64, 10_000])
+def test_softmax_and_its_gradients_are_those_of_cross_entropy(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """However many targets are taken at a time, and with weights that differ."""
+    monkeypatch.setattr(losses, "_MIN_TARGETS", at_once)
+    monkeypatch.setattr(losses, "_LOGITS_ON_CPU", 0)
+    torch.manual_seed(0)
+    targets, weights = torch.randint(0, V, (200,)), torch.rand(200).double()
+    found, expected = [], []
+    for out, fused in ((found, True), (expected, False)):
+        torch.manual_seed(1)
+        hidden = torch.randn(200, DIM, dtype=torch.float64, requires_grad=True)
+        table = torch.randn(V, DIM, dtype=torch.float64, requires_grad=True)
+        if fused:
+            loss = softmax(hidden, table, targets, weights)
+        else:
+            each = cross_entropy(hidden @ table.T, targets, reduction="none")
+            loss = (each * weights).sum() / weights.sum()
+        (3 * loss).backward()
+        assert hidden.grad is not None and table.grad is not None
+        out += [loss, hidden.grad, table.grad]
+    for ours, torchs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, torchs, rtol=1e-10, atol=1e-12)
+
+
+def test_softmax_of_a_hopeless_target_is_finite_and_pushes_the_right_way() -> None:
+    hidden = torch.tensor([[1.0]], requires_grad=True)
+    table = torch.tensor([[500.0], [-500.0]])
+    loss = softmax(hidden, table, torch.tensor([1]), torch.ones(1))
+    loss.backward()
+    assert 80 < loss.item() < 100
+    assert hidden.grad is not None and hidden.grad.item() == 1000
+
+
+def test_softmax_of_what_is_no_number_is_none() -> None:
+    nan = softmax(torch.full((1, 1), torch.nan), torch.ones(2, 1), torch.tensor([1]), torch.ones(1))
+    assert torch.isnan(nan)
 
 
 def test_the_sample_estimates_the_softmax_over_all_items(

@@ -257,6 +257,37 @@ def test_sasrec_does_not_see_the_future() -> None:
     assert torch.allclose(losses[0], losses[1])
 
 
+@pytest.mark.parametrize("cost_of_a_pass", [0, 1000])
+def test_sasrec_loss_is_that_of_each_row_alone(
+    monkeypatch: pytest.MonkeyPatch, cost_of_a_pass: int
+) -> None:
+    """Rows of like length go through the model together: how, must not matter to the loss."""
+    monkeypatch.setattr("llmaug.recommenders.sasrec._TOKENS_A_PASS", cost_of_a_pass)
+    model, _ = train(config_of("sasrec"), 5)
+    rows = [[BOS, A], [BOS, A, B, C, D, E, F], [BOS, C, D], [BOS, F, E, D], [BOS, B, C, A, B, D]]
+    tokens = torch.tensor([row + [0] * (7 - len(row)) for row in rows])
+    weights = (tokens != 0).float()
+    weights[:, 0] = 0
+    weights[1, 2] = 0  # context without loss
+    with torch.no_grad():
+        whole = model.loss(tokens, weights)
+        alone = [
+            model.loss(torch.tensor([row]), weights[[n], : len(row)]) * weights[n].sum()
+            for n, row in enumerate(rows)
+        ]
+    assert whole.item() == pytest.approx((sum(alone) / weights.sum()).item(), rel=1e-5)
+
+
+def test_rows_are_parted_where_padding_costs_more_than_a_pass() -> None:
+    from llmaug.recommenders.sasrec import _rows_a_pass
+
+    assert _rows_a_pass([5] * 128) == 128
+    assert _rows_a_pass([50] * 128) == 128
+    assert _rows_a_pass([5] * 96 + [50] * 32) == 32  # the long ones by themselves
+    assert _rows_a_pass([1, 6]) == 2  # too few to matter
+    assert _rows_a_pass([3]) == 1
+
+
 def test_sasrec_weights_scale_an_event() -> None:
     model, _ = train(config_of("sasrec"), 5)
     tokens = torch.tensor([[BOS, A, F]])

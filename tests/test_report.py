@@ -29,6 +29,7 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
     sums = sum_ranks(tables, segments(TRAIN_EVENTS), CONFIG.evaluate, seed=7)
     lists = {(m, k): Lists(np.array([9, 3, 1, 0, 0, 0])) for m in models for k in (10, 20)}
     found = figures(sums, lists, models, TRAIN_EVENTS, CONFIG.evaluate, seed=7)
+    found["satisfaction"] = {}
     trained = {"steps": 800, "best_step": 500, "validation_ndcg": 0.1}
     counts: dict[str, dict[str, Any]] = {
         "ingest": {"rows_read": 1000},
@@ -42,7 +43,13 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
         **{f"model/{arm}": {f"seed-{seed}": trained for seed in seeds} for arm in arms},
         "evaluation": found,
         "gate": gate.decide(found, CONFIG.gate, CONFIG.evaluate),
-        "publish": {"run_id": "r", "version": "v", "uri": "file:///tmp/published"},
+        "publish": {
+            "run_id": "r",
+            "version": "v",
+            "uri": "file:///tmp/published",
+            "arm": "real",
+            "forced": None,
+        },
     }
     stage = {"seconds": 1.0, "peak_rss_mb": 100, "fingerprint": "0123456789abcdef"}
     return {name: {**stage, "counts": own} for name, own in counts.items()}
@@ -113,6 +120,32 @@ def test_metrics_hold_what_each_arm_was_trained_on() -> None:
     assert (training["fusion"]["real"], training["fusion"]["synthetic"]) == (900, 0)
     assert training["augmented_fusion"]["synthetic"] == 300
     assert [seed["seed"] for seed in training["real"]["seeds"]] == ["1", "2"]
+
+
+def test_satisfaction_is_a_table_that_says_what_it_cannot_say() -> None:
+    found = manifests(FEW)
+    for arm, rating in zip(FEW, (3.25, 3.5), strict=True):
+        share = {"mean": 0.0625, "low": 0.05, "high": 0.075}
+        found["evaluation"]["counts"]["satisfaction"][arm] = {
+            "num_users": 300, "num_users_with_ratings": 290, "num_users_rated": 20,
+            "num_users_with_own_mean": 0, "num_rated": 21, "rated_share": share,
+            "rating": {"mean": rating, "low": 3.0, "high": 4.0}, "liked_share": share,
+            "held_out_rating": share, "at_least_own_mean_share": None, "over_own_mean": None,
+        }  # fmt: skip
+    metrics = report.collect(found, set())
+    assert metrics["satisfaction"]["augmented"]["rating"]["mean"] == 3.5
+    page = report.render(CONFIG, "r", metrics, found, [])
+    rows = {row[0]: row for row in Cells(page).rows if len(row) == 8 and row[1] == "290"}
+    assert list(rows) == ["real", "augmented"]
+    assert rows["augmented"][4].startswith("3.50") and rows["augmented"][6] == "n/a"
+    assert "not as a proof" in page
+
+
+def test_without_ratings_the_page_says_so_and_shows_no_table() -> None:
+    found = manifests(FEW)
+    page = report.render(CONFIG, "r", report.collect(found, set()), found, [])
+    assert "carry no ratings" in page
+    assert "users who rated later" not in page
 
 
 @pytest.mark.parametrize("arms", [("real",), FEW, MANY])

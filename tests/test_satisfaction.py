@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmaug.satisfaction import satisfaction
+from llmaug.satisfaction import from_sums, satisfaction, sum_users
 from llmaug.schema import EVENT, RECOMMENDATION
 from tests.tables import events
 
@@ -99,6 +99,22 @@ def test_logs_without_ratings_give_nulls() -> None:
     assert found["num_users"] == 4 and found["num_users_with_ratings"] == 0
     assert {found[name] for name in ("rated_share", "rating", "over_own_mean")} == {None}
     assert measure(recommended(), LATER, BEFORE)["num_users"] == 0
+
+
+def test_users_may_be_cut_into_parts_and_added_up() -> None:
+    """Even the intervals stay: a user's weights in the resamples are its own."""
+
+    def of(*users: str) -> np.ndarray:
+        shown = pa.Table.from_pylist(
+            [row for row in SHOWN.to_pylist() if row["user_id"] in users], RECOMMENDATION
+        )
+        later, before = ([row for row in rows if row[0] in users] for rows in (LATER, BEFORE))
+        return sum_users(shown, ratings(later), ratings(before), 2, 4.0, 500, 7)
+
+    cut = from_sums(of("u2", "u4") + of("u1") + of("u3", "u5"))
+    whole = measure(SHOWN, LATER, BEFORE)
+    for name, value in whole.items():
+        assert cut[name] == pytest.approx(value), name
 
 
 def test_intervals_cover_the_truth() -> None:

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from llmaug.config import LmConfig, OptimiserConfig, TrainConfig
-from llmaug.errors import UserError
 from llmaug.recommenders.sasrec import SASRec
 from llmaug.sequences import Batches, of_events
 from llmaug.storage import Storage
-from llmaug.trainer import FAILED_BATCH, backward, learning_rate
+from llmaug.trainer import FAILED_BATCH, NotFinite, backward, learning_rate, not_finite
 from tests.tables import catalogue, events, histories
 
 WORDS = catalogue("abcdef")
@@ -45,7 +44,7 @@ class Task:
         rows = {f"u{n}": "abcdef"[: 1 + n % 6] for n in range(9)}
         self._batches = Batches(of_events(events(histories(**rows)), WORDS), 9, 8, seed=1)
         shape = TrainConfig(embedding_dim=8, num_layers=1, history_len=8, dropout=0.0)
-        self.model: Any = SASRec(shape, WORDS.num_tokens)
+        self.model: Any = SASRec(shape, WORDS)
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
         return self._batches.at(step, rank, world_size)
@@ -60,42 +59,41 @@ class Task:
         return {}
 
 
-def run(task: Task, folder: Path, **config: Any) -> tuple[float, list[torch.Tensor]]:
+def run(task: Task, **config: Any) -> tuple[float, list[torch.Tensor]]:
     """Loss and gradients of step 0."""
-    spec = {
-        "optimiser": OptimiserConfig(**config),
-        "storage": Storage(str(folder)),
-        "folder": "model",
-    }
-    loss = backward(spec, task, task.model, step=0, rank=0, world_size=1)
+    loss = backward(OptimiserConfig(**config), task, task.model, step=0, rank=0, world_size=1)
     return loss, [parameter.grad for parameter in task.model.parameters()]
 
 
 @pytest.mark.parametrize("num_accumulations", [2, 4, 9])
-def test_pieces_of_a_batch_add_up_to_the_whole(num_accumulations: int, tmp_path: Path) -> None:
-    loss, gradients = run(Task(), tmp_path)
-    loss_of_pieces, of_pieces = run(Task(), tmp_path, num_accumulations=num_accumulations)
+def test_pieces_of_a_batch_add_up_to_the_whole(num_accumulations: int) -> None:
+    loss, gradients = run(Task())
+    loss_of_pieces, of_pieces = run(Task(), num_accumulations=num_accumulations)
     assert loss_of_pieces == pytest.approx(loss, rel=1e-5)
     for whole, sum_of_pieces in zip(gradients, of_pieces, strict=True):
         assert torch.allclose(whole, sum_of_pieces, atol=1e-6)
 
 
-def test_half_precision_is_close_and_keeps_float32_weights(tmp_path: Path) -> None:
+def test_half_precision_is_close_and_keeps_float32_weights() -> None:
     task = Task()
-    loss, _ = run(Task(), tmp_path)
-    in_half, gradients = run(task, tmp_path, precision="bfloat16")
+    loss, _ = run(Task())
+    in_half, gradients = run(task, precision="bfloat16")
     assert in_half != loss and in_half == pytest.approx(loss, rel=0.02)
     assert {tensor.dtype for tensor in gradients} == {torch.float32}
     assert LmConfig().precision is None  # half precision where there is a GPU for it
-    assert run(Task(), tmp_path, precision=None)[0] == loss  # and here there is none
+    assert run(Task(), precision=None)[0] == loss  # and here there is none
 
 
 def test_a_loss_that_is_no_number_stops_and_leaves_its_batch(tmp_path: Path) -> None:
     task = Task()
     with torch.no_grad():
         task.model.norm.weight.fill_(math.inf)
-    with pytest.raises(UserError, match="loss is nan at step 0; the batch is in .*lower the lea"):
-        run(task, tmp_path, warmup_steps=0)
+    with pytest.raises(NotFinite) as raised:
+        run(task)
+    storage, config = Storage(str(tmp_path)), OptimiserConfig(warmup_steps=0)
+    told = not_finite(storage, "model", config, raised.value, step=0, rank=0)
+    assert "loss is nan at step 0; the batch is in" in told.message
+    assert "lower the learning rate" in told.message
     found = Storage(str(tmp_path)).read_json("model", FAILED_BATCH)
     assert (found["step"], found["rank"], found["loss"]) == (0, 0, "nan")
     assert found["learning_rate"] == 0.001

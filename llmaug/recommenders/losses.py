@@ -6,6 +6,7 @@ Shapes: P targets, D width, V tokens.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +15,59 @@ from torch.nn import functional as F
 
 from llmaug.vocabulary import NUM_SPECIAL
 
+_LOGITS_ON_CPU, _LOGITS_ON_GPU = 2**19, 2**26
+"""Logits at a time: 2 MB stay in a core's cache."""
+_MIN_TARGETS = 128
+"""Targets at a time at least: fewer would read a large table too often."""
 
-def softmax(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-    """(P,) cross-entropy over all tokens; hidden (P, D), table (V, D), targets (P,)."""
-    return F.cross_entropy(hidden @ table.T, targets, reduction="none")
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """`softmax` and its gradients in one go, some targets at a time.
+
+    The (P, V) logits are never there as a whole: written, normalised, read for both gradients
+    and forgotten while they are in the cache. Autograd would keep them, and their gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, share: Tensor) -> Tensor:
+        """Shares (P,) of the targets in the loss; the scalar loss out."""
+        for_hidden, for_table = torch.empty_like(hidden), torch.zeros_like(table)
+        losses = torch.empty_like(share)
+        most = _LOGITS_ON_CPU if hidden.device.type == "cpu" else _LOGITS_ON_GPU
+        at_once = max(_MIN_TARGETS, most // len(table))
+        for start in range(0, len(hidden), at_once):
+            some = slice(start, start + at_once)
+            users, own, weight = hidden[some], targets[some], share[some, None]
+            chance = (users @ table.T).softmax(1)
+            losses[some] = chance.gather(1, own[:, None])[:, 0]
+            # d loss / d logits is (chance - 1 at the target) x weight; only what is (., D) is
+            # weighted, and the target is taken out of the sums.
+            weighted = users * weight
+            for_table.addmm_(chance.T, weighted)
+            for_table.index_add_(0, own, weighted, alpha=-1)
+            for_hidden[some] = (chance @ table - table[own]) * weight
+        ctx.save_for_backward(for_hidden, for_table)
+        # A chance that is too small for a float32 costs 87, not infinity; its gradient is right.
+        return -(losses.clamp_(min=torch.finfo(losses.dtype).tiny).log_() * share).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        for_hidden, for_table = ctx.saved_tensors
+        return for_hidden * grads[0], for_table * grads[0], None, None
+
+
+def softmax(hidden: Tensor, table: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean cross-entropy over all tokens; hidden (P, D), table (V, D), targets (P,),
+    weights (P,), scalar out."""
+    with torch.autocast(hidden.device.type, enabled=False):  # small chances need float32
+        share = weights / weights.sum()
+        return _SoftmaxLoss.apply(hidden.float(), table.float(), targets, share)
 
 
 def sampled_softmax(
     hidden: Tensor, table: Tensor, targets: Tensor, share: Tensor, max_negatives: int
 ) -> Tensor:
-    """(P,) estimates of `softmax` over the items that cost P x max_negatives, not P x V.
+    """(P,) estimates of the cross-entropy over all items that cost P x max_negatives, not P x V.
 
     One half of the negatives are targets of the same batch. The other half are drawn
     uniformly: items that are never a target would else never be pushed down (Yang et al.

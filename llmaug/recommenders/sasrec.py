@@ -21,7 +21,11 @@ from torch.nn import functional as F
 from llmaug.config import TrainConfig
 from llmaug.item_tags import item_tags
 from llmaug.recommenders import losses
+from llmaug.recommenders.dropout import Dropout
 from llmaug.vocabulary import BOS, PAD, Vocabulary
+
+_TOKENS_A_PASS = 256
+"""A pass through the blocks costs about as much as so many tokens in it (measured on a CPU)."""
 
 
 class SASRec(nn.Module):
@@ -44,7 +48,7 @@ class SASRec(nn.Module):
             for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(config.embedding_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=0.02)
         # Last: with and without tags, everything else starts from the same weights.
@@ -58,15 +62,31 @@ class SASRec(nn.Module):
     def loss(self, tokens: Tensor, weights: Tensor) -> Tensor:
         """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out."""
         table = self.table()
-        hidden = self._hidden(tokens[:, :-1], (tokens != PAD).sum(1) - 1, table)
-        weights = weights[:, 1:]
-        real = weights > 0  # only real targets meet the V-wide softmax
-        users, targets = hidden[real], tokens[:, 1:][real]
-        if self._loss == "sampled_softmax":
-            loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)
-        else:
-            loss = losses.softmax(users, table, targets)
-        return (loss * weights[real]).sum() / weights[real].sum()
+        users, targets, weights = self._targets(tokens, weights, table)
+        if self._loss == "softmax":
+            return losses.softmax(users, table, targets, weights)
+        loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)
+        return (loss * weights).sum() / weights.sum()
+
+    def _targets(
+        self, tokens: Tensor, weights: Tensor, table: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(P, D) hidden states before all real targets, (P,) these, (P,) their weights.
+
+        Rows of about the same length go through the blocks together, so that a long history
+        does not pad the short ones: most logs have many of these.
+        """
+        length, order = ((tokens != PAD).sum(1) - 1).sort(stable=True)
+        size = _rows_a_pass(length.tolist())
+        found = []
+        for rows, lengths in zip(order.split(size), length.split(size), strict=True):
+            width = int(lengths[-1])
+            own, own_weights = tokens[rows, : width + 1], weights[rows, 1 : width + 1]
+            hidden = self._hidden(own[:, :-1], lengths, table)
+            real = own_weights > 0  # only real targets meet the V-wide softmax
+            found.append((hidden[real], own[:, 1:][real], own_weights[real]))
+        users, targets, weights = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        return users, targets, weights
 
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
         """(B, V) logits of the next item; a user without history is scored from BOS alone."""
@@ -99,6 +119,17 @@ class SASRec(nn.Module):
         return self.norm(x)
 
 
+def _rows_a_pass(lengths: list[int]) -> int:
+    """How many of the rows with these ascending lengths go through the blocks together: few for
+    little padding, many for few passes."""
+
+    def cost(size: int) -> int:
+        ends = [min(start + size, len(lengths)) for start in range(0, len(lengths), size)]
+        return sum(size * lengths[end - 1] + _TOKENS_A_PASS for end in ends)
+
+    return min((-(-len(lengths) // passes) for passes in (1, 2, 4, 8)), key=cost)
+
+
 class _Block(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -106,9 +137,9 @@ class _Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.feed = nn.Sequential(
-            nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim)
+            nn.Linear(dim, dim), nn.GELU(), Dropout(dropout), nn.Linear(dim, dim)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, D = x.shape

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from llmaug.config import TrainConfig
 from llmaug.item_tags import item_tags
 from llmaug.recommenders import losses
+from llmaug.recommenders.dropout import Dropout
 from llmaug.vocabulary import NUM_SPECIAL, PAD, Vocabulary
 
 
@@ -39,7 +40,7 @@ class TwoTower(nn.Module):
         self.items = nn.Embedding(vocabulary.num_tokens, dim)
         nn.init.normal_(self.items.weight, std=0.1)
         self.user = nn.Sequential(
-            nn.Linear(2 * dim, 2 * dim), nn.GELU(), nn.Dropout(config.dropout),
+            nn.Linear(2 * dim, 2 * dim), nn.GELU(), Dropout(config.dropout),
             nn.Linear(2 * dim, dim),
         )  # fmt: skip
         self.tags = item_tags(config, vocabulary, min_tag_items)
