@@ -61,7 +61,8 @@ def softmax(hidden: Tensor, table: Tensor, targets: Tensor, weights: Tensor) -> 
     weights (P,), scalar out."""
     with torch.autocast(hidden.device.type, enabled=False):  # small chances need float32
         share = weights / weights.sum()
-        return _SoftmaxLoss.apply(hidden.float(), table.float(), targets, share)
+        at_least = torch.promote_types(hidden.dtype, torch.float32)
+        return _SoftmaxLoss.apply(hidden.to(at_least), table.to(at_least), targets, share)
 
 
 def sampled_softmax(
