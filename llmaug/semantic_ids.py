@@ -29,7 +29,6 @@ from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
 IDS_FILE = "semantic_ids.parquet"
 _DIM = 32  # of the co-occurrence and of the text vectors, each
 _FIT_ITEMS = 50_000  # k-means is fitted on so many items at most
-_KNOWN_PLACES = 100_000  # of the trie whose children are kept
 
 
 @dataclass(frozen=True)
@@ -174,42 +173,52 @@ def read_ids(storage: Storage, folder: str) -> SemanticIds | None:
 
 
 class Trie:
-    """All items as sorted paths of words: what may follow the first words of an item.
+    """All items as paths from a root: what may follow the first words of an item.
 
-    A place in it is (start, end, level): the rows of the sorted paths that agree so far.
+    N inner nodes, the root is 0; node N + i is item i. An edge is (node, word) to a node; the
+    edges of a node stand together, by word. Two integers an edge: 30 MB for a million items.
     """
 
     def __init__(self, ids: SemanticIds) -> None:
         order = np.lexsort(ids.words.T[::-1])
-        self._paths = ids.words[order]
-        self._row = np.empty(len(order), np.int64)
-        self._row[order] = np.arange(len(order))
-        self._known: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
+        paths = ids.words[order]
+        changes = np.zeros(len(paths), bool)
+        changes[:1] = True
+        source, first_node = np.zeros(len(paths), np.int64), 1
+        found = []
+        self.path = np.empty(paths.shape, np.int32)  # (I, L) nodes that an item passes
+        for level in range(ids.word_len):
+            column = paths[:, level]
+            changes[1:] |= column[1:] != column[:-1]
+            rows = np.flatnonzero(changes)
+            if level + 1 < ids.word_len:
+                target = first_node + np.cumsum(changes) - 1
+                first_node += len(rows)
+            else:
+                target = first_node + order
+            self.path[order, level] = source
+            found.append((source[rows], column[rows], target[rows]))
+            source = target
+        self.num_nodes = first_node
+        nodes, words, targets = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        self.words, self._targets = words.astype(np.int32), targets.astype(np.int32)
+        self.starts = np.searchsorted(nodes, np.arange(self.num_nodes + 1))
+        self._base = ids.num_words
+        self._keys = nodes * self._base + words
 
-    @property
-    def root(self) -> tuple[int, int, int]:
-        return 0, len(self._paths), 0
+    def after(self, nodes: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """(B,) the nodes after one more word; the root where no item goes on like that."""
+        keys = nodes * self._base + words
+        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[place] == keys, self._targets[place], 0)
 
-    def rows_of(self, items: list[int]) -> np.ndarray:
-        """Sorted rows of item tokens."""
-        return np.unique(self._row[np.array(items, np.int64) - NUM_SPECIAL])
+    def allowed(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) rows of the (B,) nodes, and the (M,) words that may follow there."""
+        first, size = self.starts[nodes], self.starts[nodes + 1] - self.starts[nodes]
+        rows = np.repeat(np.arange(len(nodes)), size)
+        offset = np.arange(len(rows)) - np.repeat(np.cumsum(size) - size, size)
+        return rows, self.words[np.repeat(first, size) + offset]
 
-    def children(self, place: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """(C,) words that may follow, and the (C + 1,) rows where each one's items begin."""
-        found = self._known.get(place)
-        if found is None:
-            start, end, level = place
-            column = self._paths[start:end, level]
-            begins = np.flatnonzero(np.r_[True, column[1:] != column[:-1]])
-            found = column[begins], np.r_[begins, end - start] + start
-            if len(self._known) < _KNOWN_PLACES:
-                self._known[place] = found
-        return found
-
-    def after(self, place: tuple[int, int, int], word: int) -> tuple[int, int, int] | None:
-        """The place after one more word; None when no item goes on like that."""
-        words, begins = self.children(place)
-        child = int(np.searchsorted(words, word))
-        if child == len(words) or words[child] != word:
-            return None
-        return int(begins[child]), int(begins[child + 1]), place[2] + 1
+    def num_words(self, node: int) -> int:
+        """How many words may follow."""
+        return int(self.starts[node + 1] - self.starts[node])

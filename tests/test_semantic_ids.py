@@ -63,12 +63,17 @@ def test_what_people_take_together_is_alike_and_so_is_text(tmp_path: Path) -> No
 
 def test_the_trie_leads_to_items_only() -> None:
     trie = Trie(IDS)
-    words, begins = trie.children(trie.root)
-    assert (words.tolist(), begins.tolist()) == ([3, 4], [0, 3, 4])
-    place = trie.after(trie.root, 3)
-    assert place is not None and trie.children(place)[0].tolist() == [5, 6]
-    assert trie.after(trie.root, 5) is None
-    assert trie.rows_of([D, A]).tolist() == [0, 3]
+    rows, words = trie.allowed(np.array([0, 0]))
+    assert (rows.tolist(), words.tolist()) == ([0, 0, 1, 1], [3, 4, 3, 4])
+    nodes = trie.after(np.array([0, 0, 0]), np.array([3, 4, 5]))
+    assert nodes[2] == 0  # 5 is no first word
+    assert trie.allowed(nodes[:2])[1].tolist() == [5, 6, 5]
+    for item, path in enumerate(IDS.words):
+        nodes = np.array([0])
+        for level, word in enumerate(path):
+            assert trie.path[item, level] == nodes[0]
+            nodes = trie.after(nodes, np.array([word]))
+        assert nodes[0] == trie.num_nodes + item
 
 
 def test_ids_are_kept_as_parquet(tmp_path: Path) -> None:

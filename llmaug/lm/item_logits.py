@@ -10,7 +10,7 @@ Shapes: B requests in the batch, V tokens.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -129,46 +129,60 @@ class _Request:
 
 
 class _Paths:
-    """An item is a path of words: each request stands somewhere in the trie of all items."""
+    """An item is a path of words: each request stands at some node of the trie of all items."""
 
     def __init__(self, ids: SemanticIds) -> None:
-        self._trie, self._word_len = Trie(ids), ids.word_len
+        self._trie, self._ids = Trie(ids), ids
 
     def begin(self, asked: dict[str, Any], prompt: list[int], output: list[int]) -> _Walk:
-        seen = None
-        if asked.get("forbid_repeats"):
-            seen = self._trie.rows_of(asked.get("also_seen") or [])
-        return _Walk(output, self._trie.root, seen, bool(asked.get("may_end")))
+        walk = _Walk(output, bool(asked.get("may_end")), bool(asked.get("forbid_repeats")))
+        for item in asked.get("also_seen") or () if walk.forbids_repeats else ():
+            self._close(walk, item - NUM_SPECIAL)
+        return walk
 
     def end(self, request: _Walk) -> None:
         pass
 
     def apply(self, logits: Tensor, requests: list[_Walk]) -> Tensor:
-        allowed = [self._allowed(walk) for walk in requests]
-        rows = np.repeat(np.arange(len(allowed)), [len(words) for words in allowed])
-        columns = np.concatenate(allowed)
+        self._follow(requests)
+        nodes = np.array([walk.node for walk in requests])
+        rows, words = self._trie.allowed(nodes)
         bans = np.ones(logits.shape, bool)
-        bans[rows, columns] = False
+        bans[rows, words] = False
+        for row, walk in enumerate(requests):
+            closed = walk.closed.get(walk.node)
+            # With everything taken, the filter judges what comes.
+            if closed and len(closed) < self._trie.num_words(walk.node):
+                bans[row, closed] = True
+            if walk.may_end and walk.node == 0 and walk.num_items:
+                bans[row, EOS] = False
         return logits.masked_fill_(torch.from_numpy(bans).to(logits.device), -torch.inf)
 
-    def _allowed(self, walk: _Walk) -> np.ndarray:
-        for word in walk.output[walk.num_seen :]:
-            place = self._trie.after(walk.place, word)
-            if place is not None and place[2] == self._word_len:
-                walk.num_items += 1
-                if walk.seen is not None:
-                    walk.seen = np.union1d(walk.seen, place[:1])
-                place = self._trie.root
-            walk.place = place or self._trie.root
-        walk.num_seen = len(walk.output)
-        words, begins = self._trie.children(walk.place)
-        if walk.seen is not None:
-            taken = np.diff(np.searchsorted(walk.seen, begins))
-            left = taken < np.diff(begins)
-            words = words[left] if left.any() else words  # all taken: the filter judges it
-        if walk.may_end and walk.num_items and walk.place[2] == 0:
-            words = np.append(words, EOS)
-        return words
+    def _follow(self, requests: list[_Walk]) -> None:
+        """One new word of each request at a time; more come when a request was resumed."""
+        waiting = [walk for walk in requests if walk.num_seen < len(walk.output)]
+        while waiting:
+            words = np.array([walk.output[walk.num_seen] for walk in waiting])
+            nodes = self._trie.after(np.array([walk.node for walk in waiting]), words)
+            for walk, node in zip(waiting, nodes.tolist(), strict=True):
+                walk.num_seen += 1
+                walk.node = node
+                if node >= self._trie.num_nodes:
+                    walk.node = 0
+                    walk.num_items += 1
+                    if walk.forbids_repeats:
+                        self._close(walk, node - self._trie.num_nodes)
+            waiting = [walk for walk in waiting if walk.num_seen < len(walk.output)]
+
+    def _close(self, walk: _Walk, item: int) -> None:
+        """Ban an item: its last word, and further up where that was the last way on."""
+        path, words = self._trie.path[item].tolist(), self._ids.words[item].tolist()
+        for node, word in zip(reversed(path), reversed(words), strict=True):
+            closed = walk.closed.setdefault(node, [])
+            if word not in closed:
+                closed.append(word)
+            if len(closed) < self._trie.num_words(node):
+                return
 
 
 @dataclass
@@ -176,9 +190,10 @@ class _Walk:
     """How far a request is."""
 
     output: list[int]
-    place: tuple[int, int, int]
-    seen: np.ndarray | None
-    """Sorted rows of the trie that may not come again; None: all may."""
     may_end: bool
+    forbids_repeats: bool
+    closed: dict[int, list[int]] = field(default_factory=dict)
+    """{node: words that lead to taken items only}"""
+    node: int = 0
     num_seen: int = 0
     num_items: int = 0
