@@ -131,16 +131,18 @@ class _Watch:
 
     def _run(self) -> None:
         me = psutil.Process()
+        last: dict[int, float] = {}
+        total = {"driver": 0.0, "engine": 0.0, "ray": 0.0}
         while not self._over.wait(1.0):
-            used = {"driver": sum(me.cpu_times()[:2]), "engine": 0.0, "ray": 0.0}
-            for process in me.children(recursive=True):
+            for process in [me, *me.children(recursive=True)]:
                 try:
-                    name = " ".join(process.cmdline())
-                    kind = "engine" if "PartWorker" in name else "ray"
-                    used[kind] += sum(process.cpu_times()[:2])
+                    name, seconds = " ".join(process.cmdline()), sum(process.cpu_times()[:2])
                 except psutil.Error:
                     continue
-            self._samples.append((time.monotonic(), used))
+                kind = "driver" if process == me else "engine" if "PartWorker" in name else "ray"
+                total[kind] += seconds - last.get(process.pid, seconds)
+                last[process.pid] = seconds
+            self._samples.append((time.monotonic(), dict(total)))
             self._driver_mb = max(self._driver_mb, me.memory_info().rss // 2**20)
 
     def cores(self, span_s: float) -> dict[str, float]:
