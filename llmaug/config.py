@@ -191,6 +191,10 @@ class LmConfig(OptimiserConfig):
     """Generate with the behaviour model (and vocabulary) of this earlier run instead of
     training one: its outcomes cache then answers whatever has not changed since. Refused when
     that run trained on events that are held out now."""
+    warm_start: str | None = None
+    """causal: start training from the model of this earlier run (of the same lm.name and
+    shape), last night's or another domain's in the same root. Refused when that run trained on
+    events that are held out now."""
     item_features: bool = True
     """Add projected item tags to the item embeddings (folded into one table at export)."""
     cold_items_are_negatives: bool = True
@@ -239,6 +243,14 @@ class LmConfig(OptimiserConfig):
                 f"lm.hidden_size / lm.num_heads is {self.hidden_size}/{self.num_heads}; vLLM "
                 "takes head sizes 32, 64, 80, 96, 112, 128, 160, 192, 224, 256"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> LmConfig:
+        if self.warm_start and self.from_run:
+            raise ValueError("lm.from_run trains nothing: leave lm.warm_start out")
+        if self.warm_start and self.model != "causal":
+            raise ValueError(f"lm.warm_start is for model causal, not {self.model}")
         return self
 
     @model_validator(mode="after")

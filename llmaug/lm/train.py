@@ -15,6 +15,7 @@ from llmaug.config import Config
 from llmaug.errors import UserError
 from llmaug.lm import ngram
 from llmaug.lm.documents import Documents
+from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
 from llmaug.lm.language import Attributes, Language, known_attributes
 from llmaug.lm.masking import MaskedBatches
 from llmaug.semantic_ids import read_ids
@@ -22,7 +23,7 @@ from llmaug.sequences import Batches, load_sequences
 from llmaug.split import TRAIN, VALIDATION
 from llmaug.stage import Context, Stage
 from llmaug.storage import Storage
-from llmaug.trainer import fit
+from llmaug.trainer import Task, fit
 from llmaug.users import load_users
 from llmaug.validation import load_validation
 from llmaug.vocabulary import Vocabulary, load
@@ -36,8 +37,13 @@ def run(context: Context) -> dict[str, Any]:
     name = f"lm/{config.lm.name}"
     needed = {"model": name} | {n: n for n in ("split", "vocabulary", "ingest/users")}
     folders = {key: context.folder(value) for key, value in needed.items()}
-    task = MaskedTask if config.lm.model == "masked" else CausalTask
-    build = partial(task, context.storage, folders, config)
+    arguments = (context.storage, folders, config)
+    build: Callable[..., Task] = partial(CausalTask, *arguments)
+    if config.lm.model == "masked":
+        build = partial(MaskedTask, *arguments)
+    elif config.lm.warm_start:
+        refuse_leaks(context, config.lm.warm_start, _WARM_START)
+        build = partial(CausalTask, *arguments, _earlier(context))
     facts = fit(context, name, build, config.lm, config.seed)
     if facts["windowed_histories"]:
         context.progress.note(
@@ -45,6 +51,11 @@ def run(context: Context) -> dict[str, Any]:
             f"{config.lm.context_len}: each visit reads another window of them"
         )
     return facts
+
+
+def _earlier(context: Context) -> EarlierModel | None:
+    run_id = context.config.lm.warm_start
+    return find_earlier(context, run_id, _WARM_START) if run_id else None
 
 
 def check_learnable(vocabulary: Vocabulary, config: Config) -> None:
@@ -62,6 +73,7 @@ def check_learnable(vocabulary: Vocabulary, config: Config) -> None:
 
 
 _BATCH = 256  # validation users at a time
+_WARM_START = "lm.warm_start"
 
 
 class LmTask:
@@ -111,7 +123,14 @@ class LmTask:
 
 
 class CausalTask(LmTask):
-    def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        folders: dict[str, str],
+        config: Config,
+        earlier: EarlierModel | None = None,
+    ) -> None:
+        """earlier: the model to start from."""
         from llmaug.lm.causal import CausalLm
 
         super().__init__(storage, folders, config)
@@ -132,7 +151,19 @@ class CausalTask(LmTask):
             Batches(self._sequences, lm.batch_size, self.window, config.seed),
             language, lm.directions, lm.context_len, lm.packed, users, config.seed,
         )  # fmt: skip
-        self.model = CausalLm(lm, self._vocabulary, config.vocabulary.min_tag_items, language)
+        min_tag_items = config.vocabulary.min_tag_items
+        self.model = CausalLm(lm, self._vocabulary, min_tag_items, language)
+        self._taken: dict[str, int] = {}
+        if earlier is not None:
+            from llmaug.lm.warm_start import warm_start
+
+            self._taken = warm_start(
+                self.model, self._vocabulary, min_tag_items, storage, earlier.folder,
+                earlier.vocabulary, earlier.digest,
+            )  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), **self._taken}
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
         return self._documents.at(step, rank, world_size)
@@ -205,7 +236,8 @@ class MaskedTask(LmTask):
 
 _CODE = {
     "causal": ("llmaug.lm.causal", "llmaug.lm.documents", "llmaug.lm.features",
-               "llmaug.lm.language", "llmaug.item_tags", "llmaug.trainer", "llmaug.sequences"),
+               "llmaug.lm.language", "llmaug.lm.warm_start", "llmaug.item_tags", "llmaug.trainer",
+               "llmaug.sequences"),
     "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features",
                "llmaug.item_tags", "llmaug.trainer", "llmaug.sequences"),
     "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),
@@ -220,4 +252,5 @@ def stage(name: str, model: str = "causal") -> Stage:
         inputs=("split", "vocabulary"),
         code=_CODE[model],
         settings=lambda config: [config.lm, config.vocabulary, config.evaluate.exclude_seen],
+        outside=lambda context: found.digest if (found := _earlier(context)) else None,
     )

@@ -1,0 +1,80 @@
+"""The behaviour model of an earlier run, for `lm.from_run` and `lm.warm_start`.
+
+Refused when that run trained on an event that is held out now: what is made from its model
+would have seen the answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from llmaug.errors import UserError
+from llmaug.split import TEST, TRAIN, VALIDATION
+from llmaug.stage import MANIFEST, Context, map_parts
+from llmaug.storage import Storage
+
+_KEYS = ["user_id", "item_id", "timestamp"]
+
+
+@dataclass(frozen=True)
+class EarlierModel:
+    """A finished model and the vocabulary that it speaks."""
+
+    folder: str
+    vocabulary: str
+    digest: str
+
+
+def find_earlier(context: Context, run_id: str, setting: str) -> EarlierModel:
+    """The model of run `run_id` that is named like this run's. Raises UserError, naming
+    `setting`, when there is none."""
+    storage, name = context.storage, context.config.lm.name
+    folder = f"runs/{run_id}/lm/{name}"
+    manifest = storage.read_json(folder, MANIFEST)
+    if manifest is None:
+        raise UserError(
+            f"{setting}: there is no finished model at {storage.uri(folder)}; runs here: "
+            f"{', '.join(storage.names('runs')) or 'none'}"
+        )
+    counts = manifest["counts"]
+    return EarlierModel(
+        folder=counts.get("model_folder", folder),
+        vocabulary=counts.get("vocabulary_folder", f"runs/{run_id}/vocabulary"),
+        digest=counts["model_digest"],
+    )
+
+
+def refuse_leaks(context: Context, run_id: str, setting: str) -> None:
+    """Raises UserError when that run trained on events that are held out in this one."""
+    storage = context.storage
+    folder = f"{context.folder(f'lm/{context.config.lm.name}')}/_leaks"
+    split = context.folder("split")
+    work = partial(_count_leaks, storage, f"runs/{run_id}/split/{TRAIN}", split, folder)
+    leaks = map_parts(context, folder, storage.parts(f"{split}/{TEST}"), work)["leaks"]
+    if leaks:
+        raise UserError(
+            f"{setting} {run_id}: that run trained on {leaks:,} events that are held out in this "
+            "one; its model would have seen the answers. Train a new one "
+            f"(leave {setting} out)"
+        )
+    storage.delete(folder)
+
+
+def _count_leaks(
+    storage: Storage, earlier_train: str, split: str, folder: str, part: str
+) -> dict[str, int]:
+    """Held-out events of one part that stand in the earlier training events."""
+    held_out = pa.concat_tables(
+        storage.read_part(f"{split}/{name}", part, columns=_KEYS) for name in (VALIDATION, TEST)
+    )
+    users = pa.table({"user_id": held_out["user_id"].unique()})
+    leaks = 0
+    for earlier in storage.parts(earlier_train):
+        trained = storage.read_part(earlier_train, earlier, columns=_KEYS)
+        trained = trained.join(users, "user_id", join_type="left semi")
+        leaks += held_out.join(trained, _KEYS, join_type="left semi").num_rows
+    storage.write_part(users.slice(0, 0), {"leaks": leaks}, folder, part)
+    return {"leaks": leaks}
