@@ -13,6 +13,7 @@ from typing import Any
 from llmaug.arms import AUGMENTED, OVERSAMPLED, REAL
 from llmaug.bootstrap import lift_text
 from llmaug.config import EvaluateConfig, GateConfig
+from llmaug.significance import holm
 from llmaug.stage import Context, Stage
 
 
@@ -85,18 +86,8 @@ def worse_segments(segments: Sequence[dict[str, Any]], gate: GateConfig) -> list
         # Without any spread there is no doubt either.
         z = above / change["error"] if change["error"] else math.copysign(math.inf, above)
         found.append({**entry, "p": 0.5 * math.erfc(-z / math.sqrt(2))})
-    adjusted = holm([entry["p"] for entry in found])
-    return [{**e, "adjusted_p": p} for e, p in zip(found, adjusted, strict=True)]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number, in the given order (Holm 1979): those below alpha
-    contain a false one with a chance of at most alpha, however the tests depend on each other."""
-    adjusted, so_far = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        so_far = max(so_far, min(1.0, (len(p_values) - place) * p_values[index]))
-        adjusted[index] = so_far
-    return adjusted
+    adjusted = holm({number: entry["p"] for number, entry in enumerate(found)})
+    return [{**entry, "adjusted_p": adjusted[number]} for number, entry in enumerate(found)]
 
 
 def run(context: Context) -> dict[str, Any]:

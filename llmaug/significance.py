@@ -9,6 +9,7 @@ Ideas"). Intervals and tests take the estimates as normal, which needs hundreds 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -87,7 +88,7 @@ def minimal_effect(error: float, target_power: float = 0.8, alpha: float = ALPHA
     return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(target_power)) * error
 
 
-def holm(p_values: dict[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
     """p-values adjusted for their number (Holm 1979): comparing them to alpha keeps the chance
     of any false finding among them below alpha."""
     adjusted, highest = {}, 0.0

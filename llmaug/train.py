@@ -220,7 +220,7 @@ def stage(arm: Arm) -> Stage:
         code=(
             "llmaug.recommenders.sasrec",
             "llmaug.recommenders.two_tower",
-            "llmaug.recommenders.losses",
+            "llmaug.losses",
             "llmaug.recommenders.dropout",
             "llmaug.recommenders.linear",
             "llmaug.recommenders.ease",

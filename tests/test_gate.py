@@ -136,19 +136,6 @@ def test_random_segments_are_refused_as_seldom_as_the_config_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p_values", "adjusted"),
-    [
-        ([], []),
-        ([0.04], [0.04]),
-        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, then 2 x 0.03, then as much
-        ([0.5, 0.9], [1.0, 1.0]),
-    ],
-)
-def test_holm_by_hand(p_values: list[float], adjusted: list[float]) -> None:
-    assert gate.holm(p_values) == pytest.approx(adjusted)
-
-
-@pytest.mark.parametrize(
     "harmless",
     [
         segment(-0.015),  # may be chance

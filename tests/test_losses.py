@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from llmaug.recommenders import losses
-from llmaug.recommenders.losses import bpr, sampled_softmax, softmax, target_share
+from llmaug import losses
+from llmaug.losses import bpr, sampled_softmax, softmax, target_share
 from llmaug.vocabulary import NUM_SPECIAL
 
 NUM_ITEMS, DIM = 30, 4

@@ -6,8 +6,8 @@ it is:
     train.run(context)         fit on the run's training events and save: a folder of plain
                                files, whose `llmaug.json` says what it is and for which
                                vocabulary; returns facts with `model_digest`
-    load                       the finished model of a folder, or a UserError that says why not:
-                               `ngram.load`, `completion.load`, `language.load_language`
+    models.check_model         a UserError that says why a folder holds no such model
+    models.load_answers        the finished model of a folder, ready to answer
     model.requests(units)      what is asked for each unit (a Request)
     model.answer(requests)     tokens for each request, or `reason: detail` where it failed;
                                a causal model is answered by vLLM instead
@@ -18,8 +18,9 @@ it is:
     causal    causal       vLLM           language (directions, prompts), documents (batches)
     masked    masked       completion     masking (batches, prompts)
 
-All share `train` (the stage), `folder` (what is checked before a model is loaded),
-`features` (item tags) and `sampling` (how numpy models draw).
+All share `train` (the stage), `prompts` (what is asked about a history), `folder` (what is
+checked before a model is loaded), `features` (item tags) and `sampling` (how numpy models
+draw).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from llmaug.config import LmConfig
 from llmaug.lm.features import averaged, item_tags, new_items
 from llmaug.lm.folder import NOTES
 from llmaug.lm.language import Language
+from llmaug.losses import softmax
 from llmaug.semantic_ids import write_ids
 from llmaug.sequences import padded_prompts
 from llmaug.storage import Storage
@@ -69,12 +70,13 @@ class CausalLm(nn.Module):
         table = self.table()
         places = None if positions is None else positions[:, :-1]
         hidden = self._hidden(tokens[:, :-1], table, places)
-        weights = weights[:, 1:]
+        targets, weights = tokens[:, 1:], weights[:, 1:]
         real = weights > 0
-        logits = hidden[real] @ table.T
-        if self._new is not None:  # nobody could take them yet
-            logits = logits.index_fill(1, self._new, -torch.inf)
-        loss = F.cross_entropy(logits, tokens[:, 1:][real], reduction="none")
+        if self._new is None:
+            return softmax(hidden[real], table, targets[real], weights[real])
+        # Nobody could take the new items yet.
+        logits = (hidden[real] @ table.T).index_fill(1, self._new, -torch.inf)
+        loss = F.cross_entropy(logits, targets[real], reduction="none")
         return (loss * weights[real]).sum() / weights[real].sum()
 
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:

@@ -236,8 +236,8 @@ class MaskedTask(LmTask):
 
 _CODE = {
     "causal": ("llmaug.lm.causal", "llmaug.lm.documents", "llmaug.lm.features",
-               "llmaug.lm.language", "llmaug.lm.warm_start", "llmaug.item_tags", "llmaug.trainer",
-               "llmaug.sequences"),
+               "llmaug.lm.language", "llmaug.lm.warm_start", "llmaug.item_tags", "llmaug.losses",
+               "llmaug.trainer", "llmaug.sequences"),
     "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features",
                "llmaug.item_tags", "llmaug.trainer", "llmaug.sequences"),
     "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),

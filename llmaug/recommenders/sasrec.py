@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmaug import losses
 from llmaug.config import TrainConfig
 from llmaug.item_tags import item_tags
-from llmaug.recommenders import losses
 from llmaug.recommenders.dropout import Dropout
 from llmaug.vocabulary import BOS, PAD, Vocabulary
 
