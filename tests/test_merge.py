@@ -46,6 +46,7 @@ def outcome(
                 "item_id": item,
                 "timestamp": hour(10 + position),
                 "position": position,
+                "place": 9 if user else None,
                 "keep": status == "accepted" and item not in dropped,
             }
             for position, item in enumerate(items)
@@ -149,6 +150,7 @@ def test_synthetic_rows_say_where_they_come_from(context: Context) -> None:
         "strategy": "continue",
         "generator": "causal@1234",
         "position": 2,  # among all generated events, the dropped one too
+        "place": 9,
         "logprob": None,
     }
 
