@@ -170,11 +170,16 @@ class OptimiserConfig(_Model):
 class LmConfig(OptimiserConfig):
     """Behaviour language model (DESIGN section 3)."""
 
-    model: Literal["causal", "masked", "ngram"] = "causal"
+    model: Literal["causal", "masked", "ngram", "instruct"] = "causal"
     """causal: a small Llama over item tokens; masked: a small BERT, which fills gaps; ngram:
-    counts with Kneser-Ney smoothing."""
+    counts with Kneser-Ney smoothing; instruct: a chat model, which chooses among candidates."""
     name: str = ""
     """Folder below `lm/` and first half of the generator's name. Default: as `model`."""
+    folder: str | None = None
+    """instruct: the Hugging Face folder of the chat model: `{root}/...`, an absolute path or a
+    URI. It is copied below the root once."""
+    prompt_language: Literal["en", "zh"] = "en"
+    """instruct: language of the question."""
     order: int = Field(default=3, ge=1, le=4)
     """ngram: length of the longest n-gram, the event that it predicts included."""
     hidden_size: int = Field(default=64, ge=8)
@@ -242,6 +247,17 @@ class LmConfig(OptimiserConfig):
             raise ValueError(
                 f"lm.hidden_size / lm.num_heads is {self.hidden_size}/{self.num_heads}; vLLM "
                 "takes head sizes 32, 64, 80, 96, 112, 128, 160, 192, 224, 256"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_chat_model(self) -> LmConfig:
+        if self.model == "instruct" and not self.folder:
+            raise ValueError("lm.model instruct needs lm.folder, a Hugging Face folder")
+        if self.model == "instruct" and self.context_len < 256:
+            raise ValueError(
+                f"lm.context_len {self.context_len} is too short for a question in prose; give "
+                "lm.model instruct 512 or more"
             )
         return self
 
@@ -335,7 +351,19 @@ class SubstituteConfig(_OfUsers):
         return self.num_events + 1
 
 
-OfUsersConfig = ContinueConfig | PrefixConfig | InfillConfig | SubstituteConfig
+class ChooseConfig(_OfUsers):
+    """The next event of users with few, chosen by a chat model among what others took, too."""
+
+    kind: Literal["choose"]
+    num_events: Literal[1] = 1
+    """One: the next."""
+    num_candidates: int = Field(default=8, ge=2, le=20)
+    """Items to choose among."""
+    max_history_len: int | None = Field(default=10, ge=1)
+    """Only users with at most this many training events. None: all."""
+
+
+OfUsersConfig = ContinueConfig | PrefixConfig | InfillConfig | SubstituteConfig | ChooseConfig
 
 
 class NewUsersConfig(SamplingConfig):
@@ -654,7 +682,7 @@ class Config(_Model):
                 f"plan.strategies: num_events {strategy.num_events} does not fit into "
                 f"lm.context_len {self.lm.context_len}; at most {room}"
             )
-        if self.generate.engine == "uniform":
+        if self.generate.engine == "uniform" and strategy.kind != "choose":
             return
         fits = _STRATEGIES_OF[self.lm.model]
         if strategy.kind not in fits:
@@ -676,12 +704,14 @@ DIRECTION_OF = {
     "prefix": "reverse",
     "infill": "infill",
     "substitute": "infill",
+    "choose": "forward",
 }
 """Strategy of a unit: the direction in which a causal model answers it."""
 _STRATEGIES_OF = {
     "causal": ("continue", "prefix", "infill", "substitute", "new_users"),
     "masked": ("continue", "prefix", "infill", "substitute"),
     "ngram": ("continue", "new_users"),
+    "instruct": ("choose",),
 }
 
 

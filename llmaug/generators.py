@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from llmaug.lm.instruct import load_choices
 from llmaug.lm.prompts import Prompts, load_prompts
 from llmaug.stage import Context
 from llmaug.storage import Storage
@@ -26,6 +27,8 @@ class Generator:
     model_digest: str
     context_len: int
     """Tokens that it sees, those it generates included."""
+    side: str | None = None
+    """instruct: folder of what is known besides the chat model."""
 
 
 def generator_of(context: Context) -> Generator:
@@ -46,6 +49,7 @@ def generator_of(context: Context) -> Generator:
         model=counts.get("model_folder") or context.folder(f"lm/{lm.name}"),
         model_digest=counts["model_digest"],
         context_len=lm.context_len,
+        side=context.folder(f"lm/{lm.name}") if lm.model == "instruct" else None,
     )
 
 
@@ -53,4 +57,6 @@ def generator_of(context: Context) -> Generator:
 def prompts_of(storage: Storage, generator: Generator) -> Prompts:
     """How the generator is asked, and how its answers are read; kept by each worker."""
     vocabulary = load(storage, generator.vocabulary)
+    if generator.side is not None:
+        return load_choices(storage, generator.side, vocabulary, generator.context_len)
     return load_prompts(storage, generator.model, generator.kind, vocabulary, generator.context_len)

@@ -212,9 +212,10 @@ class PartWorker:
         self, units: Units, number: int, tokens: list[int], history: list[int]
     ) -> Candidate:
         nothing = np.empty(0, np.uint64)  # copies of new users are looked for by stage `filter`
-        events = self._prompts.events(units.strategies[number], tokens)
+        strategy, offered = units.strategies[number], units.candidates[number]
+        events = self._prompts.events(strategy, tokens, offered)
         num_tokens = self._vocabulary.num_tokens
-        return Candidate("continue", events, frozenset(history), num_tokens, nothing)
+        return Candidate(strategy, events, frozenset(history), num_tokens, nothing)
 
 
 class _PartAnswer:

@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together
-from llmaug.config import NewUsersConfig, OfUsersConfig, SamplingConfig
+from llmaug.config import ChooseConfig, NewUsersConfig, OfUsersConfig, SamplingConfig
 from llmaug.errors import UserError
 from llmaug.generators import Generator, generator_of, prompts_of
+from llmaug.lm.instruct import Choices
 from llmaug.lm.prompts import Prompts
 from llmaug.schema import UNIT, validate
 from llmaug.sequences import group_bounds
@@ -212,6 +213,11 @@ class _UnitMaker:
         seed = self._seed_of(strategy, user_id, sample)
         rng = np.random.default_rng(seed)
         places = prompts.draw_places(strategy.kind, len(history), strategy.num_events, rng)
+        if isinstance(strategy, ChooseConfig):
+            assert isinstance(prompts, Choices)
+            candidates = prompts.candidates(history, strategy.num_candidates, rng)
+            prompt = prompts.choice(history, candidates)
+            return self._unit(strategy, prompt, sample, seed, user_id, places, (), candidates)
         prompt = prompts.question(
             strategy.kind, history, places, strategy.num_events,
             prompts.language.user_tokens(attributes),
@@ -247,11 +253,12 @@ class _UnitMaker:
         user_id: str | None,
         places: list[int] | None,
         also_seen: Sequence[int] = (),
+        candidates: list[int] | None = None,
     ) -> dict[str, Any]:
         max_tokens = prompts_of(self.storage, self.generator).num_tokens(strategy.num_events)
         sampling = sampling_of(strategy, max_tokens, self.forbid_repeats)
         seen = list(also_seen) if self.forbid_repeats else []
-        identity = [prompt, strategy.kind, sampling, seed, self.generator.name, seen]
+        identity = [prompt, strategy.kind, sampling, seed, self.generator.name, seen, candidates]
         return {
             "unit_id": digest(identity),
             "user_id": user_id,
@@ -262,6 +269,7 @@ class _UnitMaker:
             "seed": seed,
             "places": places,
             "also_seen": seen or None,
+            "candidates": candidates,
         }
 
 
@@ -420,6 +428,7 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
             "llmaug.lm.prompts",
             "llmaug.lm.language",
             "llmaug.lm.masking",
+            "llmaug.lm.instruct",
         ),  # fmt: skip
         settings=lambda config: [
             config.plan,

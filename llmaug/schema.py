@@ -86,6 +86,8 @@ UNIT = pa.schema(
         pa.field("places", pa.list_(pa.int32())),
         # Where repeats are forbidden: items of the history that the prompt does not show.
         pa.field("also_seen", pa.list_(pa.int32())),
+        # choose: the items that were offered, in the order of their letters.
+        pa.field("candidates", pa.list_(pa.int32())),
     ]
 )
 

@@ -68,6 +68,10 @@ class Units:
     def also_seen(self) -> list[list[int] | None]:
         return self.table["also_seen"].to_pylist()
 
+    @cached_property
+    def candidates(self) -> list[list[int] | None]:
+        return self.table["candidates"].to_pylist()
+
     def sampling(self, number: int) -> dict[str, Any]:
         """Arguments of vLLM's SamplingParams."""
         return {name: column[number].item() for name, column in self._sampling.items()}

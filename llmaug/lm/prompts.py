@@ -64,7 +64,7 @@ class Prompts:
         self, strategy: str, history_len: int, num_events: int, rng: np.random.Generator
     ) -> list[int]:
         """Where the events of a unit go: drawn, where the strategy leaves a choice."""
-        if strategy == "continue":
+        if strategy in ("continue", "choose"):
             return [history_len]
         if strategy == "prefix":
             return [0]
@@ -77,8 +77,10 @@ class Prompts:
         start = int(rng.integers(history_len - window + 1))
         return sorted((start + rng.choice(window, num_events, replace=False)).tolist())
 
-    def events(self, strategy: str, tokens: Sequence[int]) -> list[int]:
-        """What was answered as item tokens in time order."""
+    def events(
+        self, strategy: str, tokens: Sequence[int], candidates: Sequence[int] | None = None
+    ) -> list[int]:
+        """What was answered as item tokens in time order; `candidates`: those of the unit."""
         if self.kind != "causal":
             return list(tokens)
         return self.language.events({"strategy": strategy, "tokens": tokens})

@@ -13,7 +13,7 @@ import numpy as np
 
 from llmaug.config import Config
 from llmaug.errors import UserError
-from llmaug.lm import ngram
+from llmaug.lm import instruct, ngram
 from llmaug.lm.documents import Documents
 from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
 from llmaug.lm.language import Attributes, Language, known_attributes
@@ -34,6 +34,8 @@ def run(context: Context) -> dict[str, Any]:
     check_learnable(load(context.storage, context.folder("vocabulary")), config)
     if config.lm.model == "ngram":
         return ngram.fit(context)
+    if config.lm.model == "instruct":
+        return instruct.fit(context)
     name = f"lm/{config.lm.name}"
     needed = {"model": name} | {n: n for n in ("split", "vocabulary", "ingest/users")}
     folders = {key: context.folder(value) for key, value in needed.items()}
@@ -240,6 +242,7 @@ _CODE = {
                "llmaug.trainer", "llmaug.sequences"),
     "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features",
                "llmaug.item_tags", "llmaug.trainer", "llmaug.sequences"),
+    "instruct": ("llmaug.lm.instruct",),
     "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),
 }  # fmt: skip
 

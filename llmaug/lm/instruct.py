@@ -1,0 +1,245 @@
+"""An off-the-shelf chat model as a judge of what comes next: strategy `choose`.
+
+For users with few events (cold start) an LLM knows what no count knows: what the items are. It
+is asked in prose, and only to choose: among candidates that people took together with what
+the user had (cosine of co-occurrence in the training events), filled up with popular items.
+The answer is one letter, one token that decoding is limited to, so nothing has to be parsed
+and nothing outside the catalogue can come out.
+
+The chat model is copied to `models/<digest>` below the root once, for all nights; `lm/<name>`
+holds the neighbours of the items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from llmaug.errors import UserError
+from llmaug.lm.folder import CONFIG, NOTES
+from llmaug.lm.language import Language
+from llmaug.lm.prompts import Prompts
+from llmaug.sequences import group_bounds
+from llmaug.sources import resolve_uri
+from llmaug.split import TRAIN
+from llmaug.stage import Context
+from llmaug.storage import Storage, digest
+from llmaug.vocabulary import NUM_SPECIAL, Vocabulary, load
+
+NEIGHBOURS = "neighbours.parquet"
+LETTERS = "ABCDEFGHIJKLMNOPQRST"
+_NUM_NEIGHBOURS = 20
+_TEXTS = {
+    "en": (
+        "Somebody chose these, one after the other:\n{history}\n\n"
+        "Which of these will they choose next?\n{candidates}\n\n"
+        "Answer with one letter."
+    ),
+    "zh": (
+        "一位用户先后选择了:\n{history}\n\n"
+        "接下来这位用户最可能选择哪一个?\n{candidates}\n\n"
+        "请只回答一个字母。"
+    ),
+}
+
+
+def fit(context: Context) -> dict[str, Any]:
+    """Count who is taken with whom, and copy the chat model of `lm.folder` to the root."""
+    storage, lm = context.storage, context.config.lm
+    folder = context.folder(f"lm/{lm.name}")
+    vocabulary = load(storage, context.folder("vocabulary"))
+    model_folder, model_digest = adopt_model(storage, str(lm.folder))
+    letters = letter_tokens(_tokenizer(storage, model_folder, model_digest))
+    table = neighbours(storage, f"{context.folder('split')}/{TRAIN}", vocabulary)
+    counted = storage.write_table(table, folder, NEIGHBOURS)
+    notes = {"model": "instruct", "name": lm.name, "vocabulary_digest": vocabulary.digest,
+             "model_folder": model_folder, "model_digest": model_digest, "letters": letters,
+             "text": lm.prompt_language}  # fmt: skip
+    storage.write_json(notes, folder, NOTES)
+    return {
+        "name": lm.name,
+        "model_digest": digest([model_digest, counted, notes["text"]]),
+        "model_folder": model_folder,
+    }
+
+
+def adopt_model(storage: Storage, uri: str) -> tuple[str, str]:
+    """Copy the Hugging Face folder at `uri` below the root once; returns its folder there and
+    its digest. Raises UserError when it is no chat model."""
+    source = resolve_uri(uri, storage)
+    names = source.names("")
+    for needed in (CONFIG, "tokenizer_config.json", "tokenizer.json"):
+        if needed not in names:
+            raise UserError(
+                f"lm.folder {uri}: {needed} is missing; a chat model has config.json, "
+                "*.safetensors, tokenizer.json and tokenizer_config.json"
+            )
+    if not any(name.endswith(".safetensors") for name in names):
+        raise UserError(f"lm.folder {uri}: there are no weights (*.safetensors)")
+    files = [name for name in names if not name.startswith((".", "_"))]
+    found = digest([[name, digest(source.read(name))] for name in sorted(files)])
+    folder = f"models/{found[:16]}"
+    if not storage.exists(folder, "_complete.json"):
+        for name in files:
+            storage.write(source.read(name), folder, name)
+        storage.write_json({"from": uri, "digest": found}, folder, "_complete.json")
+    return folder, found
+
+
+def neighbours(storage: Storage, train: str, vocabulary: Vocabulary) -> pa.Table:
+    """For each item the items that most of its users took, too: {items, scores} by cosine, in
+    item order; of popularity for those without neighbours."""
+    from scipy.sparse import coo_matrix, csr_matrix, diags, vstack
+
+    rows = []
+    for part in storage.parts(train):
+        events = storage.read_part(train, part, columns=["user_id", "item_id"])
+        item = vocabulary.encode(events["item_id"]) - NUM_SPECIAL
+        bounds = group_bounds(events["user_id"].to_numpy(zero_copy_only=False))
+        user = np.repeat(np.arange(len(bounds)), [end - start for start, end in bounds])
+        known = item >= 0
+        shape = (len(bounds), vocabulary.num_items)
+        ones = np.ones(int(known.sum()), np.float32)
+        rows.append(coo_matrix((ones, (user[known], item[known])), shape=shape))
+    taken = csr_matrix(vstack(rows))
+    taken.data[:] = 1
+    count = np.asarray(taken.sum(0)).ravel()
+    scale = diags(1 / np.sqrt(np.maximum(count, 1)))
+    shared = (scale @ (taken.T @ taken) @ scale).tocsr()
+    shared.setdiag(0)
+    items, scores = [], []
+    for row in range(vocabulary.num_items):
+        start, end = shared.indptr[row : row + 2]
+        best = np.argsort(-shared.data[start:end], kind="stable")[:_NUM_NEIGHBOURS]
+        best = best[shared.data[start:end][best] > 0]
+        items.append((shared.indices[start:end][best] + NUM_SPECIAL).tolist())
+        scores.append(shared.data[start:end][best].tolist())
+    popular = np.argsort(-count, kind="stable")
+    return pa.table(
+        {"items": pa.array(items, pa.list_(pa.int32())),
+         "scores": pa.array(scores, pa.list_(pa.float32())),
+         "popular": pa.array((popular + NUM_SPECIAL).tolist(), pa.int32())}
+    )  # fmt: skip
+
+
+def letter_tokens(tokenizer: Any) -> list[int]:
+    """The token of each letter. Raises UserError when one has no token of its own."""
+    tokens = [tokenizer.encode(letter, add_special_tokens=False) for letter in LETTERS]
+    if any(len(found) != 1 for found in tokens) or len({t[0] for t in tokens}) < len(LETTERS):
+        raise UserError("lm.folder: the tokenizer has no token for each of the letters A to T")
+    return [found[0] for found in tokens]
+
+
+@dataclass(frozen=True)
+class Choices(Prompts):
+    """How a chat model is asked to choose, and its letters read back."""
+
+    vocabulary: Vocabulary
+    tokenizer: Any
+    letters: list[int]
+    text: str
+    table: pa.Table
+    """As `neighbours` gives it."""
+
+    def candidates(
+        self, history: Sequence[int], num_candidates: int, rng: np.random.Generator
+    ) -> list[int]:
+        """Item tokens in the order in which they are shown, which is drawn: models like some
+        letters better."""
+        score: dict[int, float] = {}
+        for token in history:
+            if token >= 0:
+                near, how = self._neighbours[token - NUM_SPECIAL]
+                for other, value in zip(near, how, strict=True):
+                    score[other] = score.get(other, 0.0) + value
+        seen = set(history)
+        best = sorted((t for t in score if t not in seen), key=lambda t: (-score[t], t))
+        chosen = best[:num_candidates]
+        for token in self._popular:
+            if len(chosen) >= num_candidates:
+                break
+            if token not in seen and token not in chosen:
+                chosen.append(token)
+        return [chosen[place] for place in rng.permutation(len(chosen))]
+
+    def choice(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        """The question as tokens; the oldest events are left out where it is too long."""
+        known = [token for token in history if token >= 0]
+        while True:
+            content = _TEXTS[self.text].format(
+                history="\n".join(f"- {self._name(token)}" for token in known),
+                candidates="\n".join(
+                    f"{letter}. {self._name(token)}"
+                    for letter, token in zip(LETTERS, candidates, strict=False)
+                ),
+            )
+            prompt = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True,
+                return_dict=False,
+            )  # fmt: skip
+            if len(prompt) < self.context_len or not known:
+                return list(prompt)
+            known = known[1:]
+
+    def events(
+        self, strategy: str, tokens: Sequence[int], candidates: Sequence[int] | None = None
+    ) -> list[int]:
+        """The item behind the letter; -1 for a letter that was not offered."""
+        assert candidates is not None
+        places = [self.letters.index(token) if token in self.letters else -1 for token in tokens]
+        return [candidates[p] if 0 <= p < len(candidates) else -1 for p in places]
+
+    def _name(self, token: int) -> str:
+        row = token - NUM_SPECIAL
+        tags = self._tags[row]
+        title = self._titles[row] or self.vocabulary.item_ids[row]
+        return f"{title} ({', '.join(tags[:4])})" if tags else title
+
+    @cached_property
+    def _titles(self) -> list[str | None]:
+        return self.vocabulary.items["title"].to_pylist()
+
+    @cached_property
+    def _tags(self) -> list[list[str] | None]:
+        return self.vocabulary.items["tags"].to_pylist()
+
+    @cached_property
+    def _neighbours(self) -> list[tuple[list[int], list[float]]]:
+        columns = (self.table["items"].to_pylist(), self.table["scores"].to_pylist())
+        return list(zip(*columns, strict=True))
+
+    @cached_property
+    def _popular(self) -> list[int]:
+        return self.table["popular"].to_pylist()
+
+
+def load_choices(
+    storage: Storage, folder: str, vocabulary: Vocabulary, context_len: int
+) -> Choices:
+    """How the chat model of `lm/<name>` (`folder`) is asked."""
+    notes = storage.read_json(folder, NOTES)
+    return Choices(
+        kind="instruct",
+        language=Language(vocabulary.num_tokens),
+        context_len=context_len,
+        vocabulary=vocabulary,
+        tokenizer=_tokenizer(storage, notes["model_folder"], notes["model_digest"]),
+        letters=notes["letters"],
+        text=notes["text"],
+        table=storage.read_table(folder, NEIGHBOURS),
+    )
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(storage: Storage, folder: str, version: str) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(storage.fetch_folder(folder, version))
+    if not tokenizer.chat_template:
+        raise UserError(f"lm.folder: {storage.uri(folder)} has no chat template: no chat model")
+    return tokenizer
