@@ -155,7 +155,10 @@ class PartWorker:
             answer.begin_unit(number)
             self._collect(answer, np.array([number]))
             if self._loop.stopped or self._loop.broken:
-                return
+                break
+        # Before the next part has the engine: were it to die of that one while this one is
+        # being committed, the last unit here would be blamed.
+        answer.end_units()
 
     def _by_quota(self, answer: _PartAnswer, quota: int, train_part: str) -> None:
         """Tries of each user, until `quota` of its outcomes would be accepted."""
@@ -296,6 +299,9 @@ class _PartAnswer:
 
     def begin_unit(self, number: int) -> None:
         self._note_attempt(at=int(number))
+
+    def end_units(self) -> None:
+        self._note_attempt()
 
     def crashes_at(self, number: int) -> int:
         return self._crashes[str(number)]

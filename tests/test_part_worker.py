@@ -131,6 +131,23 @@ def test_a_part_that_killed_its_engine_twice_is_run_unit_by_unit(storage: Storag
     assert [(row["unit_id"], row["reason"]) for row in failed] == [(digest(7), "engine_crashed")]
 
 
+def test_a_part_that_is_done_unit_by_unit_blames_nobody_afterwards(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is being committed the next part may have the engine, and kill it."""
+    storage.write_json({"attempts": 3, "unfinished": 3}, "runs/test/outcomes", ATTEMPTS,
+                       f"{ROW['name']}.json")  # fmt: skip
+    noted: list[Any] = []
+
+    def commit(answer: Any) -> dict[str, int]:
+        noted.append(storage.read_json("runs/test/outcomes", ATTEMPTS, f"{ROW['name']}.json"))
+        return {}
+
+    monkeypatch.setattr("llmaug.part_worker._PartAnswer.commit", commit)
+    worker(storage, Recorder())(ROW)
+    assert [note["at"] for note in noted] == [None]
+
+
 class Fragile(UniformEngine):
     """Takes its process with it when it meets unit 5."""
 
