@@ -74,7 +74,32 @@ class Engine(Protocol):
         """Forget all that is unfinished."""
 
 
-class UniformEngine:
+class _InTurn:
+    """The queue of an engine that answers units in the order in which they came."""
+
+    alive = True
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[Units, np.ndarray, int]] = deque()
+        self.num_unfinished = 0
+
+    def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
+        self._queue.append((units, numbers, first_key))
+        self.num_unfinished += len(numbers)
+        return []
+
+    def abort(self) -> None:
+        self._queue.clear()
+        self.num_unfinished = 0
+
+    def _put_back(self, units: Units, numbers: np.ndarray, first_key: int, size: int) -> None:
+        """What was taken from the queue, less its first `size` units, which are done."""
+        if size < len(numbers):
+            self._queue.appendleft((units, numbers[size:], first_key + size))
+        self.num_unfinished -= size
+
+
+class UniformEngine(_InTurn):
     """Items drawn at random by seed: a control generator that the gate must refuse.
 
     With a rate it is a stand-in for a GPU: it takes the time of one without its work, so that
@@ -82,18 +107,11 @@ class UniformEngine:
     """
 
     STEP_S = 0.2
-    alive = True
 
     def __init__(self, num_items: int, tokens_per_s: float | None = None) -> None:
+        super().__init__()
         self._num_items, self._rate = num_items, tokens_per_s
-        self._queue: deque[tuple[Units, np.ndarray, int]] = deque()
         self._due = 0.0  # when the units handed out so far would have been finished
-        self.num_unfinished = 0
-
-    def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
-        self._queue.append((units, numbers, first_key))
-        self.num_unfinished += len(numbers)
-        return []
 
     def step(self) -> Finished | None:
         units, numbers, first_key = self._queue.popleft()
@@ -104,19 +122,13 @@ class UniformEngine:
             size = max(1, int(np.searchsorted(seconds, self.STEP_S)))
             self._due += float(seconds[size - 1])
             time.sleep(max(0.0, self._due - time.monotonic()))
-        if size < len(numbers):
-            self._queue.appendleft((units, numbers[size:], first_key + size))
-        self.num_unfinished -= size
+        self._put_back(units, numbers, first_key, size)
         drawn = numbers[:size]
         return Finished(
             first_key + np.arange(size),
             uniform_tokens(units.seeds[drawn], units.max_tokens[drawn], self._num_items),
             np.zeros(size, np.int32),
         )
-
-    def abort(self) -> None:
-        self._queue.clear()
-        self.num_unfinished = 0
 
 
 def uniform_tokens(seeds: np.ndarray, lengths: np.ndarray, num_items: int) -> pa.Array:
@@ -131,45 +143,32 @@ def uniform_tokens(seeds: np.ndarray, lengths: np.ndarray, num_items: int) -> pa
     return pa.ListArray.from_arrays(offsets, tokens.astype(np.int32))
 
 
-class AnswerEngine:
+class AnswerEngine(_InTurn):
     """A model that answers by itself, some units at a time (n-gram, masked)."""
 
     STEP_SIZE = 256
-    alive = True
 
     def __init__(self, model: Answers) -> None:
+        super().__init__()
         self._model = model
-        self._queue: deque[tuple[Units, np.ndarray, int]] = deque()
-        self.num_unfinished = 0
-
-    def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
-        self._queue.append((units, numbers, first_key))
-        self.num_unfinished += len(numbers)
-        return []
 
     def step(self) -> Finished | None:
         units, numbers, first_key = self._queue.popleft()
         size = min(len(numbers), self.STEP_SIZE)
-        if size < len(numbers):
-            self._queue.appendleft((units, numbers[size:], first_key + size))
-        self.num_unfinished -= size
+        self._put_back(units, numbers, first_key, size)
         rows = units.table.take(numbers[:size]).to_pylist()
-        answers = self._model.answer(self._model.requests(rows))
-        keys = [first_key + n for n, answer in enumerate(answers) if not isinstance(answer, str)]
-        failed = []
-        for key, answer in enumerate(answers, start=first_key):
+        keys, tokens, failed = [], [], []
+        for key, answer in enumerate(self._model.answer(self._model.requests(rows)), first_key):
             if isinstance(answer, str):
                 reason, detail = answer.split(": ", 1)
                 failed.append((key, reason, detail))
-        tokens = [answer for answer in answers if not isinstance(answer, str)]
+            else:
+                keys.append(key)
+                tokens.append(answer)
         return Finished(
             np.array(keys, np.int64), pa.array(tokens, TOKENS), np.zeros(len(keys), np.int32),
             failed,
         )  # fmt: skip
-
-    def abort(self) -> None:
-        self._queue.clear()
-        self.num_unfinished = 0
 
 
 class VllmEngine:

@@ -119,20 +119,29 @@ def item_vectors(storage: Storage, train: str, vocabulary: Vocabulary, seed: int
 
 def _by_events(storage: Storage, train: str, vocabulary: Vocabulary, seed: int) -> np.ndarray:
     """(I, D) who takes the items; users with many events count less each."""
+    from scipy.sparse import diags
+
+    events, lengths = taken_items(storage, train, vocabulary)
+    return _reduced((diags(1 / np.sqrt(np.maximum(lengths, 1))) @ events).T.tocsr(), seed)
+
+
+def taken_items(storage: Storage, train: str, vocabulary: Vocabulary) -> tuple[Any, np.ndarray]:
+    """(U, I) sparse: how often each user of the training events took each item; and the (U,)
+    events of each user, those of unknown items included."""
     from scipy.sparse import coo_matrix, csr_matrix, vstack
 
-    rows = []
+    rows, lengths = [], [np.empty(0, np.int64)]
     for part in storage.parts(train):
         events = storage.read_part(train, part, columns=["user_id", "item_id"])
         item = vocabulary.encode(events["item_id"]) - NUM_SPECIAL
         bounds = group_bounds(events["user_id"].to_numpy(zero_copy_only=False))
-        lengths = np.array([end - start for start, end in bounds], np.int64)
-        user = np.repeat(np.arange(len(bounds)), lengths)
-        value = np.repeat(1 / np.sqrt(np.maximum(lengths, 1)), lengths)
+        lengths.append(np.array([end - start for start, end in bounds], np.int64))
+        user = np.repeat(np.arange(len(bounds)), lengths[-1])
         known = item >= 0
         shape = (len(bounds), vocabulary.num_items)
-        rows.append(coo_matrix((value[known], (user[known], item[known])), shape=shape))
-    return _reduced(csr_matrix(vstack(rows)).T, seed)
+        once = np.ones(int(known.sum()))
+        rows.append(coo_matrix((once, (user[known], item[known])), shape=shape))
+    return csr_matrix(vstack(rows)), np.concatenate(lengths)
 
 
 def _by_text(vocabulary: Vocabulary, seed: int) -> np.ndarray:

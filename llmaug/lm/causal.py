@@ -10,10 +10,8 @@ Shapes: B sequences, T positions, D width, V tokens.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmaug.config import LmConfig
 from llmaug.lm.features import averaged, item_tags, new_items
-from llmaug.lm.folder import NOTES
+from llmaug.lm.folder import write_model
 from llmaug.lm.language import Language
 from llmaug.losses import softmax
 from llmaug.semantic_ids import write_ids
@@ -143,14 +141,7 @@ def save(
 ) -> str:
     """Write the folded model as an ordinary Hugging Face folder; returns its digest."""
     with tempfile.TemporaryDirectory() as local:
-        model.folded().save_pretrained(local)
-        notes = {
-            "model": "causal",
-            "vocabulary_digest": vocabulary.digest,
-            "language": model.language.as_json(),
-            **facts,
-        }
         if model.language.ids:
             write_ids(Storage(local), "", model.language.ids)
-        Path(local, NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
-        return storage.put_folder(local, folder)
+        notes = {"language": model.language.as_json(), **facts}
+        return write_model(storage, folder, local, model.folded(), "causal", vocabulary, notes)

@@ -9,6 +9,7 @@ of the file, a few kilobytes, wherever the folder lies.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from llmaug.errors import UserError
@@ -31,6 +32,23 @@ def read_notes(storage: Storage, folder: str, model: str) -> dict[str, Any]:
             "set lm.name to another folder or lm.model to its kind"
         )
     return notes
+
+
+def write_model(
+    storage: Storage,
+    folder: str,
+    local: str,
+    plain: Any,
+    model: str,
+    vocabulary: Vocabulary,
+    notes: dict[str, Any],
+) -> str:
+    """Copy a transformers model, its notes and whatever is in the folder `local` already to
+    `folder`; returns the digest of it all."""
+    plain.save_pretrained(local)
+    notes = {"model": model, "vocabulary_digest": vocabulary.digest, **notes}
+    Path(local, NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
+    return storage.put_folder(local, folder)
 
 
 def check_digest(uri: str, notes: dict[str, Any], vocabulary: Vocabulary) -> None:

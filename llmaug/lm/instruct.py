@@ -24,7 +24,7 @@ from llmaug.errors import UserError
 from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.language import Language
 from llmaug.lm.prompts import Prompts
-from llmaug.sequences import group_bounds
+from llmaug.semantic_ids import taken_items
 from llmaug.sources import resolve_uri
 from llmaug.split import TRAIN
 from llmaug.stage import Context
@@ -94,19 +94,10 @@ def adopt_model(storage: Storage, uri: str) -> tuple[str, str]:
 def neighbours(storage: Storage, train: str, vocabulary: Vocabulary) -> pa.Table:
     """For each item the items that most of its users took, too: {items, scores} by cosine, in
     item order; of popularity for those without neighbours."""
-    from scipy.sparse import coo_matrix, csr_matrix, diags, vstack
+    from scipy.sparse import diags
 
-    rows = []
-    for part in storage.parts(train):
-        events = storage.read_part(train, part, columns=["user_id", "item_id"])
-        item = vocabulary.encode(events["item_id"]) - NUM_SPECIAL
-        bounds = group_bounds(events["user_id"].to_numpy(zero_copy_only=False))
-        user = np.repeat(np.arange(len(bounds)), [end - start for start, end in bounds])
-        known = item >= 0
-        shape = (len(bounds), vocabulary.num_items)
-        ones = np.ones(int(known.sum()), np.float32)
-        rows.append(coo_matrix((ones, (user[known], item[known])), shape=shape))
-    taken = csr_matrix(vstack(rows))
+    taken, _ = taken_items(storage, train, vocabulary)
+    taken = taken.astype(np.float32)
     taken.data[:] = 1
     count = np.asarray(taken.sum(0)).ravel()
     scale = diags(1 / np.sqrt(np.maximum(count, 1)))

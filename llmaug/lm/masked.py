@@ -9,9 +9,7 @@ Shapes: B histories, T positions, D width, V tokens (the vocabulary, then MASK).
 
 from __future__ import annotations
 
-import json
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from llmaug.config import LmConfig
 from llmaug.lm.features import averaged, item_tags, new_items
-from llmaug.lm.folder import NOTES
+from llmaug.lm.folder import write_model
 from llmaug.lm.masking import masked_prompt
 from llmaug.sequences import padded_prompts
 from llmaug.storage import Storage
@@ -112,13 +110,6 @@ def save(
     storage: Storage, folder: str, model: MaskedLm, vocabulary: Vocabulary, facts: dict[str, Any]
 ) -> str:
     """Write the folded model as an ordinary Hugging Face folder; returns its digest."""
+    notes = {"num_passes": model.num_passes, **facts}
     with tempfile.TemporaryDirectory() as local:
-        model.folded().save_pretrained(local)
-        notes = {
-            "model": "masked",
-            "vocabulary_digest": vocabulary.digest,
-            "num_passes": model.num_passes,
-            **facts,
-        }
-        Path(local, NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
-        return storage.put_folder(local, folder)
+        return write_model(storage, folder, local, model.folded(), "masked", vocabulary, notes)

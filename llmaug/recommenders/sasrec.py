@@ -22,6 +22,7 @@ from llmaug import losses
 from llmaug.config import TrainConfig
 from llmaug.item_tags import item_tags
 from llmaug.recommenders.dropout import Dropout
+from llmaug.sequences import padded_prompts
 from llmaug.vocabulary import BOS, PAD, Vocabulary
 
 _TOKENS_A_PASS = 256
@@ -91,14 +92,10 @@ class SASRec(nn.Module):
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
         """(B, V) logits of the next item; a user without history is scored from BOS alone."""
         inputs = [[BOS, *h][-self.history_len :] for h in histories]
-        length = torch.tensor([len(row) for row in inputs], device=self.items.weight.device)
-        tokens = torch.full((len(inputs), int(length.max())), PAD, device=length.device)
-        for row, values in enumerate(inputs):
-            tokens[row, : len(values)] = torch.tensor(values, device=length.device)
         table = self.table()
-        hidden = self._hidden(tokens, length, table)
-        last = hidden[torch.arange(len(inputs), device=length.device), length - 1]
-        return last @ table.T
+        tokens, last = (torch.from_numpy(x).to(table.device) for x in padded_prompts(inputs))
+        hidden = self._hidden(tokens, last + 1, table)
+        return hidden[torch.arange(len(inputs), device=last.device), last] @ table.T
 
     def probability(self, scores: Tensor) -> Tensor:
         """Softmax over the catalogue: the chance that the item is the next one."""

@@ -20,6 +20,7 @@ from llmaug import losses
 from llmaug.config import TrainConfig
 from llmaug.item_tags import item_tags
 from llmaug.recommenders.dropout import Dropout
+from llmaug.sequences import padded_prompts
 from llmaug.vocabulary import NUM_SPECIAL, PAD, Vocabulary
 
 
@@ -65,13 +66,10 @@ class TwoTower(nn.Module):
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
         """(B, V) products of user and item vectors; all users without history get one list."""
         inputs = [[PAD, *history[-self.history_len :]] for history in histories]
-        length = torch.tensor([len(row) for row in inputs])
-        tokens = torch.full((len(inputs), int(length.max())), PAD)
-        for row, values in enumerate(inputs):
-            tokens[row, : len(values)] = torch.tensor(values)
         table = self.table()
-        vectors = self._users(tokens.to(table.device), table)
-        return vectors[torch.arange(len(inputs)), length - 1] @ table.T
+        tokens, last = (torch.from_numpy(x).to(table.device) for x in padded_prompts(inputs))
+        vectors = self._users(tokens, table)
+        return vectors[torch.arange(len(inputs), device=last.device), last] @ table.T
 
     def probability(self, scores: Tensor) -> Tensor:
         """Softmax over the catalogue: the chance that the item is the next one."""
