@@ -12,10 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llmaug.arms import AUGMENTED
-from llmaug.config import Config
 from llmaug.errors import UserError
-from llmaug.lease import Lease
-from llmaug.pipeline import stages
+from llmaug.pipeline import reopened, stages
 from llmaug.progress import Progress
 from llmaug.publish import FORCED
 from llmaug.stage import MANIFEST, Context, run_stage
@@ -34,13 +32,7 @@ def publish_run(
     Returns the card of the published model. Raises UserError when there is no such run, it has
     not come to the gate, or there is nothing to force.
     """
-    run = storage.read_json(f"runs/{run_id}", "run.json")
-    if run is None:
-        known = ", ".join(storage.names("runs")) or "none"
-        raise UserError(f"{storage.uri('runs', run_id)}: no such run; runs here: {known}")
-    with Lease(storage, f"runs/{run_id}") as lease:
-        shown = progress(lambda state: None) if progress else Progress()
-        context = Context(storage, Config(**run["config"]), run_id, shown, lease)
+    with reopened(storage, run_id, progress) as context:
         if not storage.exists(context.folder("gate"), MANIFEST):
             raise UserError(
                 f"run {run_id} has not come to the gate: run the job first "
@@ -55,7 +47,7 @@ def publish_run(
             for step, stage in stages(context.config)
             if step in ("publish", "recommend", "report")
         ]
-        shown.plan([stage.name for stage in path])
+        context.progress.plan([stage.name for stage in path])
         manifests = {stage.name: run_stage(stage, context) for stage in path}
         return manifests["publish"]["counts"]
 

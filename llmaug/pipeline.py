@@ -7,7 +7,8 @@ logs - ingest - split - vocabulary - lm - plan - generate - filter - merge - tra
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llmaug import (
@@ -99,6 +100,23 @@ def run(
             folder, "run.json",
         )  # fmt: skip
         return {stage.name: run_stage(stage, context) for stage in path}
+
+
+@contextmanager
+def reopened(
+    storage: Storage,
+    run_id: str,
+    progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+) -> Iterator[Context]:
+    """A run that was made before, with its own config, held by us meanwhile. Raises UserError
+    when there is none."""
+    run = storage.read_json(f"runs/{run_id}", "run.json")
+    if run is None:
+        known = ", ".join(storage.names("runs")) or "none"
+        raise UserError(f"{storage.uri('runs', run_id)}: no such run; runs here: {known}")
+    with Lease(storage, f"runs/{run_id}") as lease:
+        shown = progress(lambda state: None) if progress else Progress()
+        yield Context(storage, Config(**run["config"]), run_id, shown, lease)
 
 
 class _Throttled:

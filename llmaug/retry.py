@@ -16,11 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug import generate
-from llmaug.config import Config
 from llmaug.errors import UserError
 from llmaug.generators import generator_of
-from llmaug.lease import Lease
 from llmaug.part_worker import Place, keep
+from llmaug.pipeline import reopened
 from llmaug.plan import read_parts
 from llmaug.progress import Progress
 from llmaug.schema import FAILED
@@ -39,13 +38,7 @@ def retry_failed(
     Returns {retried, by_reason: {reason: units}, still_failed}. Raises UserError when there is
     no such run, generation is not finished, or the run was made with other code.
     """
-    run = storage.read_json(f"runs/{run_id}", "run.json")
-    if run is None:
-        known = ", ".join(storage.names("runs")) or "none"
-        raise UserError(f"{storage.uri('runs', run_id)}: no such run; runs here: {known}")
-    with Lease(storage, f"runs/{run_id}") as lease:
-        shown = progress(lambda state: None) if progress else Progress()
-        context = Context(storage, Config(**run["config"]), run_id, shown, lease)
+    with reopened(storage, run_id, progress) as context:
         outcomes = context.folder("outcomes")
         manifest = storage.read_json(outcomes, MANIFEST)
         if manifest is None:
