@@ -18,7 +18,7 @@ _SEES_TAGS = {"item_features": True}
 
 
 def _closed_form(model: str) -> dict[str, Any]:
-    return {"model": model, "loss": None, "item_features": False}
+    return {"model": model, "loss": None, "item_features": False, "finetune_after": None}
 
 
 @dataclass(frozen=True)

@@ -529,6 +529,9 @@ class TrainConfig(OptimiserConfig):
     """sasrec: softmax over the catalogue, or sampled_softmax over some of it, for catalogues
     of 100,000 items and more. two_tower: sampled_softmax, or bpr (pairwise).
     linear: binary cross-entropy or mean squared error on sigmoid outputs. None: the first."""
+    finetune_after: int | None = Field(default=None, ge=1)
+    """sasrec, two_tower: after this many steps on all events, train on real ones alone: what is
+    synthetic then prepares the model and does not decide it. None: on all to the end."""
     max_negatives: int = Field(default=1024, ge=1)
     """sampled_softmax: negatives of a batch at most, half of them its own targets."""
     interaction: Literal["concat", "hadamard"] = "concat"
@@ -552,6 +555,19 @@ class TrainConfig(OptimiserConfig):
         if self.loss and self.loss not in LOSSES[self.model]:
             has = " or ".join(LOSSES[self.model]) or "none: it has a closed form"
             raise ValueError(f"train.loss of model {self.model} is {has}, not {self.loss}")
+        return self
+
+    @model_validator(mode="after")
+    def _finetunes_at_the_end(self) -> TrainConfig:
+        if self.finetune_after is None:
+            return self
+        if self.model not in _SEE_TAGS:
+            raise ValueError(f"train.finetune_after is for sasrec and two_tower, not {self.model}")
+        if self.finetune_after >= self.num_steps:
+            raise ValueError(
+                f"train.finetune_after {self.finetune_after} leaves no step of num_steps "
+                f"{self.num_steps} for real events alone"
+            )
         return self
 
     @model_validator(mode="after")

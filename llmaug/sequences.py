@@ -28,13 +28,14 @@ class Sequences:
 
     tokens: (M,) int32, each sequence starting with BOS. weights: (M,) float32, the loss
     weight of predicting that token (0 for BOS and for context). offsets: (N + 1,) int64.
-    user_ids: (N,) strings.
+    user_ids: (N,) strings. is_real: (N,) whether all of its events are real ones.
     """
 
     tokens: np.ndarray
     weights: np.ndarray
     offsets: np.ndarray
     user_ids: np.ndarray
+    is_real: np.ndarray
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,6 +54,7 @@ def load_sequences(storage: Storage, folder: str, vocabulary: Vocabulary) -> Seq
         weights=np.concatenate([piece.weights for piece in pieces]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         user_ids=np.concatenate([piece.user_ids for piece in pieces]),
+        is_real=np.concatenate([piece.is_real for piece in pieces]),
     )
 
 
@@ -70,7 +72,7 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     replaces = pc.fill_null(pc.equal(events["strategy"], "substitute"), False).to_numpy(
         zero_copy_only=False
     )
-    tokens, weights, lengths, user_ids = [], [], [], []
+    tokens, weights, lengths, user_ids, is_real = [], [], [], [], []
     history, history_user = token[:0], None
     for start, end in group_bounds(user, unit):
         run, run_weight = token[start:end], weight[start:end]
@@ -87,11 +89,13 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
         weights += [[0.0], run_weight]
         lengths.append(1 + len(run))
         user_ids.append(user[start])
+        is_real.append(not unit[start])
     return Sequences(
         tokens=np.concatenate([np.empty(0), *tokens]).astype(np.int32),
         weights=np.concatenate([np.empty(0), *weights]).astype(np.float32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         user_ids=np.array(user_ids, dtype=object),
+        is_real=np.array(is_real, dtype=bool),
     )
 
 
@@ -156,10 +160,18 @@ class Batches:
     So a run that resumes from a checkpoint sees what the undisturbed run would have seen.
     """
 
-    def __init__(self, sequences: Sequences, batch_size: int, window: int, seed: int) -> None:
+    def __init__(
+        self,
+        sequences: Sequences,
+        batch_size: int,
+        window: int,
+        seed: int,
+        only_real: bool = False,
+    ) -> None:
         lengths = np.diff(sequences.offsets)
         carries_loss = np.add.reduceat(sequences.weights, sequences.offsets[:-1]) > 0
-        self._usable = np.flatnonzero((lengths >= 2) & carries_loss)
+        wanted = sequences.is_real if only_real else True
+        self._usable = np.flatnonzero((lengths >= 2) & carries_loss & wanted)
         if not len(self._usable):
             raise UserError(
                 "no training sequence has an event to learn from: check the split and the "

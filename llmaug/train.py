@@ -110,6 +110,7 @@ class _RecommenderTask:
 
     metric = "ndcg"
     model: Any
+    patient_until = 0
 
     def __init__(self, inputs: Inputs, config: TrainConfig, seed: int) -> None:
         self._inputs, self._config = inputs, config
@@ -135,13 +136,22 @@ class _RecommenderTask:
 
 
 class _SequenceTask(_RecommenderTask):
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
+        if self._real and step >= self.patient_until:
+            return self._real.at(step - self.patient_until, rank, world_size)
+        return super().batch(step, rank, world_size)
+
     def weight(self, batch: tuple[Any, ...]) -> float:
         return float(batch[1].sum())
 
     def _load(self, seed: int) -> Batches:
         inputs, config, vocabulary = self._inputs, self._config, self._vocabulary
         sequences = load_sequences(inputs.storage, inputs.shards, vocabulary)
-        batches = Batches(sequences, config.batch_size, config.history_len, seed)
+        take = partial(Batches, sequences, config.batch_size, config.history_len, seed)
+        batches = take()
+        # Steps on everything merged, then on real events alone.
+        self.patient_until = config.finetune_after or 0
+        self._real = take(only_real=True) if config.finetune_after else None
         counts = batches.target_counts(vocabulary.num_tokens)
         self.model = recommenders.build(config, vocabulary, [], inputs.min_tag_items, counts)
         return batches

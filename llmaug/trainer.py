@@ -34,6 +34,8 @@ class Task(Protocol):
     """torch.nn.Module; `model(*batch)` gives the mean loss of a batch."""
     metric: str
     """What `validate` measures: ndcg, or log_likelihood."""
+    patient_until: int
+    """Early stopping does not count validations before this step."""
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
         """This worker's share of the batch of `step`: arrays."""
@@ -131,7 +133,7 @@ def _train(spec: dict[str, Any]) -> None:
     wrapped = prepare_model(task.model)
     optimiser = make_optimiser(task.model, optimiser_config)
     state = _restore(task.model, optimiser)
-    while not _finished(state, optimiser_config):
+    while not _finished(task, state, optimiser_config):
         step = state["step"]
         try:
             loss = train_step(
@@ -141,7 +143,8 @@ def _train(spec: dict[str, Any]) -> None:
             folder = spec["storage"], spec["folder"]
             raise not_finite(*folder, optimiser_config, found, step, rank) from None
         state["step"] = step + 1
-        if (step + 1) % optimiser_config.validate_every == 0 or _finished(state, optimiser_config):
+        last = _finished(task, state, optimiser_config)
+        if last or (step + 1) % optimiser_config.validate_every == 0:
             _validate_and_save(task, optimiser, state, loss, rank, world_size)
         if rank == 0 and step % 10 == 0:
             facts = {"loss": loss, f"validation {task.metric}": state["best"]}
@@ -273,8 +276,9 @@ def train_step(
     return loss
 
 
-def _finished(state: dict[str, Any], config: OptimiserConfig) -> bool:
-    stale = state["validations"] - state["best_validation"]
+def _finished(task: Task, state: dict[str, Any], config: OptimiserConfig) -> bool:
+    not_counted = task.patient_until // config.validate_every
+    stale = state["validations"] - max(state["best_validation"], not_counted)
     return state["step"] >= config.num_steps or stale >= config.patience
 
 

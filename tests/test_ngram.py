@@ -90,7 +90,7 @@ def as_sequences(tokens: list[list[int]]) -> Sequences:
     flat = np.array([token for row in rows for token in row], np.int32)
     ends = np.cumsum([0] + [len(row) for row in rows])
     users = np.array([f"u{n}" for n in range(len(rows))], dtype=object)
-    return Sequences(flat, (flat != BOS).astype(np.float32), ends, users)
+    return Sequences(flat, (flat != BOS).astype(np.float32), ends, users, np.ones(len(rows), bool))
 
 
 def by_the_book(

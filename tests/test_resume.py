@@ -24,6 +24,9 @@ CONFIG = config_of("sasrec", dropout=0.3, batch_size=3, learning_rate=0.01)
 class SmallTask:
     """SASRec on five users, three in a batch."""
 
+    metric = "ndcg"
+    patient_until = 0
+
     def __init__(self) -> None:
         torch.manual_seed(1)
         self.model = recommenders.build(CONFIG, WORDS, [])
@@ -32,8 +35,6 @@ class SmallTask:
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
         return self._batches.at(step, rank, world_size)
-
-    metric = "ndcg"
 
     def weight(self, batch: tuple[Any, ...]) -> float:
         return float(batch[1].sum())

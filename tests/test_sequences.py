@@ -222,6 +222,18 @@ def test_a_long_context_is_cut_rather_than_the_events_behind_it() -> None:
         assert weights[0].tolist() == [0, 0, 1, 1, 1]
 
 
+def test_real_sequences_can_be_asked_for_alone() -> None:
+    rows = pa.concat_tables(
+        [events(histories(u1="ab", u2="cd")), synthetic("v", "unit", "ed", weight=0.5)]
+    )
+    sequences = of_events(rows, WORDS)
+    assert sequences.is_real.tolist() == [True, True, False]
+    alone = Batches(sequences, 3, window=5, seed=1, only_real=True)
+    everything = {tuple(row) for row in Batches(sequences, 3, 5, seed=1).at(0)[0].tolist()}
+    assert {tuple(row) for row in alone.at(0)[0].tolist()} == {(BOS, A, B), (BOS, C, D)}
+    assert everything == {(BOS, A, B), (BOS, C, D), (BOS, E, D)}
+
+
 def _only(sequences: Sequences, index: int) -> Sequences:
     start, end = sequences.offsets[index : index + 2]
     return Sequences(
@@ -229,6 +241,7 @@ def _only(sequences: Sequences, index: int) -> Sequences:
         sequences.weights[start:end],
         np.array([0, end - start]),
         sequences.user_ids[index : index + 1],
+        sequences.is_real[index : index + 1],
     )
 
 

@@ -13,7 +13,14 @@ from llmaug.config import LmConfig, OptimiserConfig, TrainConfig
 from llmaug.recommenders.sasrec import SASRec
 from llmaug.sequences import Batches, of_events
 from llmaug.storage import Storage
-from llmaug.trainer import FAILED_BATCH, NotFinite, backward, learning_rate, not_finite
+from llmaug.trainer import (
+    FAILED_BATCH,
+    NotFinite,
+    _finished,
+    backward,
+    learning_rate,
+    not_finite,
+)
 from tests.tables import catalogue, events, histories
 
 WORDS = catalogue("abcdef")
@@ -38,6 +45,7 @@ class Task:
     """A small model on nine histories of different lengths."""
 
     metric = "ndcg"
+    patient_until = 0
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -100,3 +108,21 @@ def test_a_loss_that_is_no_number_stops_and_leaves_its_batch(tmp_path: Path) -> 
     tokens, weights = found["batch"]
     assert tokens == task.batch(0, 0, 1)[0].tolist()
     assert weights == task.batch(0, 0, 1)[1].tolist()
+
+
+def test_patience_begins_where_the_task_says() -> None:
+    task, config = Task(), OptimiserConfig(num_steps=100, validate_every=10, patience=3)
+
+    def stops_at(best_validation: int) -> int:
+        """The step at which training ends when that validation is the best of all."""
+        for validations in range(best_validation, 11):
+            state = {"step": 10 * validations, "validations": validations,
+                     "best_validation": best_validation}  # fmt: skip
+            if _finished(task, state, config):
+                return 10 * validations
+        raise AssertionError("never")
+
+    assert stops_at(best_validation=1) == 40
+    task.patient_until = 50
+    assert stops_at(best_validation=1) == 80
+    assert stops_at(best_validation=7) == 100

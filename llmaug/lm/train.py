@@ -82,6 +82,7 @@ class LmTask:
     """What tasks of neural behaviour models share; built inside each worker."""
 
     model: Any
+    patient_until = 0
     window: int
     """Tokens of a sequence that a visit reads, less one."""
 
