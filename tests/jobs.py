@@ -100,18 +100,22 @@ def kill_when(condition: Callable[[], bool], *arguments: str) -> None:
         run.wait()
 
 
-def process_named(name: str, parent: int) -> psutil.Process:
-    """A process below `parent` (Ray's workers among them) with `name` in its command line."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for process in psutil.Process(parent).children(recursive=True):
-            try:
-                if name in " ".join(process.cmdline()) or name in process.name():
-                    return process
-            except psutil.Error:
-                continue
-        time.sleep(0.1)
-    raise AssertionError(f"no process {name}")
+def processes_named(name: str, parent: int) -> list[psutil.Process]:
+    """Those below `parent` (Ray's workers among them) with `name` in their command line."""
+    found = []
+    for process in psutil.Process(parent).children(recursive=True):
+        try:
+            if name in " ".join(process.cmdline()) or name in process.name():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill_process(name: str, run: subprocess.Popen[str]) -> None:
+    """kill -9 a process below the command, as soon as there is one of that name."""
+    wait_until(lambda: bool(processes_named(name, run.pid)), run)
+    processes_named(name, run.pid)[0].kill()
 
 
 def add_events(root: Path, num_users: int) -> None:

@@ -26,8 +26,8 @@ from tests.jobs import (
     SMALL,
     add_events,
     changed,
+    kill_process,
     llmaug,
-    process_named,
     start,
     wait_until,
     write_config,
@@ -161,7 +161,7 @@ def test_a_killed_actor_comes_back_by_itself(night: Night) -> None:
     run = start(*night.command)
     for at_least in (20, 60):
         wait_until(lambda: night.num_finished() >= at_least, run)  # noqa: B023
-        process_named("PartWorker", run.pid).kill()
+        kill_process("PartWorker", run)
     _, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
     assert night.check_ledger()["deaths"] == 2

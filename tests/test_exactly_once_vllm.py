@@ -15,8 +15,9 @@ from tests.jobs import (
     SMALL,
     add_events,
     changed,
+    kill_process,
     llmaug,
-    process_named,
+    processes_named,
     start,
     wait_until,
     write_config,
@@ -68,7 +69,8 @@ def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
         run.wait()
     # The engine in a process of its own, as it is where a model spans several GPUs.
     run = start(*monday, VLLM_ENABLE_V1_MULTIPROCESSING="1")
-    process_named("EngineCore", run.pid)  # it is starting, and may not be killed yet
+    # It is starting, and may not be killed yet.
+    wait_until(lambda: bool(processes_named("EngineCore", run.pid)), run)
 
     def wait_for_five_more_parts() -> None:
         before = num_finished()
@@ -76,7 +78,7 @@ def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
 
     for name in ("EngineCore", "PartWorker"):
         wait_for_five_more_parts()
-        process_named(name, run.pid).kill()
+        kill_process(name, run)
     _, said = run.communicate(timeout=240)
     assert run.returncode == 0, said
 

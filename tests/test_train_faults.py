@@ -15,7 +15,7 @@ import pytest
 from llmaug import pipeline
 from llmaug.config import parse_config
 from llmaug.storage import Storage
-from tests.jobs import SMALL, changed, process_named, write_logs
+from tests.jobs import SMALL, changed, processes_named, write_logs
 
 pytestmark = pytest.mark.faults
 
@@ -96,8 +96,9 @@ class Killer:
                     except (OSError, ValueError):  # being written, or taken away
                         continue
                     self.checkpoints[state.parent.name] = step
-            if len(self.checkpoints) >= 2 and not self.killed:
-                worker = process_named("RayTrainWorker", os.getpid())
+            if len(self.checkpoints) < 2 or self.killed:
+                continue
+            for worker in processes_named("RayTrainWorker", os.getpid())[:1]:
                 self.num_before = len(self.checkpoints)
                 os.kill(worker.pid, signal.SIGKILL)
                 self.killed = True
