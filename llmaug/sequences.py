@@ -10,8 +10,10 @@ sequences like real ones.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,8 @@ import pyarrow.compute as pc
 from llmaug.errors import UserError
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, PAD, Vocabulary
+
+_BLOCK = 1 << 22  # events looked at together
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,56 @@ class Sequences:
 
     @property
     def num_targets(self) -> int:
-        return int((self.weights > 0).sum())
+        return sum(int((weights > 0).sum()) for _, weights in self.blocks())
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Tokens and weights of all events, a piece at a time."""
+        for start in range(0, len(self.tokens), _BLOCK):
+            yield self.tokens[start : start + _BLOCK], self.weights[start : start + _BLOCK]
+
+    def first_losses(self) -> np.ndarray:
+        """(N,) where in the tokens each sequence's first loss stands; -1 for none."""
+        first = np.full(len(self), -1)
+        for number, (_, weights) in enumerate(self.blocks()):
+            place = np.flatnonzero(weights > 0) + number * _BLOCK
+            sequence = np.searchsorted(self.offsets, place, side="right") - 1
+            # In reverse, so that the first one of a sequence is written last.
+            later = first[sequence] < 0
+            first[sequence[later][::-1]] = place[later][::-1]
+        return first
 
 
 def load_sequences(storage: Storage, folder: str, vocabulary: Vocabulary) -> Sequences:
-    """All sequences of the event parts in `folder`, in part order."""
-    pieces = [of_events(storage.read_part(folder, p), vocabulary) for p in storage.parts(folder)]
-    lengths = np.concatenate([np.diff(piece.offsets) for piece in pieces])
-    return Sequences(
-        tokens=np.concatenate([piece.tokens for piece in pieces]),
-        weights=np.concatenate([piece.weights for piece in pieces]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        user_ids=np.concatenate([piece.user_ids for piece in pieces]),
-        is_real=np.concatenate([piece.is_real for piece in pieces]),
-    )
+    """All sequences of the event parts in `folder`, in part order, one part in memory at a time.
+
+    What there is of each event (8 bytes) streams into files on this machine's disk, without a
+    name, that are mapped into memory; a batch reads its own windows. In memory stays what there
+    is of each sequence.
+    """
+    lengths, user_ids, is_real = [], [], []
+    with tempfile.TemporaryFile() as tokens, tempfile.TemporaryFile() as weights:
+        for part in storage.parts(folder):
+            piece = of_events(storage.read_part(folder, part), vocabulary)
+            piece.tokens.tofile(tokens)
+            piece.weights.tofile(weights)
+            lengths.append(np.diff(piece.offsets))
+            user_ids.append(piece.user_ids)
+            is_real.append(piece.is_real)
+        return Sequences(
+            tokens=_mapped(tokens, np.int32),
+            weights=_mapped(weights, np.float32),
+            offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
+            user_ids=np.concatenate(user_ids),
+            is_real=np.concatenate(is_real),
+        )
+
+
+def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
+    """(M,) what was written to `file`; it lives as long as the array does."""
+    file.flush()
+    if not file.tell():
+        return np.empty(0, dtype)
+    return np.memmap(file, dtype, mode="r")
 
 
 def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
@@ -168,20 +208,17 @@ class Batches:
         seed: int,
         only_real: bool = False,
     ) -> None:
-        lengths = np.diff(sequences.offsets)
-        carries_loss = np.add.reduceat(sequences.weights, sequences.offsets[:-1]) > 0
-        wanted = sequences.is_real if only_real else True
-        self._usable = np.flatnonzero((lengths >= 2) & carries_loss & wanted)
+        self._first_loss = sequences.first_losses()
+        wanted = (np.diff(sequences.offsets) >= 2) & (self._first_loss >= 0)
+        if only_real:
+            wanted &= sequences.is_real
+        self._usable = np.flatnonzero(wanted)
         if not len(self._usable):
             raise UserError(
                 "no training sequence has an event to learn from: check the split and the "
                 "weights (merge.synthetic_weight)"
             )
-        # Where each sequence's first loss stands, and the order of the epoch asked for last.
-        losses = np.flatnonzero(sequences.weights > 0)
-        following = np.searchsorted(losses, sequences.offsets[:-1])
-        self._first_loss = losses[np.minimum(following, len(losses) - 1)]
-        self._order: tuple[int, np.ndarray] = (-1, self._usable)
+        self._order: tuple[int, np.ndarray] = (-1, self._usable)  # of the epoch asked for last
         self._sequences = sequences
         self.size = min(batch_size, len(self._usable))
         self._window = window
@@ -190,8 +227,10 @@ class Batches:
 
     def target_counts(self, num_tokens: int) -> np.ndarray:
         """(num_tokens,) how many events of each token are to be predicted."""
-        tokens = self._sequences.tokens[self._sequences.weights > 0]
-        return np.bincount(tokens, minlength=num_tokens)
+        counts = np.zeros(num_tokens, np.int64)
+        for tokens, weights in self._sequences.blocks():
+            counts += np.bincount(tokens[weights > 0], minlength=num_tokens)
+        return counts
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right."""

@@ -10,16 +10,17 @@ import pytest
 from llmaug.storage import Storage
 from tests.jobs import SMALL, changed, kill_when, llmaug, write_config, write_logs
 
-# Items drawn at random need no language model, and many small parts make the middle of
-# `generate` long enough to be killed in.
+# Items drawn at random need no language model; an engine that takes its time makes the middle
+# of `generate` long enough to be killed in.
+NUM_PARTS = 80
 CONFIG = changed(
     SMALL,
-    generate={"engine": "uniform"},
+    generate={"engine": "uniform", "simulated_tokens_per_s": 500.0},
     plan={
-        "strategies": [{"kind": "new_users", "num_users": 1200, "num_events": 8}],
+        "strategies": [{"kind": "new_users", "num_users": 4 * NUM_PARTS, "num_events": 8}],
         "units_per_part": 4,
     },
-    train={**SMALL["train"], "num_steps": 120, "validate_every": 10, "patience": 100},
+    train={**SMALL["train"], "num_steps": 60, "validate_every": 5, "patience": 100},
 )
 
 
@@ -43,7 +44,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(undisturbed: Storage, tmp_path:
 
     kill_when(lambda: len(list(outcomes.glob("0-*.json"))) >= 5, *command)
     parts_before = {file.name: file.stat().st_mtime_ns for file in outcomes.glob("0-*.json")}
-    assert 5 <= len(parts_before) < 300
+    assert 5 <= len(parts_before) < NUM_PARTS
     assert not (outcomes / "_manifest.json").exists()
 
     kill_when(lambda: any(checkpoints.glob("checkpoint_*/state.json")), *command)

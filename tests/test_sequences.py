@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -128,6 +129,32 @@ def test_parts_are_read_in_order_and_empty_ones_add_nothing(tmp_path) -> None:
         storage.write_part(events(rows), {}, "train", part)
     sequences = load_sequences(storage, "train", WORDS)
     assert [tokens for tokens, _ in as_lists(sequences)] == [[BOS, A, B], [BOS, C]]
+
+
+def test_events_stream_to_disk_and_do_not_fill_the_memory(tmp_path) -> None:
+    """Forty parts: what is in memory at a time is a small part of them."""
+    storage, words = Storage(str(tmp_path)), catalogue([f"i{n:02d}" for n in range(50)])
+    rows = [(f"u{user}", f"i{n % 50:02d}", n) for user in range(10) for n in range(500)]
+    for part in range(40):
+        storage.write_part(events(rows), {}, "train", f"p{part:02d}")
+    load_sequences(storage, "train", words)  # what is imported on the way does not count
+    tracemalloc.start()
+    sequences = load_sequences(storage, "train", words)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sequences.num_targets == len(sequences.tokens) - len(sequences) == 40 * 10 * 500
+    assert peak < (sequences.tokens.nbytes + sequences.weights.nbytes) / 2
+
+
+def test_looking_at_events_in_blocks_changes_nothing(monkeypatch) -> None:
+    rows = [events(histories(u1="abc", u2="d", u3="cde")), synthetic("u3", "unit", "ab", 1.0)]
+    sequences = of_events(pa.concat_tables(rows), WORDS)
+    whole = sequences.first_losses(), Batches(sequences, 4, 5, seed=1).target_counts(9)
+    assert whole[0].tolist() == [1, 5, 7, 14]
+    for block in (1, 2, 3, 7):
+        monkeypatch.setattr("llmaug.sequences._BLOCK", block)
+        assert (sequences.first_losses() == whole[0]).all()
+        assert (Batches(sequences, 4, 5, seed=1).target_counts(9) == whole[1]).all()
 
 
 def test_histories_run_from_one_folder_into_the_next(tmp_path) -> None:
