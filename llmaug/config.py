@@ -211,8 +211,9 @@ class LmConfig(OptimiserConfig):
     embeddings (folded into one table at export)."""
     cold_items_are_negatives: bool = True
     """Items with features but without a training event are competitors in training, and learn
-    that nobody takes them. False: they are left out of it, and their features alone place them
-    beside known items: they are generated."""
+    that nobody takes them; the more so with text vectors, which tell each item apart. False: they
+    are left out of it, and their features alone place them beside known items: they are
+    generated."""
     directions: dict[Literal["forward", "reverse", "infill"], Annotated[float, Field(gt=0)]] = {
         "forward": 1.0
     }
