@@ -126,13 +126,13 @@ def _measure(
     context = Context(storage, plain, dataset)
     vocabulary = load(storage, context.folder("vocabulary"))
     held_out = _held_out(context, vocabulary)
-    has_tags = bool(vocabulary.tag_bags(plain.vocabulary.min_tag_items)[0])
+    has_features = vocabulary.has_features(plain.vocabulary.min_tag_items).any()
     rows = []
     for name in wanted:
         lm = {**MODELS[name], **training, "name": name}
-        needs_tags = MODELS[name].get("model") != "ngram" and lm.get("item_features", True)
-        if name != "uniform" and needs_tags and not has_tags:
-            print(f"{dataset}: no item has tags, {name} is left out")
+        needs_features = MODELS[name].get("model") != "ngram" and lm.get("item_features", True)
+        if name != "uniform" and needs_features and not has_features:
+            print(f"{dataset}: no item has tags or a text, {name} is left out")
             continue
         if "user_attributes" in lm and "users" not in raw["ingest"]:
             print(f"{dataset}: there is no users table, {name} is left out")

@@ -67,6 +67,14 @@ def connect(config: RayConfig) -> None:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
 
 
+def has_gpus(config: RayConfig) -> bool:
+    """Whether any machine of the cluster has a GPU."""
+    import ray
+
+    connect(config)
+    return bool(ray.cluster_resources().get("GPU"))
+
+
 def disconnect() -> None:
     """Shut the local Ray down (or let go of the cluster), if this process ever started it."""
     if "ray" in sys.modules:

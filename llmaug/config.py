@@ -125,6 +125,12 @@ class VocabularyConfig(_Model):
     taken to be the catalogue as of the cut-off)."""
     min_tag_items: int = Field(default=3, ge=1)
     """Tags on fewer items are left out of the item features."""
+    title_words: bool = False
+    """The words of a title are tags of the item (`word:toy`), too."""
+    text_encoder: str | None = None
+    """Hugging Face folder of a sentence encoder (or of an LLM, which then serves as one):
+    `{root}/...`, an absolute path or a URI. Its vectors of the items' titles and tags are item
+    features beside the tags. It is copied below the root once."""
     max_atomic_items: int = Field(default=100_000, ge=1)
     """In larger catalogues causal models write semantic ids, some code words an item, where
     else an item is one token."""
@@ -201,11 +207,13 @@ class LmConfig(OptimiserConfig):
     shape), last night's or another domain's in the same root. Refused when that run trained on
     events that are held out now."""
     item_features: bool = True
-    """Add projected item tags to the item embeddings (folded into one table at export)."""
+    """Add item tags and projected text vectors (`vocabulary.text_encoder`) to the item
+    embeddings (folded into one table at export)."""
     cold_items_are_negatives: bool = True
     """Items with features but without a training event are competitors in training, and learn
-    that nobody takes them. False: they are left out of it, and their features alone place them
-    beside known items: they are generated."""
+    that nobody takes them; the more so with text vectors, which tell each item apart. False: they
+    are left out of it, and their features alone place them beside known items: they are
+    generated."""
     directions: dict[Literal["forward", "reverse", "infill"], Annotated[float, Field(gt=0)]] = {
         "forward": 1.0
     }
@@ -508,11 +516,12 @@ class TrainConfig(OptimiserConfig):
     arms: list[ArmName] = ["real", "augmented"]
     """What is compared. real: the logs; augmented: with synthetic events; oversampled: real
     events repeated to the volume of augmented, the control; duplicate: every user once more
-    as a synthetic user; fusion: real events, and the recommender sees the items' tags itself;
-    augmented_fusion: both; popularity, ease: these models on real events, as yardsticks.
-    `real` is always one of them."""
+    as a synthetic user; fusion: real events, and the recommender sees the items' tags and
+    texts itself; augmented_fusion: both; popularity, ease: these models on real events, as
+    yardsticks. `real` is always one of them."""
     item_features: bool = False
-    """sasrec, two_tower: add projected item tags to the item vectors (the fusion arms do)."""
+    """sasrec, two_tower: add item tags and projected text vectors to the item vectors (the
+    fusion arms do)."""
     seeds: list[int] = Field(default=[1], min_length=1)
     """One model a seed and arm; the first is the one published."""
     embedding_dim: int = Field(default=64, ge=1)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.board import Board, Limits
-from llmaug.cluster import connect
+from llmaug.cluster import connect, has_gpus
 from llmaug.config import BudgetConfig
 from llmaug.engines import AnswerEngine, EngineMaker, UniformEngine, VllmEngine
 from llmaug.errors import UserError
@@ -220,10 +220,7 @@ def num_gpus(context: Context) -> float:
         return config.num_gpus
     if config.engine != "vllm" or context.config.lm.model == "ngram":
         return 0
-    import ray
-
-    connect(context.config.ray)
-    return 1 if ray.cluster_resources().get("GPU") else 0
+    return 1 if has_gpus(context.config.ray) else 0
 
 
 def _start_board(context: Context, spent: Spent) -> Any:

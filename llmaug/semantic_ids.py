@@ -7,7 +7,8 @@ apart the items whose other codes agree. Items that are alike share their first 
 item that few people took borrows from its neighbours.
 
 The vectors are what items are known by: who takes them together in the training events, and
-their text (title and tags). Both through a truncated SVD.
+their text: the text vectors of the vocabulary, where it has them, else TF-IDF of title and
+tags. Both through a truncated SVD.
 
 Shapes: I items, L codes an item, W code words.
 """
@@ -145,9 +146,11 @@ def taken_items(storage: Storage, train: str, vocabulary: Vocabulary) -> tuple[A
 
 
 def _by_text(vocabulary: Vocabulary, seed: int) -> np.ndarray:
-    """(I, D) TF-IDF of title and tags; tags count as one word each."""
+    """(I, D) of text vectors; without any, TF-IDF of title and tags: these one word each."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    if vocabulary.text is not None:
+        return _reduced(vocabulary.text, seed)
     columns = (vocabulary.items["title"].to_pylist(), vocabulary.items["tags"].to_pylist())
     texts = [
         f"{title or ''} {' '.join(str(tag).replace(' ', '_') for tag in tags or ())}"

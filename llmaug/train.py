@@ -235,7 +235,7 @@ def stage(arm: Arm) -> Stage:
             "llmaug.recommenders.linear",
             "llmaug.recommenders.ease",
             "llmaug.recommenders.popularity",
-            "llmaug.item_tags",
+            "llmaug.item_features",
             "llmaug.trainer",
             "llmaug.sequences",
         ),

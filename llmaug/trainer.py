@@ -130,7 +130,8 @@ def _train(spec: dict[str, Any]) -> None:
     world = ray.train.get_context()
     rank, world_size = world.get_world_rank(), world.get_world_size()
     task: Task = spec["build"]()
-    wrapped = prepare_model(task.model)
+    # Buffers are constant (tags, texts): none needs to be sent around at every step.
+    wrapped = prepare_model(task.model, parallel_strategy_kwargs={"broadcast_buffers": False})
     optimiser = make_optimiser(task.model, optimiser_config)
     state = _restore(task.model, optimiser)
     while not _finished(task, state, optimiser_config):

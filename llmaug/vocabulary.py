@@ -8,8 +8,10 @@ gives the same tokens.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,6 +21,7 @@ import pyarrow.compute as pc
 
 from llmaug.config import VocabularyConfig
 from llmaug.errors import UserError
+from llmaug.item_text import TEXT, WORD, encoder_files, read_vectors, write_vectors
 from llmaug.schema import ITEM
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
@@ -30,6 +33,7 @@ NUM_SPECIAL = 3
 ITEMS_PART = "items"  # the one part of this stage
 _SAMPLES_PER_PART = 5000
 _NUM_QUANTILES = 201
+_WORD = re.compile(r"\w{2,}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Vocabulary:
     """Columns of ITEM and `train_events` (int64), one row an item, in token order."""
     digest: str
     """Over the item ids in order; models carry it."""
+    read_text: Callable[[], np.ndarray | None] | None = None
+    """Where `text` comes from."""
 
     @property
     def num_items(self) -> int:
@@ -52,6 +58,12 @@ class Vocabulary:
     @cached_property
     def item_ids(self) -> list[str]:
         return self.items["item_id"].to_pylist()
+
+    @cached_property
+    def text(self) -> np.ndarray | None:
+        """(I, D) float32 text vectors of the items, zero for those without a text; None without
+        an encoder. Read when first asked for: they are large, and few need them."""
+        return self.read_text() if self.read_text else None
 
     @cached_property
     def _ids(self) -> pa.Array:
@@ -83,6 +95,12 @@ class Vocabulary:
         flat = np.array([tag for bag in bags for tag in bag], dtype=np.int64)
         return names, flat, offsets.astype(np.int64)
 
+    def has_features(self, min_tag_items: int) -> np.ndarray:
+        """(I,) bool: items of which something else than their id is known, a tag or a text."""
+        _, flat, offsets = self.tag_bags(min_tag_items)
+        has_tags = np.diff(np.r_[offsets, len(flat)]) > 0
+        return has_tags if self.text is None else has_tags | self.text.any(1)
+
 
 def load(storage: Storage, folder: str) -> Vocabulary:
     """Raises UserError when the stage's files do not fit together."""
@@ -91,7 +109,8 @@ def load(storage: Storage, folder: str) -> Vocabulary:
     vocabulary = of_items(items)
     if note["counts"]["vocabulary_digest"] != vocabulary.digest:
         raise UserError(f"{storage.uri(folder)}: items.parquet is not the one its note describes")
-    return vocabulary
+    read_text = partial(read_vectors, storage, folder, items["item_id"])
+    return replace(vocabulary, read_text=read_text)
 
 
 def of_items(items: pa.Table) -> Vocabulary:
@@ -147,10 +166,12 @@ def run(context: Context) -> dict[str, Any]:
         "cold_items": items.num_rows - len(seen),
         "vocabulary_digest": of_items(items).digest,
     }
-    vocabulary = of_items(items)
-    if items.num_rows > context.config.vocabulary.max_atomic_items:
-        counts["words_per_item"] = _write_semantic_ids(context, train, vocabulary)
     storage.write_part(items, counts, folder, ITEMS_PART)
+    if context.config.vocabulary.text_encoder:
+        counts |= write_vectors(context, items)
+    if items.num_rows > context.config.vocabulary.max_atomic_items:
+        vocabulary = load(storage, folder)
+        counts["words_per_item"] = _write_semantic_ids(context, train, vocabulary)
     return counts
 
 
@@ -175,6 +196,10 @@ def catalogue(seen: Counter[str], side: pa.Table, config: VocabularyConfig) -> p
     rows = [
         {**known.get(i, {"item_id": i, "origin": "real"}), "train_events": seen[i]} for i in ids
     ]
+    if config.title_words:
+        for row in rows:
+            words = _WORD.findall((row.get("title") or "").lower())
+            row["tags"] = [*(row.get("tags") or ()), *(WORD + w for w in dict.fromkeys(words))]
     return pa.Table.from_pylist(rows, schema=ITEM.append(pa.field("train_events", pa.int64())))
 
 
@@ -227,6 +252,8 @@ STAGE = Stage(
     name="vocabulary",
     run=run,
     inputs=("ingest", "split"),
-    code=("llmaug.semantic_ids",),
+    code=("llmaug.semantic_ids", "llmaug.item_text", "llmaug.hf_folder"),
     settings=lambda config: [config.vocabulary, config.seed],
+    outside=encoder_files,
+    part_folders=("", TEXT),
 )

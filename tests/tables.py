@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from llmaug.plan import Source, write_source
@@ -56,8 +58,9 @@ def catalogue(
     item_ids: str | list[str],
     tags: dict[str, list[str]] | None = None,
     train_events: dict[str, int] | None = None,
+    text: dict[str, list[float]] | None = None,
 ) -> Vocabulary:
-    """`catalogue("abc")`: a has token 3, b 4, c 5."""
+    """`catalogue("abc")`: a has token 3, b 4, c 5. text: vectors of the items that have one."""
     rows = [
         {
             "item_id": item_id,
@@ -69,7 +72,12 @@ def catalogue(
         for item_id in sorted(item_ids)
     ]
     schema = ITEM.append(pa.field("train_events", pa.int64()))
-    return of_items(pa.Table.from_pylist(rows, schema=schema))
+    words = of_items(pa.Table.from_pylist(rows, schema=schema))
+    if text is None:
+        return words
+    none = np.zeros(len(next(iter(text.values()))))
+    vectors = np.stack([text.get(item_id, none) for item_id in words.item_ids])
+    return replace(words, read_text=lambda: vectors.astype(np.float32))
 
 
 def write_vocabulary(context: Context, vocabulary: Vocabulary, statistics: dict[str, Any]) -> None:

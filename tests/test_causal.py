@@ -46,9 +46,9 @@ def one_thread() -> Iterator[None]:
 TASTES = events(histories(u1="abab", u2="baab", u3="cdcd", u4="dccd"))
 
 
-def trained(num_steps: int, config: LmConfig = CONFIG) -> CausalLm:
+def trained(num_steps: int, config: LmConfig = CONFIG, words: Vocabulary = WORDS) -> CausalLm:
     """Half of the users like action, the other half drama."""
-    return fitted(num_steps, config, WORDS, TASTES)
+    return fitted(num_steps, config, words, TASTES)
 
 
 def fitted(
@@ -90,18 +90,24 @@ def loaded_by_transformers(storage: Storage, folder: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(storage.path(folder)).eval()
 
 
+# b and the new drama have no text.
+TEXT = {"a": [1.0, 0, 0], "c": [0, 1.0, 0], "d": [0, 0.6, 0.8], "new_action": [0.8, 0, 0.6]}
+READ = catalogue(list(TAGS), tags=TAGS, train_events=dict.fromkeys("abcd", 4), text=TEXT)
+
+
+@pytest.mark.parametrize("words", [WORDS, READ], ids=["tags", "tags and text"])
 @pytest.mark.parametrize(
     "changes", [{}, {"item_features": False}, {"cold_items_are_negatives": False}], ids=str
 )
 def test_the_folded_model_says_what_the_training_model_says(
-    changes: dict[str, bool], tmp_path: Path
+    changes: dict[str, bool], words: Vocabulary, tmp_path: Path
 ) -> None:
-    model = trained(5, CONFIG.model_copy(update=changes))
+    model = trained(5, CONFIG.model_copy(update=changes), words)
     storage = Storage(str(tmp_path))
-    causal.save(storage, "lm", model, WORDS, {"name": "toy"})
+    causal.save(storage, "lm", model, words, {"name": "toy"})
     loaded = loaded_by_transformers(storage, "lm")
     assert loaded.config.model_type == "llama"
-    assert "tags" not in " ".join(loaded.state_dict())
+    assert "features" not in " ".join(loaded.state_dict())
     for history in ([], [A], [C, D, A, NEW_DRAMA]):
         with torch.no_grad():
             expected = model.score(["u"], [history])[0]
@@ -161,6 +167,22 @@ SHELF = catalogue(
     tags={f"{genre}{n}": [genre] for genre in GENRES for n in range(10)},
     train_events={f"{genre}{n}": 7 for genre in GENRES for n in range(7)},
 )
+
+
+def texts() -> dict[str, list[float]]:
+    """Films of a genre have texts of about one direction."""
+    rng = np.random.default_rng(5)
+    vectors = np.eye(16)[np.repeat(range(4), 10)] + rng.normal(size=(40, 16)) * 0.1
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return dict(zip([f"{g}{n}" for g in GENRES for n in range(10)], vectors.tolist(), strict=True))
+
+
+# The same shelf without tags: what stands on the covers must do.
+COVERS = catalogue(
+    list(texts()),
+    train_events={f"{genre}{n}": 7 for genre in GENRES for n in range(7)},
+    text=texts(),
+)
 # Nobody has taken the last three films of each genre.
 COLD = {g: SHELF.encode([f"{g}{n}" for n in (7, 8, 9)]).tolist() for g in GENRES}
 
@@ -176,18 +198,25 @@ def fans() -> pa.Table:
     return events(rows)
 
 
-@pytest.mark.parametrize("is_negative", [True, False])
-def test_items_without_any_event_are_ranked_by_their_features(is_negative: bool) -> None:
+# As negatives, items teach that their very own texts are never taken, which tags cannot say.
+@pytest.mark.parametrize(
+    ("is_negative", "words"), [(True, SHELF), (False, SHELF), (False, COVERS)],
+    ids=["tags, negative", "tags", "text"],
+)  # fmt: skip
+def test_items_without_any_event_are_ranked_by_their_features(
+    is_negative: bool, words: Vocabulary
+) -> None:
     """How often a fan's cold films stand above cold films of other genres; 1/2 is chance."""
-    assert share_of_wins({"cold_items_are_negatives": is_negative}) > 0.9
+    assert share_of_wins({"cold_items_are_negatives": is_negative}, words) > 0.9
 
 
-def test_without_features_their_rank_is_chance() -> None:
-    assert share_of_wins({"item_features": False}) == pytest.approx(0.5, abs=0.2)
+@pytest.mark.parametrize("words", [SHELF, COVERS], ids=["tags", "text"])
+def test_without_features_their_rank_is_chance(words: Vocabulary) -> None:
+    assert share_of_wins({"item_features": False}, words) == pytest.approx(0.5, abs=0.2)
 
 
-def share_of_wins(changes: dict[str, bool]) -> float:
-    model = fitted(80, CONFIG.model_copy(update=changes), SHELF, fans())
+def share_of_wins(changes: dict[str, bool], words: Vocabulary) -> float:
+    model = fitted(80, CONFIG.model_copy(update=changes), words, fans())
     histories = [SHELF.encode([f"{g}{n}" for n in (0, 3, 5)]).tolist() for g in GENRES]
     with torch.no_grad():
         logits = model.score(list(GENRES), histories)
@@ -219,13 +248,23 @@ def test_items_without_any_event_are_generated_where_they_need_not_compete() -> 
 
 
 def test_tags_on_too_few_items_are_no_features() -> None:
-    assert CausalLm(CONFIG, WORDS, min_tag_items=4).tags is None
+    assert CausalLm(CONFIG, WORDS, min_tag_items=4).features is None
     rare = catalogue("abc", tags={"a": ["x", "y"], "b": ["x"]})
-    features = CausalLm(CONFIG, rare, min_tag_items=2)
-    assert features.tags is not None and features.tags.names == ["x"]
-    difference = features.table() - features.llama.model.embed_tokens.weight
-    has_features = difference.abs().sum(1) > 0
-    assert has_features.tolist() == [False] * 3 + [True, True, False]  # specials, a, b, c
+    model = CausalLm(CONFIG, rare, min_tag_items=2)
+    assert model.features is not None and model.features.names == ["x"]
+    assert with_features(model) == [False] * 3 + [True, True, False]  # specials, a, b, c
+
+
+def test_a_text_is_a_feature_with_tags_and_without() -> None:
+    read = catalogue("abc", tags={"a": ["x"], "b": ["x"]}, text={"c": [0.6, 0.8]})
+    for min_tag_items, has_tags in ((2, True), (3, False)):
+        model = CausalLm(CONFIG, read, min_tag_items)
+        assert with_features(model) == [False] * 3 + [has_tags, has_tags, True]
+
+
+def with_features(model: CausalLm) -> list[bool]:
+    """Tokens whose embedding is more than a row of their own."""
+    return ((model.table() - model.llama.model.embed_tokens.weight).abs().sum(1) > 0).tolist()
 
 
 def test_users_are_scored_alike_alone_and_in_company() -> None:

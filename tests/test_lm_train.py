@@ -149,5 +149,7 @@ def test_rare_items_that_share_tags_can_be_learnt(make_context: MakeContext) -> 
     config = make_context(vocabulary={"min_tag_items": 2}).config
     tagged = catalogue("abcd", tags=dict(a=["x"], b=["x"]), train_events=RARE)
     train.check_learnable(tagged, config)
+    strict = make_context(vocabulary={"min_tag_items": 3}).config
     with pytest.raises(UserError, match="every item"):
-        train.check_learnable(tagged, make_context(vocabulary={"min_tag_items": 3}).config)
+        train.check_learnable(tagged, strict)
+    train.check_learnable(catalogue("abcd", train_events=RARE, text={"a": [1.0]}), strict)

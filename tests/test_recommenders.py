@@ -302,12 +302,17 @@ def test_sasrec_weights_scale_an_event() -> None:
 # -- item features ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("by", ["tags", "text"])
 @pytest.mark.parametrize("model_name", ["sasrec", "two_tower"])
-def test_tags_tell_of_items_that_nobody_has_seen(model_name: str) -> None:
+def test_features_tell_of_items_that_nobody_has_seen(model_name: str, by: str) -> None:
     """New items, twenty of each taste, that the training events do not know."""
     new = {taste: [f"new_{taste}{number}" for number in range(20)] for taste in "xy"}
     tags = {**TAGS, **{item: [taste] for taste in "xy" for item in new[taste]}}
     words = catalogue(list(tags), tags=tags)
+    if by == "text":
+        directions = {"x": [1.0, 0.0, 0.0], "y": [0.0, 0.6, 0.8]}
+        text = {item: directions[own[0]] for item, own in tags.items() if own[0] in directions}
+        words = catalogue(list(tags), text=text)
     new_x, new_y = (words.encode(new[taste]).tolist() for taste in "xy")
     gaps = []
     for item_features in (False, True):
@@ -322,15 +327,23 @@ def test_tags_tell_of_items_that_nobody_has_seen(model_name: str) -> None:
     assert abs(gaps[0]) < gaps[1] / 4
 
 
-def test_tags_are_folded_into_plain_weights(tmp_path: Path) -> None:
-    """What is served needs neither the tags nor the code that knows them."""
+@pytest.mark.parametrize("text", [None, {"a": [0.6, 0.8], "d": [1.0, 0.0]}], ids=str)
+def test_features_are_folded_into_plain_weights(
+    text: dict[str, list[float]] | None, tmp_path: Path
+) -> None:
+    """What is served needs neither the features nor the code that knows them."""
     storage = Storage(str(tmp_path))
     config = config_of("sasrec", item_features=True)
-    recommenders.save(storage, "model", train(config, 3)[0], config, WORDS)
+    words = catalogue(WORDS.item_ids, tags=TAGS, text=text)
+    model = train(config, 3, words)[0]
+    recommenders.save(storage, "model", model, config, words)
     recommenders.save(storage, "ids", train(config_of("sasrec"), 3)[0], config, WORDS)
     loaded, plain = (recommenders.load(storage, folder)[0] for folder in ("model", "ids"))
-    assert loaded.tags is None
+    assert loaded.features is None
     assert loaded.state_dict().keys() == plain.state_dict().keys()
+    with torch.no_grad():
+        expected, found = (m.eval().score(["x"], [[A, D, B]]) for m in (model, loaded))
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_features_start_from_the_weights_of_the_model_without() -> None:
@@ -342,7 +355,7 @@ def test_features_start_from_the_weights_of_the_model_without() -> None:
         assert torch.equal(weight, fusion.state_dict()[name]), name
 
 
-def test_features_of_a_catalogue_without_tags_are_refused() -> None:
+def test_features_of_a_catalogue_without_any_are_refused() -> None:
     config = config_of("sasrec", item_features=True)
     with pytest.raises(UserError, match="vocabulary.min_tag_items"):
         recommenders.build(config, catalogue("abc"), [])

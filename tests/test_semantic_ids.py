@@ -61,6 +61,17 @@ def test_what_people_take_together_is_alike_and_so_is_text(tmp_path: Path) -> No
     assert near[e, f] > near[e, a]  # nobody has taken e and f: their text tells
 
 
+def test_text_vectors_tell_more_than_the_words_of_a_text(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_part(events(histories(u1="ab", u2="ab")), {}, "train", "part-0")
+    texts = {"c": [1.0, 0, 0, 0], "d": [0, 1.0, 0, 0], "e": [0.9, 0.1, 0, 0], "f": [0, 0, 0.1, 1.0]}
+    vectors = item_vectors(storage, "train", catalogue("abcdef", text=texts), seed=1)
+    near = vectors @ vectors.T
+    a, _, c, d, e, f = range(6)
+    assert near[c, e] > 0.9 > abs(near[c, d]) and near[c, e] > near[c, f]
+    assert abs(near[a, c]) < 1e-5  # without a text, and never taken together
+
+
 def test_the_trie_leads_to_items_only() -> None:
     trie = Trie(IDS)
     rows, words = trie.allowed(np.array([0, 0]))

@@ -72,6 +72,22 @@ def test_items_without_an_event_have_a_token_if_the_config_says_so(
         assert rows["z"]["train_events"] == 0
 
 
+def test_words_of_titles_are_tags_if_the_config_says_so() -> None:
+    rows = [
+        {"item_id": "a", "title": "Toy Story, a STORY (1995)", "tags": ["genre:x"]},
+        {"item_id": "b", "title": "L'été"},
+        {"item_id": "c"},
+    ]
+    side = pa.Table.from_pylist([{"origin": "real", **row} for row in rows], schema=ITEM)
+    config = VocabularyConfig(title_words=True)
+    items = vocabulary.catalogue(Counter({"d": 1}), side, config)
+    assert items["tags"].to_pylist() == [
+        ["genre:x", "word:toy", "word:story", "word:1995"], ["word:été"], [], []
+    ]  # fmt: skip
+    plain = vocabulary.catalogue(Counter({"d": 1}), side, VocabularyConfig())
+    assert plain["tags"].to_pylist() == [["genre:x"], None, None, None]
+
+
 def write_split(context: Context, **rows: Any) -> None:
     for fold in ("train", "validation", "test"):
         for part, found in rows.get(fold, {}).items():

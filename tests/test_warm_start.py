@@ -60,7 +60,7 @@ def test_with_the_same_items_training_goes_on_where_it_ended(storage: Storage) -
     for prompt in ([BOS, 3, 4], [*old, earlier.language.reverse, 5]):
         assert torch.allclose(logits(model, prompt), logits(earlier, prompt), atol=1e-5)
     # Tags are inside the rows that were taken; from here they learn again.
-    assert model.tags is not None and not model.tags.vectors.weight.any()
+    assert model.features is not None and not model.features.tags.weight.any()
 
 
 def test_a_new_item_starts_among_the_items_it_shares_tags_with(storage: Storage) -> None:
@@ -72,6 +72,22 @@ def test_a_new_item_starts_among_the_items_it_shares_tags_with(storage: Storage)
     row = {item: rows[NUM_SPECIAL + number] for number, item in enumerate(words.item_ids)}
     assert torch.allclose(row["aa"], (row["a"] + 2 * row["b"]) / 3, atol=1e-6)  # 1 and 2 tags
     assert torch.allclose(row["bb"], (row["a"] + row["b"] + row["c"]) / 3, atol=1e-6)
+
+
+def test_a_new_item_starts_among_the_items_with_the_nearest_texts(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmaug.lm.warm_start._NUM_NEAREST", 1)
+    tags = {**TAGS, "aa": ["rock"], "bb": ["opera"]}
+    texts = {"a": [1.0, 0.0], "c": [0.0, 1.0], "aa": [0.6, 0.8]}
+    words = catalogue(sorted(tags), tags=tags, text=texts)
+    model, _ = started(storage, words)
+    rows = model.table().detach()
+    row = {item: rows[NUM_SPECIAL + number] for number, item in enumerate(words.item_ids)}
+    assert torch.allclose(row["aa"], row["c"], atol=1e-6)  # its text, not its tag
+    assert torch.allclose(row["bb"], row["c"], atol=1e-6)  # no text: its tag
+    assert model.features is not None
+    assert not any(weight.any() for weight in model.features.parameters())
 
 
 def test_another_domain_takes_the_trunk_alone(storage: Storage) -> None:

@@ -19,7 +19,7 @@ it is:
     masked    masked       completion     masking (batches, prompts)
 
 All share `train` (the stage), `prompts` (what is asked about a history), `folder` (what is
-checked before a model is loaded), `features` (item tags) and `sampling` (how numpy models
+checked before a model is loaded), `features` (item tags and texts) and `sampling` (how numpy models
 draw).
 """
 

@@ -1,9 +1,10 @@
 """A GPT-style behaviour model: a small Llama over item tokens.
 
-While it trains, an item's embedding is `id row + sum of its tag vectors` (genre, year,
-brand, ...): it knows what a recommender on ids does not, and that is where augmentation
-gains. At export the sum is folded into one plain embedding table with a tied head, so
-transformers and vLLM load an ordinary Llama. What it reads besides items is in `language`.
+While it trains, an item's embedding is `id row + sum of its tag vectors + projected text
+vector` (genre, year, brand, title, ...): it knows what a recommender on ids does not, and that
+is where augmentation gains. At export the sum is folded into one plain embedding table with a
+tied head, so transformers and vLLM load an ordinary Llama. What it reads besides items is in
+`language`.
 
 Shapes: B sequences, T positions, D width, V tokens.
 """
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmaug.config import LmConfig
-from llmaug.lm.features import averaged, item_tags, new_items
+from llmaug.lm.features import averaged, lm_features, new_items
 from llmaug.lm.folder import write_model
 from llmaug.lm.language import Language
 from llmaug.losses import softmax
@@ -48,9 +49,9 @@ class CausalLm(nn.Module):
         self.language = language or Language(vocabulary.num_tokens)
         num_tokens = self.language.num_tokens
         self.llama = LlamaForCausalLM(llama_config(config, num_tokens))
-        self.tags, new = None, None
-        if self.language.ids is None:  # else an item's tags are in its path
-            self.tags = item_tags(config, vocabulary, min_tag_items, num_tokens)
+        self.features, new = None, None
+        if self.language.ids is None:  # else what is known of an item is in its path
+            self.features = lm_features(config, vocabulary, min_tag_items, num_tokens)
             new = new_items(config, vocabulary, min_tag_items)
         self.register_buffer("_new", new, persistent=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -58,7 +59,7 @@ class CausalLm(nn.Module):
     def table(self) -> Tensor:
         """(V, D) embeddings of all tokens, features included."""
         rows = averaged(self.llama.model.embed_tokens.weight, self._new, self.language.num_words)
-        return rows if self.tags is None else rows + self.tags()
+        return rows if self.features is None else rows + self.features()
 
     def forward(self, tokens: Tensor, weights: Tensor, positions: Tensor | None = None) -> Tensor:
         """Weighted mean cross-entropy; tokens and weights (B, T + 1), scalar out.

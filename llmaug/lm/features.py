@@ -1,8 +1,8 @@
-"""What items are known by besides their id: the sum of their tags' vectors.
+"""What items are known by besides their id: the sum of their tags' vectors and projected text.
 
 While a model trains, an item's embedding is its own row plus this sum; at export both are
 folded into one plain table. So an item that nobody has taken yet is placed by its genre,
-year or brand, and the exported model is an ordinary one.
+year, brand or title, and the exported model is an ordinary one.
 """
 
 from __future__ import annotations
@@ -12,31 +12,30 @@ import torch
 from torch import Tensor
 
 from llmaug.config import LmConfig
-from llmaug.item_tags import TagVectors, tag_vectors
+from llmaug.item_features import ItemFeatures, item_features
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
 
 
-def item_tags(
+def lm_features(
     config: LmConfig, vocabulary: Vocabulary, min_tag_items: int, num_tokens: int
-) -> TagVectors | None:
-    """None where the config wants no features or no tag is on enough items."""
+) -> ItemFeatures | None:
+    """None where the config wants no features, or no tag is on enough items and there are no
+    texts."""
     if not config.item_features:
         return None
-    return tag_vectors(vocabulary, min_tag_items, config.hidden_size, num_tokens)
+    return item_features(vocabulary, min_tag_items, config.hidden_size, num_tokens)
 
 
 def new_items(config: LmConfig, vocabulary: Vocabulary, min_tag_items: int) -> Tensor | None:
-    """(items,) tokens of the items that features alone place: tagged, without an event.
+    """(items,) tokens of the items that features alone place: with some, without an event.
 
     None where there are none, or where they are competitors like any other
     (`lm.cold_items_are_negatives`).
     """
     if config.cold_items_are_negatives or not config.item_features:
         return None
-    _, flat, offsets = vocabulary.tag_bags(min_tag_items)
-    has_tags = np.diff(np.r_[offsets, len(flat)]) > 0
     is_cold = vocabulary.items["train_events"].to_numpy() == 0
-    new = np.flatnonzero(has_tags & is_cold) + NUM_SPECIAL
+    new = np.flatnonzero(vocabulary.has_features(min_tag_items) & is_cold) + NUM_SPECIAL
     return torch.from_numpy(new) if len(new) else None
 
 

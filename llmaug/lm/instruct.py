@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.errors import UserError
+from llmaug.hf_folder import adopt_folder
 from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.language import Language
 from llmaug.lm.prompts import Prompts
 from llmaug.semantic_ids import taken_items
-from llmaug.sources import resolve_uri
 from llmaug.split import TRAIN
 from llmaug.stage import Context
 from llmaug.storage import Storage, digest
@@ -71,24 +71,8 @@ def fit(context: Context) -> dict[str, Any]:
 def adopt_model(storage: Storage, uri: str) -> tuple[str, str]:
     """Copy the Hugging Face folder at `uri` below the root once; returns its folder there and
     its digest. Raises UserError when it is no chat model."""
-    source = resolve_uri(uri, storage)
-    names = source.names("")
-    for needed in (CONFIG, "tokenizer_config.json", "tokenizer.json"):
-        if needed not in names:
-            raise UserError(
-                f"lm.folder {uri}: {needed} is missing; a chat model has config.json, "
-                "*.safetensors, tokenizer.json and tokenizer_config.json"
-            )
-    if not any(name.endswith(".safetensors") for name in names):
-        raise UserError(f"lm.folder {uri}: there are no weights (*.safetensors)")
-    files = [name for name in names if not name.startswith((".", "_"))]
-    found = digest([[name, digest(source.read(name))] for name in sorted(files)])
-    folder = f"models/{found[:16]}"
-    if not storage.exists(folder, "_complete.json"):
-        for name in files:
-            storage.write(source.read(name), folder, name)
-        storage.write_json({"from": uri, "digest": found}, folder, "_complete.json")
-    return folder, found
+    needed = (CONFIG, "tokenizer_config.json", "tokenizer.json")
+    return adopt_folder(storage, uri, "lm.folder", "a chat model", needed)
 
 
 def neighbours(storage: Storage, train: str, vocabulary: Vocabulary) -> pa.Table:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
 
 from llmaug.config import LmConfig
-from llmaug.lm.features import averaged, item_tags, new_items
+from llmaug.lm.features import averaged, lm_features, new_items
 from llmaug.lm.folder import write_model
 from llmaug.lm.masking import masked_prompt
 from llmaug.sequences import padded_prompts
@@ -37,14 +37,14 @@ class MaskedLm(nn.Module):
         self.mask = vocabulary.num_tokens
         num_tokens = vocabulary.num_tokens + 1
         self.bert = BertForMaskedLM(bert_config(config, num_tokens))
-        self.tags = item_tags(config, vocabulary, min_tag_items, num_tokens)
+        self.features = lm_features(config, vocabulary, min_tag_items, num_tokens)
         new = new_items(config, vocabulary, min_tag_items)
         self.register_buffer("_new", new, persistent=False)
 
     def table(self) -> Tensor:
         """(V, D) embeddings of all tokens, features included."""
         rows = averaged(self.bert.bert.embeddings.word_embeddings.weight, self._new, self.mask)
-        return rows if self.tags is None else rows + self.tags()
+        return rows if self.features is None else rows + self.features()
 
     def bias(self) -> Tensor:
         """(V,) of the output."""

@@ -65,12 +65,14 @@ def check_learnable(vocabulary: Vocabulary, config: Config) -> None:
     most = max(vocabulary.items["train_events"].to_pylist())
     if most == 0:
         raise UserError("there is no training event: check ingest.start, ingest.end and the split")
-    reads_tags = config.lm.model != "ngram" and config.lm.item_features
-    if most == 1 and not (reads_tags and vocabulary.tag_bags(config.vocabulary.min_tag_items)[0]):
+    reads_features = config.lm.model != "ngram" and config.lm.item_features
+    min_tag_items = config.vocabulary.min_tag_items
+    if most == 1 and not (reads_features and vocabulary.has_features(min_tag_items).any()):
         raise UserError(
-            "every item has a single training event, and there are no tags that items share: "
-            "nothing can be learnt. Read more days (ingest.start, ingest.end), or give a table "
-            "of items with tags (ingest.items) and set lm.item_features"
+            "every item has a single training event, and there are neither tags that items share "
+            "nor text vectors: nothing can be learnt. Read more days (ingest.start, ingest.end), "
+            "or give a table of items with tags (ingest.items) or vocabulary.text_encoder, and "
+            "set lm.item_features"
         )
 
 
@@ -239,10 +241,10 @@ class MaskedTask(LmTask):
 
 _CODE = {
     "causal": ("llmaug.lm.causal", "llmaug.lm.documents", "llmaug.lm.features",
-               "llmaug.lm.language", "llmaug.lm.warm_start", "llmaug.item_tags", "llmaug.losses",
-               "llmaug.trainer", "llmaug.sequences"),
+               "llmaug.lm.language", "llmaug.lm.warm_start", "llmaug.item_features",
+               "llmaug.losses", "llmaug.trainer", "llmaug.sequences"),
     "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features",
-               "llmaug.item_tags", "llmaug.trainer", "llmaug.sequences"),
+               "llmaug.item_features", "llmaug.trainer", "llmaug.sequences"),
     "instruct": ("llmaug.lm.instruct",),
     "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),
 }  # fmt: skip

@@ -2,8 +2,9 @@
 
 The trunk (attention, MLPs, norms) is taken as it is: how histories go on is much alike from
 night to night, and even from films to games. Rows of items that both know are taken, too. A
-new item starts at the mean of the known items that it shares tags with, each counted by the
-number of shared tags; without any, at the mean of all. Where no item is known (another
+new item starts at the mean of the known items whose text vectors are nearest to its own;
+without a text, of those that it shares tags with, each counted by the number of shared tags;
+without any, at the mean of all. Where no item is known (another
 domain) rows stay random, at the scale of the earlier ones.
 """
 
@@ -20,6 +21,8 @@ from llmaug.lm.language import Language, load_language
 from llmaug.storage import Storage
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary, load
 
+_NUM_NEAREST = 10
+_NEW_AT_ONCE = 1024
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -60,8 +63,9 @@ def warm_start(
         known = place >= 0
         if known.any():
             _place_items(rows, table, place, vocabulary, min_tag_items)
-            if model.tags is not None:  # the folded rows have them in already
-                model.tags.vectors.weight.zero_()
+            if model.features is not None:  # the folded rows have them in already
+                for weight in model.features.parameters():
+                    weight.zero_()
         else:
             items = table[NUM_SPECIAL : language.num_words]
             rows[NUM_SPECIAL : model.language.num_words] *= items.std() / rows.std()
@@ -81,17 +85,37 @@ def _place_items(
     items[torch.from_numpy(known)] = table[torch.from_numpy(place[known]).long()]
     if known.all():
         return
+    is_known = torch.from_numpy(known)
+    items[~is_known] = _means_by_tags(items[is_known], is_known, vocabulary, min_tag_items)
+    if vocabulary.text is not None:
+        texts = torch.from_numpy(vocabulary.text)
+        has_text = texts.any(1)
+        source, new = is_known & has_text, ~is_known & has_text
+        if source.any():
+            items[new] = _means_by_text(items[source], texts[source], texts[new])
+
+
+def _means_by_tags(
+    own: torch.Tensor, is_known: torch.Tensor, vocabulary: Vocabulary, min_tag_items: int
+) -> torch.Tensor:
+    """(N, D) means of the rows of known items (K, D), for the items that are not known."""
     names, flat, offsets = vocabulary.tag_bags(min_tag_items)
-    tags = torch.zeros(len(place), max(1, len(names)))
-    item = np.repeat(np.arange(len(place)), np.diff(np.r_[offsets, len(flat)]))
+    tags = torch.zeros(vocabulary.num_items, max(1, len(names)))
+    item = np.repeat(np.arange(len(tags)), np.diff(np.r_[offsets, len(flat)]))
     tags[item, flat] = 1
-    of_known, of_new = tags[torch.from_numpy(known)], tags[torch.from_numpy(~known)]
-    own = items[torch.from_numpy(known)]
+    of_known, of_new = tags[is_known], tags[~is_known]
     # (new, known) shared tags times (known, D) rows, without the first matrix.
     total = of_new @ (of_known.T @ own)
     shared = (of_new @ of_known.sum(0))[:, None]
-    mean = own.mean(0)
-    items[torch.from_numpy(~known)] = torch.where(shared > 0, total / shared.clamp(min=1), mean)
+    return torch.where(shared > 0, total / shared.clamp(min=1), own.mean(0))
+
+
+def _means_by_text(own: torch.Tensor, texts: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """(N, D) means of those rows of known items (K, D) whose texts (K, E) are nearest to each
+    of the new ones (N, E)."""
+    size = min(_NUM_NEAREST, len(own))
+    near = [(some @ texts.T).topk(size).indices for some in new.split(_NEW_AT_ONCE)]
+    return own[torch.cat(near)].mean(1)
 
 
 def _copy_others(

@@ -84,12 +84,12 @@ def save(
 ) -> str:
     """Write the model folder; returns its content digest.
 
-    Tags are folded into the item rows, and config.json says `item_features: false`: what is
+    Features are folded into the item rows, and config.json says `item_features: false`: what is
     loaded scores alike without them.
     """
     from safetensors.torch import save_file
 
-    from llmaug.item_tags import folded_state
+    from llmaug.item_features import folded_state
 
     with tempfile.TemporaryDirectory() as local:
         weights = {n: t.detach().cpu().contiguous() for n, t in folded_state(model).items()}

@@ -5,8 +5,8 @@ softmax cross-entropy over the catalogue at every real position (as gSASRec and 
 found better than sampled binary losses on catalogues of this size). For catalogues that are
 too large for that, `loss: sampled_softmax` estimates it from a sample of the items.
 
-With `item_features` an item's embedding is `id row + sum of its tag vectors`, as in the
-behaviour model.
+With `item_features` an item's embedding is `id row + sum of its tag vectors + projected text
+vector`, as in the behaviour model.
 
 Shapes: B sequences, T positions, D width, V tokens.
 """
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from llmaug import losses
 from llmaug.config import TrainConfig
-from llmaug.item_tags import item_tags
+from llmaug.item_features import recommender_features
 from llmaug.recommenders.dropout import Dropout
 from llmaug.sequences import padded_prompts
 from llmaug.vocabulary import BOS, PAD, Vocabulary
@@ -52,8 +52,8 @@ class SASRec(nn.Module):
         self.dropout = Dropout(config.dropout)
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=0.02)
-        # Last: with and without tags, everything else starts from the same weights.
-        self.tags = item_tags(config, vocabulary, min_tag_items)
+        # Last: with and without features, everything else starts from the same weights.
+        self.features = recommender_features(config, vocabulary, min_tag_items)
         share = losses.target_share(target_counts, vocabulary.num_tokens)
         self.register_buffer("_share", share, persistent=False)
 
@@ -102,8 +102,8 @@ class SASRec(nn.Module):
         return scores.softmax(-1)
 
     def table(self) -> Tensor:
-        """(V, D) embeddings of all tokens, tags included."""
-        return self.items.weight if self.tags is None else self.items.weight + self.tags()
+        """(V, D) embeddings of all tokens, features included."""
+        return self.items.weight if self.features is None else self.items.weight + self.features()
 
     def _hidden(self, tokens: Tensor, length: Tensor, table: Tensor) -> Tensor:
         """(B, T) tokens padded right, (B,) lengths to (B, T, D). Padding needs no mask: it

@@ -3,8 +3,8 @@
 The user tower sees the mean of the history's item vectors and the last one of them, so it
 costs the same for a history of any length and knows users that it was not trained on. The
 item tower is the table of item vectors: an id row and, with `item_features`, the sum of the
-item's tag vectors. Trained at every event of a sequence with sampled softmax (Yi et al. 2019)
-or with BPR (Rendle et al. 2009).
+item's tag vectors and its projected text vector. Trained at every event of a sequence with
+sampled softmax (Yi et al. 2019) or with BPR (Rendle et al. 2009).
 
 Shapes: B sequences, T positions, D width, V tokens.
 """
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from llmaug import losses
 from llmaug.config import TrainConfig
-from llmaug.item_tags import item_tags
+from llmaug.item_features import recommender_features
 from llmaug.recommenders.dropout import Dropout
 from llmaug.sequences import padded_prompts
 from llmaug.vocabulary import NUM_SPECIAL, PAD, Vocabulary
@@ -44,7 +44,7 @@ class TwoTower(nn.Module):
             nn.Linear(2 * dim, 2 * dim), nn.GELU(), Dropout(config.dropout),
             nn.Linear(2 * dim, dim),
         )  # fmt: skip
-        self.tags = item_tags(config, vocabulary, min_tag_items)
+        self.features = recommender_features(config, vocabulary, min_tag_items)
         share = losses.target_share(target_counts, vocabulary.num_tokens)
         self.register_buffer("_share", share, persistent=False)
 
@@ -76,8 +76,8 @@ class TwoTower(nn.Module):
         return scores.softmax(-1)
 
     def table(self) -> Tensor:
-        """(V, D) vectors of all tokens, tags included."""
-        return self.items.weight if self.tags is None else self.items.weight + self.tags()
+        """(V, D) vectors of all tokens, features included."""
+        return self.items.weight if self.features is None else self.items.weight + self.features()
 
     def _users(self, tokens: Tensor, table: Tensor) -> Tensor:
         """(B, T) tokens padded right to (B, T, D): the user after each of them."""
