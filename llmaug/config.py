@@ -186,6 +186,12 @@ class LmConfig(OptimiserConfig):
     URI. It is copied below the root once."""
     prompt_language: Literal["en", "zh"] = "en"
     """instruct: language of the question."""
+    finetune: Literal["full", "lora"] | None = None
+    """instruct: train the chat model on the same questions about the training events first, all
+    of its weights or low-rank adapters that are merged into them. Set a `learning_rate` for it:
+    about 2e-4 for lora, 1e-5 for full. None: as it is."""
+    lora_rank: int = Field(default=8, ge=1)
+    """finetune lora: rank of the adapters."""
     order: int = Field(default=3, ge=1, le=4)
     """ngram: length of the longest n-gram, the event that it predicts included."""
     hidden_size: int = Field(default=64, ge=8)
@@ -267,6 +273,12 @@ class LmConfig(OptimiserConfig):
                 f"lm.context_len {self.context_len} is too short for a question in prose; give "
                 "lm.model instruct 512 or more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _finetunes_a_chat_model(self) -> LmConfig:
+        if self.finetune and self.model != "instruct":
+            raise ValueError(f"lm.finetune is for model instruct, not {self.model}")
         return self
 
     @model_validator(mode="after")

@@ -49,16 +49,21 @@ class ValidationUsers:
 
 
 def load_validation(
-    storage: Storage, train: str, validation: str, vocabulary: Vocabulary, seed: int
+    storage: Storage,
+    train: str,
+    validation: str,
+    vocabulary: Vocabulary,
+    seed: int,
+    max_users: int = _MAX_USERS,
 ) -> ValidationUsers:
-    """At most 2,000 users, the same ones for one seed."""
+    """At most `max_users` users, the same ones for one seed."""
     rows: list[tuple[str, list[int], int]] = []
     for part in storage.parts(validation):
         histories = user_histories(storage, [train], part, vocabulary)
         for user, targets in user_histories(storage, [validation], part, vocabulary).items():
             if user in histories and targets:
                 rows.append((user, histories[user], targets[0]))
-    if len(rows) > _MAX_USERS:
-        chosen = np.random.default_rng(seed).choice(len(rows), _MAX_USERS, replace=False)
+    if len(rows) > max_users:
+        chosen = np.random.default_rng(seed).choice(len(rows), max_users, replace=False)
         rows = [rows[index] for index in sorted(chosen)]
     return ValidationUsers([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows])

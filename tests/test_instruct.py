@@ -6,6 +6,7 @@ nonsense, but it is asked, limited to its letters and read like any chat model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,17 @@ A, B, C, D, E = range(NUM_SPECIAL, NUM_SPECIAL + 5)
 TEMPLATE = "{% for m in messages %}user : {{ m.content }}\nassistant : {% endfor %}"
 
 
-def write_chat_model(folder: Path, chat_template: str | None = TEMPLATE) -> None:
+def write_chat_model(
+    folder: Path, chat_template: str | None = TEMPLATE, words: Sequence[str] = ()
+) -> None:
+    """words: what the tokenizer knows besides letters."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = ["[UNK]", *LETTERS, "user", "assistant", ":", "-", ".", "Answer", "letter"]
+    known = ["[UNK]", *LETTERS, "user", "assistant", ":", "-", ".", "Answer", "letter", *words]
     tokenizer = Tokenizer(
-        models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]")
+        models.WordLevel({word: n for n, word in enumerate(known)}, unk_token="[UNK]")
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
@@ -41,7 +45,7 @@ def write_chat_model(folder: Path, chat_template: str | None = TEMPLATE) -> None
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        vocab_size=len(known), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)

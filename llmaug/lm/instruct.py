@@ -1,4 +1,4 @@
-"""An off-the-shelf chat model as a judge of what comes next: strategy `choose`.
+"""A chat model as a judge of what comes next: strategy `choose`.
 
 For users with few events (cold start) an LLM knows what no count knows: what the items are. It
 is asked in prose, and only to choose: among candidates that people took together with what
@@ -7,12 +7,14 @@ The answer is one letter, one token that decoding is limited to, so nothing has 
 and nothing outside the catalogue can come out.
 
 The chat model is copied to `models/<digest>` below the root once, for all nights; `lm/<name>`
-holds the neighbours of the items.
+holds the neighbours of the items, and the chat model again where it is fine-tuned
+(`llmaug.lm.finetune`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from llmaug.config import Config
 from llmaug.errors import UserError
 from llmaug.hf_folder import adopt_folder
 from llmaug.lm.folder import CONFIG, NOTES
@@ -49,7 +52,8 @@ _TEXTS = {
 
 
 def fit(context: Context) -> dict[str, Any]:
-    """Count who is taken with whom, and copy the chat model of `lm.folder` to the root."""
+    """Count who is taken with whom, copy the chat model of `lm.folder` to the root, and
+    fine-tune it if so configured."""
     storage, lm = context.storage, context.config.lm
     folder = context.folder(f"lm/{lm.name}")
     vocabulary = load(storage, context.folder("vocabulary"))
@@ -61,11 +65,25 @@ def fit(context: Context) -> dict[str, Any]:
              "model_folder": model_folder, "model_digest": model_digest, "letters": letters,
              "text": lm.prompt_language}  # fmt: skip
     storage.write_json(notes, folder, NOTES)
+    facts: dict[str, Any] = {}
+    if lm.finetune:
+        from llmaug.lm.finetune import finetune
+
+        facts = finetune(context)
+        tuned = {name: facts[name] for name in ("model_folder", "model_digest")}
+        notes |= tuned
+        storage.write_json(notes, folder, NOTES)
     return {
+        **facts,
         "name": lm.name,
-        "model_digest": digest([model_digest, counted, notes["text"]]),
-        "model_folder": model_folder,
+        "model_digest": digest([notes["model_digest"], counted, notes["text"]]),
+        "model_folder": notes["model_folder"],
     }
+
+
+def num_candidates(config: Config) -> int:
+    """Items among which fine-tuning asks to choose: as many as the plan does at most."""
+    return max((s.num_candidates for s in config.plan.strategies if s.kind == "choose"), default=8)
 
 
 def adopt_model(storage: Storage, uri: str) -> tuple[str, str]:
@@ -122,17 +140,21 @@ class Choices(Prompts):
     """As `neighbours` gives it."""
 
     def candidates(
-        self, history: Sequence[int], num_candidates: int, rng: np.random.Generator
+        self,
+        history: Sequence[int],
+        num_candidates: int,
+        rng: np.random.Generator,
+        left_out: Collection[int] = (),
     ) -> list[int]:
         """Item tokens in the order in which they are shown, which is drawn: models like some
-        letters better."""
+        letters better. Nothing of the history or of `left_out` is among them."""
         score: dict[int, float] = {}
         for token in history:
             if token >= 0:
                 near, how = self._neighbours[token - NUM_SPECIAL]
                 for other, value in zip(near, how, strict=True):
                     score[other] = score.get(other, 0.0) + value
-        seen = set(history)
+        seen = {*history, *left_out}
         best = sorted((t for t in score if t not in seen), key=lambda t: (-score[t], t))
         chosen = best[:num_candidates]
         for token in self._popular:
@@ -145,21 +167,26 @@ class Choices(Prompts):
     def choice(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
         """The question as tokens; the oldest events are left out where it is too long."""
         known = [token for token in history if token >= 0]
-        while True:
-            content = _TEXTS[self.text].format(
-                history="\n".join(f"- {self._name(token)}" for token in known),
-                candidates="\n".join(
-                    f"{letter}. {self._name(token)}"
-                    for letter, token in zip(LETTERS, candidates, strict=False)
-                ),
-            )
-            prompt = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True,
-                return_dict=False,
-            )  # fmt: skip
-            if len(prompt) < self.context_len or not known:
-                return list(prompt)
-            known = known[1:]
+        # The first that fits; a long history would be tokenised hundreds of times one by one.
+
+        def fits(left_out: int) -> bool:
+            return len(self._asked(known[left_out:], candidates)) < self.context_len
+
+        left_out = 0 if fits(0) else bisect_left(range(len(known)), True, key=fits)
+        return self._asked(known[left_out:], candidates)
+
+    def _asked(self, known: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        content = _TEXTS[self.text].format(
+            history="\n".join(f"- {self._name(token)}" for token in known),
+            candidates="\n".join(
+                f"{letter}. {self._name(token)}"
+                for letter, token in zip(LETTERS, candidates, strict=False)
+            ),
+        )
+        prompt = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
+        )
+        return list(prompt)
 
     def events(
         self, strategy: str, tokens: Sequence[int], candidates: Sequence[int] | None = None

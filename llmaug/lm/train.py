@@ -245,7 +245,8 @@ _CODE = {
                "llmaug.losses", "llmaug.trainer", "llmaug.sequences"),
     "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features",
                "llmaug.item_features", "llmaug.trainer", "llmaug.sequences"),
-    "instruct": ("llmaug.lm.instruct",),
+    "instruct": ("llmaug.lm.instruct", "llmaug.lm.finetune", "llmaug.trainer",
+                 "llmaug.sequences"),
     "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),
 }  # fmt: skip
 
@@ -257,6 +258,11 @@ def stage(name: str, model: str = "causal") -> Stage:
         run=run,
         inputs=("split", "vocabulary"),
         code=_CODE[model],
-        settings=lambda config: [config.lm, config.vocabulary, config.evaluate.exclude_seen],
+        settings=lambda config: [
+            config.lm,
+            config.vocabulary,
+            config.evaluate.exclude_seen,
+            instruct.num_candidates(config) if config.lm.finetune else None,
+        ],
         outside=lambda context: found.digest if (found := _earlier(context)) else None,
     )
