@@ -516,7 +516,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "ease": (),
     "popularity": (),
 }
-_SEE_TAGS = ("sasrec", "two_tower")
+_READ_HISTORIES = ("sasrec", "two_tower")
 
 
 class TrainConfig(OptimiserConfig):
@@ -582,7 +582,7 @@ class TrainConfig(OptimiserConfig):
     def _finetunes_at_the_end(self) -> TrainConfig:
         if self.finetune_after is None:
             return self
-        if self.model not in _SEE_TAGS:
+        if self.model not in _READ_HISTORIES:
             raise ValueError(f"train.finetune_after is for sasrec and two_tower, not {self.model}")
         if self.finetune_after >= self.num_steps:
             raise ValueError(
@@ -605,10 +605,10 @@ class TrainConfig(OptimiserConfig):
         if "real" not in self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError("train.arms names each arm once, and `real` is one of them")
         fusion = self.item_features or {"fusion", "augmented_fusion"} & set(self.arms)
-        if fusion and self.model not in _SEE_TAGS:
+        if fusion and self.model not in _READ_HISTORIES:
             raise ValueError(
                 f"train.model {self.model} cannot see item tags: leave out train.item_features "
-                f"and the fusion arms, or take {' or '.join(_SEE_TAGS)}"
+                f"and the fusion arms, or take {' or '.join(_READ_HISTORIES)}"
             )
         return self
 

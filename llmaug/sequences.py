@@ -13,6 +13,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO
 
 import numpy as np
@@ -44,7 +45,7 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def num_targets(self) -> int:
         return sum(int((weights > 0).sum()) for _, weights in self.blocks())
 
@@ -53,6 +54,7 @@ class Sequences:
         for start in range(0, len(self.tokens), _BLOCK):
             yield self.tokens[start : start + _BLOCK], self.weights[start : start + _BLOCK]
 
+    @cached_property
     def first_losses(self) -> np.ndarray:
         """(N,) where in the tokens each sequence's first loss stands; -1 for none."""
         first = np.full(len(self), -1)
@@ -206,12 +208,13 @@ class Batches:
         batch_size: int,
         window: int,
         seed: int,
-        only_real: bool = False,
+        only: np.ndarray | None = None,
     ) -> None:
-        self._first_loss = sequences.first_losses()
+        """only: (N,) bool, the sequences to draw from; None for all."""
+        self._first_loss = sequences.first_losses
         wanted = (np.diff(sequences.offsets) >= 2) & (self._first_loss >= 0)
-        if only_real:
-            wanted &= sequences.is_real
+        if only is not None:
+            wanted &= only
         self._usable = np.flatnonzero(wanted)
         if not len(self._usable):
             raise UserError(

@@ -151,7 +151,7 @@ class _SequenceTask(_RecommenderTask):
         batches = take()
         # Steps on everything merged, then on real events alone.
         self.patient_until = config.finetune_after or 0
-        self._real = take(only_real=True) if config.finetune_after else None
+        self._real = take(only=sequences.is_real) if config.finetune_after else None
         counts = batches.target_counts(vocabulary.num_tokens)
         self.model = recommenders.build(config, vocabulary, [], inputs.min_tag_items, counts)
         return batches

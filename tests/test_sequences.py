@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -149,12 +150,13 @@ def test_events_stream_to_disk_and_do_not_fill_the_memory(tmp_path) -> None:
 def test_looking_at_events_in_blocks_changes_nothing(monkeypatch) -> None:
     rows = [events(histories(u1="abc", u2="d", u3="cde")), synthetic("u3", "unit", "ab", 1.0)]
     sequences = of_events(pa.concat_tables(rows), WORDS)
-    whole = sequences.first_losses(), Batches(sequences, 4, 5, seed=1).target_counts(9)
+    whole = sequences.first_losses, Batches(sequences, 4, 5, seed=1).target_counts(9)
     assert whole[0].tolist() == [1, 5, 7, 14]
     for block in (1, 2, 3, 7):
         monkeypatch.setattr("llmaug.sequences._BLOCK", block)
-        assert (sequences.first_losses() == whole[0]).all()
-        assert (Batches(sequences, 4, 5, seed=1).target_counts(9) == whole[1]).all()
+        anew = replace(sequences)
+        assert (anew.first_losses == whole[0]).all()
+        assert (Batches(anew, 4, 5, seed=1).target_counts(9) == whole[1]).all()
 
 
 def test_histories_run_from_one_folder_into_the_next(tmp_path) -> None:
@@ -255,7 +257,7 @@ def test_real_sequences_can_be_asked_for_alone() -> None:
     )
     sequences = of_events(rows, WORDS)
     assert sequences.is_real.tolist() == [True, True, False]
-    alone = Batches(sequences, 3, window=5, seed=1, only_real=True)
+    alone = Batches(sequences, 3, window=5, seed=1, only=sequences.is_real)
     everything = {tuple(row) for row in Batches(sequences, 3, 5, seed=1).at(0)[0].tolist()}
     assert {tuple(row) for row in alone.at(0)[0].tolist()} == {(BOS, A, B), (BOS, C, D)}
     assert everything == {(BOS, A, B), (BOS, C, D), (BOS, E, D)}

@@ -9,6 +9,7 @@ Shapes: B questions, T positions, V tokens of the chat model.
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from collections.abc import Collection, Sequence
@@ -94,16 +95,18 @@ class TrainingQuestions:
         self, sequences: Sequences, choices: Choices, size: int, batch_size: int, seed: int
     ) -> None:
         """size: candidates of a question. Raises UserError when nobody has a next event."""
-        askable = [len(np.unique(tokens)) > 1 for tokens in _histories(sequences)]
-        if not any(askable):
+        bounds = itertools.pairwise(sequences.offsets)  # BOS is at the start of each
+        askable = np.array(
+            [len(np.unique(sequences.tokens[start + 1 : end])) > 1 for start, end in bounds]
+        )
+        if not askable.any():
             raise UserError(
                 "lm.finetune: no user has two different training events, so there is no next one "
                 "to ask for; read more days (ingest.start, ingest.end), or leave lm.finetune out"
             )
         self._choices, self._size, self._seed = choices, size, seed
-        kept = _those(sequences, np.array(askable))
-        longest = int(np.diff(kept.offsets).max())
-        self._batches = Batches(kept, batch_size, longest, seed)
+        longest = int(np.diff(sequences.offsets).max())
+        self._batches = Batches(sequences, batch_size, longest, seed, only=askable)
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> list[Question]:
         """This worker's share of the questions of `step`."""
@@ -117,24 +120,6 @@ class TrainingQuestions:
         place = int(rng.choice(np.sort(first)[1:]))
         history, later = tokens[:place].tolist(), tokens[place + 1 :].tolist()
         return ask(self._choices, history, int(tokens[place]), later, self._size, rng)
-
-
-def _histories(sequences: Sequences) -> list[np.ndarray]:
-    """The tokens of each, BOS left out."""
-    return [tokens[1:] for tokens in np.split(sequences.tokens, sequences.offsets[1:-1])]
-
-
-def _those(sequences: Sequences, kept: np.ndarray) -> Sequences:
-    """The sequences where the (N,) `kept` is true."""
-    lengths = np.diff(sequences.offsets)
-    tokens_kept = np.repeat(kept, lengths)
-    return Sequences(
-        tokens=sequences.tokens[tokens_kept],
-        weights=sequences.weights[tokens_kept],
-        offsets=np.r_[0, np.cumsum(lengths[kept])].astype(np.int64),
-        user_ids=sequences.user_ids[kept],
-        is_real=sequences.is_real[kept],
-    )
 
 
 class ChatModel(nn.Module):
