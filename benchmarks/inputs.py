@@ -13,7 +13,7 @@ from llmaug.lm.language import Language
 from llmaug.plan import Source, write_source
 from llmaug.schema import ITEM
 from llmaug.stage import MANIFEST, Context
-from llmaug.vocabulary import ITEMS_PART, NUM_SPECIAL, of_items
+from llmaug.vocabulary import ITEMS_PART, NUM_SPECIAL, Statistics, of_items
 
 NUM_ITEMS, HISTORY_LEN = 1400, 30
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
@@ -45,6 +45,8 @@ def fake_run(
     vocabulary = of_items(pa.Table.from_pylist(rows, schema=ITEM))
     counts = {"vocabulary_digest": vocabulary.digest}
     storage.write_part(vocabulary.items, counts, context.folder("vocabulary"), ITEMS_PART)
+    statistics = Statistics([0.0], [0.0], [float(history_len)], 0.0, ["interact"])
+    storage.write_json(vars(statistics), context.folder("vocabulary"), "statistics.json")
     _finish(context, "vocabulary", counts)
     folder = context.folder(f"lm/{config.lm.name}")
     if config.generate.engine == "vllm" and model_folder is None:

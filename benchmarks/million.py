@@ -102,7 +102,7 @@ def _save(root: str, ids: SemanticIds) -> None:
         [columns.get(field.name, pa.nulls(len(names), field.type)) for field in ITEM], schema=ITEM
     )
     vocabulary = of_items(table)
-    language = Language(ids.num_words, ids=ids)
+    language = Language(ids.num_words, items=ids)
     save(Storage(root), "lm", CausalLm(LmConfig(**LM), vocabulary, 1, language), vocabulary, {})
 
 

@@ -228,6 +228,10 @@ class LmConfig(OptimiserConfig):
     """causal: attributes of the users table that stand before a history, one token each."""
     min_attribute_users: int = Field(default=5, ge=1)
     """Attribute values of fewer training users than this count as unknown."""
+    action_tokens: bool = True
+    """causal: where the training events have several actions (view, buy), an event is the token
+    of its action and then those of its item, and synthetic events have the action that was
+    generated. False: items alone, and synthetic events have the most frequent action."""
     packed: bool = False
     """causal: several short histories share a row instead of being padded."""
     mask_share: float = Field(default=0.3, gt=0, lt=1)
@@ -476,11 +480,16 @@ class GenerateConfig(_Model):
     """Take answers that the same generator gave to the same units on an earlier night."""
 
 
+_Repeats = Literal["allow", "forbid"]
+
+
 class FiltersConfig(_Model):
     """What generated events must be."""
 
-    repeats: Literal["allow", "forbid"] = "forbid"
-    """forbid: an item already in the history (films); allow: news, groceries."""
+    repeats: _Repeats | dict[str, _Repeats] = "forbid"
+    """forbid: an item already in the history (films); allow: news, groceries. With action
+    tokens: the same item with the same action. Or by action, `{view: allow, buy: forbid}`; an
+    action without an entry is forbidden."""
     min_events: int = Field(default=2, ge=1)
     """Outcomes with fewer kept events are rejected."""
     copied_ngram: int = Field(default=5, ge=2)
@@ -488,6 +497,10 @@ class FiltersConfig(_Model):
     max_copied_share: float = Field(default=0.5, ge=0, lt=1)
     """New users of whose runs more than this share occur in training histories are rejected
     as copies of real people."""
+
+    def may_repeat(self, action: str) -> bool:
+        rule = self.repeats if isinstance(self.repeats, str) else self.repeats.get(action)
+        return rule == "allow"
 
 
 class MergeConfig(_Model):

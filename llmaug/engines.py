@@ -286,6 +286,7 @@ def sampling_params(units: Units, number: int, letters: list[int] | None = None)
             "may_end": may_end,
             "forbid_repeats": forbid_repeats,
             "also_seen": units.also_seen[number],
+            "may_repeat": units.may_repeat[number],
         },
     )
 

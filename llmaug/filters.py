@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.config import FiltersConfig
-from llmaug.generators import Generator, generator_of, prompts_of
+from llmaug.generators import Generator, generator_of, prompts_of, repeatable, vocabulary_of
 from llmaug.lm.prompts import Prompts
 from llmaug.plan import read_parts
 from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, validate
@@ -35,13 +35,15 @@ class Candidate:
 
     strategy: str
     tokens: list[int]
-    """As generated."""
+    """The generated events."""
     history: frozenset[int]
-    """Item tokens of the user's training history; empty for new users."""
-    num_tokens: int
-    """Size of the vocabulary."""
+    """Event tokens of the user's training history; empty for new users."""
+    num_items: int
+    """Items of the vocabulary."""
     real_runs: np.ndarray
-    """Sorted hashes of the runs of `copied_ngram` events in all training histories."""
+    """Sorted hashes of the runs of `copied_ngram` items in all training histories."""
+    may_repeat: tuple[bool, ...] = (False,)
+    """Whether an event of each action may come again."""
 
 
 EventFilter = Callable[[Candidate, FiltersConfig], list[str | None]]
@@ -49,21 +51,21 @@ OutcomeFilter = Callable[[Candidate, list[int], FiltersConfig], tuple[str, str] 
 
 
 def outside_catalogue(candidate: Candidate, config: FiltersConfig) -> list[str | None]:
-    """Special tokens and token ids that no item has."""
+    """Special tokens and token ids that no event has."""
+    end = NUM_SPECIAL + candidate.num_items * len(candidate.may_repeat)
     return [
-        None if NUM_SPECIAL <= token < candidate.num_tokens else "outside_catalogue"
-        for token in candidate.tokens
+        None if NUM_SPECIAL <= token < end else "outside_catalogue" for token in candidate.tokens
     ]
 
 
 def repeated(candidate: Candidate, config: FiltersConfig) -> list[str | None]:
-    """Items that the user had already, in the history or earlier in this outcome."""
-    if config.repeats == "allow":
-        return [None] * len(candidate.tokens)
+    """Events that the user had already, in the history or earlier in this outcome."""
     seen = set(candidate.history)
     reasons: list[str | None] = []
     for token in candidate.tokens:
-        reasons.append("repeated" if token in seen else None)
+        action = (token - NUM_SPECIAL) // candidate.num_items
+        again = token in seen and not candidate.may_repeat[action]
+        reasons.append("repeated" if again else None)
         seen.add(token)
     return reasons
 
@@ -81,7 +83,8 @@ def copied(candidate: Candidate, kept: list[int], config: FiltersConfig) -> tupl
     """A new user who is mostly runs of real people's histories."""
     if candidate.strategy != "new_users" or len(kept) < config.copied_ngram:
         return None
-    runs = run_hashes(np.array(kept), config.copied_ngram)
+    items = (np.array(kept) - NUM_SPECIAL) % candidate.num_items + NUM_SPECIAL
+    runs = run_hashes(items, config.copied_ngram)
     real = candidate.real_runs
     place = np.searchsorted(real, runs)
     share = float((real[np.minimum(place, len(real) - 1)] == runs).mean()) if len(real) else 0.0
@@ -187,8 +190,8 @@ def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Count
     groups = _groups(storage, context.folder(plan), storage.parts(context.folder(outcomes)))
     work = partial(
         _filter_group, groups, storage, context.folder(outcomes), folder, train, runs,
-        generator, context.folder("vocabulary"), context.folder(plan), config.filters,
-        config.seed,
+        generator, repeatable(context, generator), context.folder("vocabulary"),
+        context.folder(plan), config.filters, config.seed,
     )  # fmt: skip
     counts = map_parts(context, folder, list(groups), work, outputs=groups)
     storage.delete(runs)
@@ -229,7 +232,7 @@ def _real_runs(storage: Storage, folder: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _History:
-    """A user's training events: tokens (-1 for items the generator does not know), times."""
+    """A user's training events: tokens (-1 for those the generator does not know), times."""
 
     tokens: list[int]
     times: list[datetime]
@@ -261,8 +264,9 @@ _ASKED = ["unit_id", "places", "candidates"]
 def _histories(
     storage: Storage, train: str, part: str, vocabulary: Vocabulary
 ) -> dict[str | None, _History]:
-    events = storage.read_part(train, part, columns=["user_id", "item_id", "timestamp"])
-    tokens = vocabulary.encode(events["item_id"])
+    columns = ["user_id", "timestamp", *vocabulary.event_columns]
+    events = storage.read_part(train, part, columns=columns)
+    tokens = vocabulary.encode_events(events)
     times = events["timestamp"]
     users = events["user_id"].to_numpy(zero_copy_only=False)
     return {
@@ -286,6 +290,7 @@ def _filter_group(
     train: str,
     runs: str,
     generator: Generator,
+    may_repeat: tuple[bool, ...],
     statistics_folder: str,
     plan: str,
     config: FiltersConfig,
@@ -293,7 +298,7 @@ def _filter_group(
     group: str,
 ) -> dict[str, Any]:
     """All parts of a group, so that its histories are read once."""
-    vocabulary = load(storage, generator.vocabulary)
+    vocabulary = vocabulary_of(storage, generator)
     prompts = prompts_of(storage, generator)
     statistics = load_statistics(storage, statistics_folder)
     real_runs = _real_runs(storage, runs)
@@ -313,7 +318,7 @@ def _filter_group(
             rng = np.random.default_rng([seed, int(row["unit_id"][:15], 16)])
             try:
                 _finish(row, history, asked[row["unit_id"]], prompts, vocabulary, statistics,
-                        real_runs, config, rng)  # fmt: skip
+                        real_runs, may_repeat, config, rng)  # fmt: skip
             except Exception as error:  # one row that cannot be read is one failed outcome
                 row.update(status=FAILED, reason="unparsable", detail=f"{error!r}"[:500])
                 row["events"] = None
@@ -332,6 +337,7 @@ def _finish(
     vocabulary: Vocabulary,
     statistics: Statistics,
     real_runs: np.ndarray,
+    may_repeat: tuple[bool, ...],
     config: FiltersConfig,
     rng: np.random.Generator,
 ) -> None:
@@ -343,17 +349,20 @@ def _finish(
         strategy=row["strategy"],
         tokens=tokens,
         history=frozenset(history.tokens),
-        num_tokens=vocabulary.num_tokens,
+        num_items=vocabulary.num_items,
         real_runs=real_runs,
+        may_repeat=may_repeat,
     )
     reasons, verdict = judge(candidate, config)
     of_event = _places_of(asked["places"], len(tokens))
     times = history.times_of(row["strategy"], of_event, rng, statistics)
+    decoded = [vocabulary.decode_event(token) for token in tokens]
     row["status"] = REJECTED if verdict else ACCEPTED
     row["reason"], row["detail"] = verdict or (None, None)
     row["events"] = [
         {
-            "item_id": vocabulary.decode(token),
+            "item_id": decoded[position][0],
+            "action": decoded[position][1],
             "timestamp": times[position],
             "position": position,
             "place": of_event[position],
@@ -361,7 +370,7 @@ def _finish(
             "keep": verdict is None and reason is None,
             "reason": reason,
         }
-        for position, (token, reason) in enumerate(zip(tokens, reasons, strict=True))
+        for position, reason in enumerate(reasons)
     ]
 
 

@@ -25,7 +25,7 @@ from llmaug.cluster import connect, has_gpus
 from llmaug.config import BudgetConfig
 from llmaug.engines import AnswerEngine, EngineMaker, UniformEngine, VllmEngine
 from llmaug.errors import UserError
-from llmaug.generators import Generator, generator_of
+from llmaug.generators import Generator, generator_of, repeatable
 from llmaug.ledger import check_units
 from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.models import check_model, load_answers
@@ -151,6 +151,7 @@ def run_engines(
         "train": f"{context.folder('split')}/{TRAIN}",
         "generator": generator,
         "filters": config.filters,
+        "may_repeat": repeatable(context, generator),
     }
     num_actors = min(config.generate.num_actors, len(pending))
     in_flight = config.generate.parts_in_flight

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from llmaug.lm.instruct import load_choices
 from llmaug.lm.prompts import Prompts, load_prompts
 from llmaug.stage import Context
 from llmaug.storage import Storage
-from llmaug.vocabulary import load
+from llmaug.vocabulary import Vocabulary, load, load_statistics
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,18 @@ def prompts_of(storage: Storage, generator: Generator) -> Prompts:
     if generator.side is not None:
         return load_choices(storage, generator.side, vocabulary, generator.context_len)
     return load_prompts(storage, generator.model, generator.kind, vocabulary, generator.context_len)
+
+
+def vocabulary_of(storage: Storage, generator: Generator) -> Vocabulary:
+    """The vocabulary whose event tokens the generator's answers are read as."""
+    actions = prompts_of(storage, generator).language.actions
+    return replace(load(storage, generator.vocabulary), actions=actions)
+
+
+def repeatable(context: Context, generator: Generator) -> tuple[bool, ...]:
+    """Whether an event of each action of the generator's language may come again; where it has
+    none, of the one that all synthetic events get: the most frequent."""
+    actions: Sequence[str] = prompts_of(context.storage, generator).language.actions
+    if not actions:
+        actions = load_statistics(context.storage, context.folder("vocabulary")).actions[:1]
+    return tuple(context.config.filters.may_repeat(action) for action in actions)

@@ -63,6 +63,7 @@ class Source:
     run_id: str
     generator: str
     action: str = ""
+    """Of events whose generator knows items alone: the most frequent one."""
 
 
 def run(shards: str, context: Context) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def run(shards: str, context: Context) -> dict[str, Any]:
         source = Source(
             context.run_id,
             context.manifest("plan")["counts"]["generator"],
-            load_statistics(storage, context.folder("vocabulary")).action,
+            load_statistics(storage, context.folder("vocabulary")).actions[0],
         )
         _add_outcomes(plan, context)
     elif shards == DUPLICATE:
@@ -181,7 +182,7 @@ def synthetic_events(outcomes: pa.Table, config: MergeConfig, source: Source) ->
                     {
                         "user_id": outcome["user_id"] or f"synthetic:{outcome['unit_id']}",
                         "item_id": event["item_id"],
-                        "action": source.action,
+                        "action": event["action"] or source.action,
                         "timestamp": event["timestamp"],
                         "value": None,
                         "weight": config.synthetic_weight,

@@ -25,13 +25,12 @@ from llmaug.config import FiltersConfig
 from llmaug.engine_loop import EngineLoop
 from llmaug.engines import EngineMaker
 from llmaug.filters import Candidate, judge
-from llmaug.generators import Generator, prompts_of
+from llmaug.generators import Generator, prompts_of, vocabulary_of
 from llmaug.outcome_cache import remember
 from llmaug.schema import OUTCOME
 from llmaug.sequences import user_histories
 from llmaug.storage import Storage
 from llmaug.units import ANSWER, Units, counts_of, failures_of, outcomes_of
-from llmaug.vocabulary import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,12 +88,13 @@ class PartWorker:
         train: str = "",
         generator: Generator | None = None,
         filters: FiltersConfig | None = None,
+        may_repeat: tuple[bool, ...] = (False,),
     ) -> None:
         self._place, self._preview, self._quotas = place, preview, quotas or {}
         assert generator is not None
-        self._train, self._vocabulary = train, load(place.storage, generator.vocabulary)
+        self._train, self._vocabulary = train, vocabulary_of(place.storage, generator)
         self._prompts = prompts_of(place.storage, generator)
-        self._filters = filters or FiltersConfig()
+        self._filters, self._may_repeat = filters or FiltersConfig(), may_repeat
         line = _BoardLine(board)
         self._loop = EngineLoop(engine, line.report, line.died)
         self._together = _Together()
@@ -194,8 +194,10 @@ class PartWorker:
         for number, tokens in zip(
             looked["number"].to_pylist(), looked["tokens"].to_pylist(), strict=True
         ):
-            prompt = units.table["prompt"][number].as_py()
-            candidate = self._candidate(units, number, tokens, prompt)
+            history = units.also_seen[number] or []
+            if self._prompts.language.ids is None:
+                history = [*history, *units.table["prompt"][number].as_py()]
+            candidate = self._candidate(units, number, tokens, history)
             reasons, verdict = judge(candidate, self._filters)
             accepted += verdict is None
             kept += reasons.count(None) if verdict is None else 0
@@ -217,8 +219,9 @@ class PartWorker:
         nothing = np.empty(0, np.uint64)  # copies of new users are looked for by stage `filter`
         strategy, offered = units.strategies[number], units.candidates[number]
         events = self._prompts.events(strategy, tokens, offered)
-        num_tokens = self._vocabulary.num_tokens
-        return Candidate(strategy, events, frozenset(history), num_tokens, nothing)
+        num_items = self._vocabulary.num_items
+        seen = frozenset(history)
+        return Candidate(strategy, events, seen, num_items, nothing, self._may_repeat)
 
 
 class _PartAnswer:

@@ -21,7 +21,13 @@ import pyarrow as pa
 from llmaug.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together
 from llmaug.config import ChooseConfig, NewUsersConfig, OfUsersConfig, SamplingConfig
 from llmaug.errors import UserError
-from llmaug.generators import Generator, generator_of, prompts_of
+from llmaug.generators import (
+    Generator,
+    generator_of,
+    prompts_of,
+    repeatable,
+    vocabulary_of,
+)
 from llmaug.lm.instruct import Choices
 from llmaug.lm.prompts import Prompts
 from llmaug.schema import UNIT, validate
@@ -30,7 +36,7 @@ from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage, digest
 from llmaug.users import load_users
-from llmaug.vocabulary import load
+from llmaug.vocabulary import NUM_SPECIAL
 
 SOURCES = "_sources"
 
@@ -81,7 +87,7 @@ def run(context: Context) -> dict[str, Any]:
     _check_room(prompts, config.plan.strategies)
     share = fraction(config.budget, demands)
     maker = _UnitMaker(
-        storage, generator, config.seed, config.filters.repeats == "forbid",
+        storage, generator, config.seed, repeatable(context, generator),
         context.folder("ingest/users") if config.lm.user_attributes else None,
     )  # fmt: skip
     for index, strategy in enumerate(config.plan.strategies):
@@ -196,7 +202,8 @@ class _UnitMaker:
     storage: Storage
     generator: Generator
     seed: int
-    forbid_repeats: bool
+    may_repeat: tuple[bool, ...]
+    """Whether an event of each action may come again."""
     users: str | None
     """Folder of the users table, where the generator reads attributes."""
 
@@ -208,7 +215,7 @@ class _UnitMaker:
         sample: int,
         attributes: dict[str, str] | None,
     ) -> dict[str, Any]:
-        """history: the user's training events as tokens, -1 for unknown items."""
+        """history: the user's training events as tokens, -1 for unknown ones."""
         prompts = prompts_of(self.storage, self.generator)
         seed = self._seed_of(strategy, user_id, sample)
         rng = np.random.default_rng(seed)
@@ -223,7 +230,12 @@ class _UnitMaker:
             prompts.language.user_tokens(attributes),
         )  # fmt: skip
         shown = set(prompt) if prompts.language.word_len == 1 else set()
-        also_seen = sorted({token for token in history if token >= 0} - shown)
+        num_items = vocabulary_of(self.storage, self.generator).num_items
+        also_seen = sorted(
+            token
+            for token in set(history) - shown
+            if token >= 0 and not self.may_repeat[(token - NUM_SPECIAL) // num_items]
+        )
         return self._unit(strategy, prompt, sample, seed, user_id, places, also_seen)
 
     def new_user(self, strategy: NewUsersConfig, sample: int) -> dict[str, Any]:
@@ -255,10 +267,16 @@ class _UnitMaker:
         also_seen: Sequence[int] = (),
         candidates: list[int] | None = None,
     ) -> dict[str, Any]:
-        max_tokens = prompts_of(self.storage, self.generator).num_tokens(strategy.num_events)
-        sampling = sampling_of(strategy, max_tokens, self.forbid_repeats)
-        seen = list(also_seen) if self.forbid_repeats else []
+        prompts = prompts_of(self.storage, self.generator)
+        max_tokens = prompts.num_tokens(strategy.num_events)
+        forbid_repeats = not all(self.may_repeat)
+        sampling = sampling_of(strategy, max_tokens, forbid_repeats)
+        seen = list(also_seen) if forbid_repeats else []
+        free = zip(prompts.language.actions, self.may_repeat, strict=False)
+        words = prompts.language.action_words(name for name, may in free if may)
+        may_repeat = words if forbid_repeats else []
         identity = [prompt, strategy.kind, sampling, seed, self.generator.name, seen, candidates]
+        identity += [may_repeat] if may_repeat else []
         return {
             "unit_id": digest(identity),
             "user_id": user_id,
@@ -269,6 +287,7 @@ class _UnitMaker:
             "seed": seed,
             "places": places,
             "also_seen": seen or None,
+            "may_repeat": may_repeat or None,
             "candidates": candidates,
         }
 
@@ -300,9 +319,11 @@ class _OfUsers:
 
     def __call__(self, source: str) -> dict[str, Any]:
         train_part = source.split("-", 1)[1]
-        events = self.storage.read_part(self.train, train_part, columns=["user_id", "item_id"])
+        vocabulary = vocabulary_of(self.storage, self.maker.generator)
+        columns = ["user_id", *vocabulary.event_columns]
+        events = self.storage.read_part(self.train, train_part, columns=columns)
         users = events["user_id"].to_numpy(zero_copy_only=False)
-        tokens = load(self.storage, self.maker.generator.vocabulary).encode(events["item_id"])
+        tokens = vocabulary.encode_events(events)
         bounds = group_bounds(users)
         chosen = self._chosen([end - start for start, end in bounds], train_part)
         maker = self.maker

@@ -84,8 +84,10 @@ UNIT = pa.schema(
         # Where the events go in the user's training events, the last one for all that follow:
         # before that event, or (substitute) in its stead. Null for new users.
         pa.field("places", pa.list_(pa.int32())),
-        # Where repeats are forbidden: items of the history that the prompt does not show.
+        # Where repeats are forbidden: events of the history that the prompt does not show.
         pa.field("also_seen", pa.list_(pa.int32())),
+        # Where some actions may repeat and others may not: the words of those that may.
+        pa.field("may_repeat", pa.list_(pa.int32())),
         # choose: the items that were offered, in the order of their letters.
         pa.field("candidates", pa.list_(pa.int32())),
     ]
@@ -96,6 +98,7 @@ GENERATED, FAILED, ACCEPTED, REJECTED = "generated", "failed", "accepted", "reje
 GENERATED_EVENT = pa.struct(
     [
         pa.field("item_id", pa.string()),
+        pa.field("action", pa.string()),
         pa.field("timestamp", pa.timestamp("us", "UTC")),
         pa.field("position", pa.int16()),
         pa.field("place", pa.int32()),

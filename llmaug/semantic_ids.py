@@ -191,7 +191,8 @@ class Trie:
     edges of a node stand together, by word. Two integers an edge: 30 MB for a million items.
     """
 
-    def __init__(self, ids: SemanticIds) -> None:
+    def __init__(self, ids: Any) -> None:
+        """ids: SemanticIds, or what has their `words`, `word_len` and `num_words`, too."""
         order = np.lexsort(ids.words.T[::-1])
         paths = ids.words[order]
         changes = np.zeros(len(paths), bool)

@@ -1,10 +1,10 @@
 """Event parts to training sequences, and sequences to padded batches.
 
-A sequence is BOS and one user's item tokens in time order. What was generated for a real user
-becomes its own sequence: the history with the generated events in their places (before an
-event of it, after the last one, or in the stead of some). Its loss begins with the first
-generated event; what stands before that already trains in the real sequence. New users are
-sequences like real ones.
+A sequence is BOS and one user's events in time order, as tokens of the vocabulary. What was
+generated for a real user becomes its own sequence: the history with the generated events in
+their places (before an event of it, after the last one, or in the stead of some). Its loss
+begins with the first generated event; what stands before that already trains in the real
+sequence. New users are sequences like real ones.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
 
     Events of items outside the vocabulary are context no model can see: they are left out.
     """
-    token = vocabulary.encode(events["item_id"])
+    token = vocabulary.encode_events(events)
     user = events["user_id"].to_numpy(zero_copy_only=False)
     unit = pc.fill_null(events["unit_id"], "").to_numpy(zero_copy_only=False)
     weight = events["weight"].to_numpy().astype(np.float32)
@@ -174,11 +174,11 @@ def group_bounds(*columns: np.ndarray) -> list[tuple[int, int]]:
 def user_histories(
     storage: Storage, folders: list[str], part: str, vocabulary: Vocabulary
 ) -> dict[str, list[int]]:
-    """user_id to item tokens (folders in time order: train, then validation) in one part."""
+    """user_id to event tokens (folders in time order: train, then validation) in one part."""
     histories: dict[str, list[int]] = {}
     for folder in folders:
-        events = storage.read_part(folder, part, columns=["user_id", "item_id"])
-        token = vocabulary.encode(events["item_id"])
+        events = storage.read_part(folder, part, columns=["user_id", *vocabulary.event_columns])
+        token = vocabulary.encode_events(events)
         user = events["user_id"].to_numpy(zero_copy_only=False)
         for start, end in group_bounds(user):
             run = token[start:end]

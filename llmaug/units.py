@@ -69,6 +69,10 @@ class Units:
         return self.table["also_seen"].to_pylist()
 
     @cached_property
+    def may_repeat(self) -> list[list[int] | None]:
+        return self.table["may_repeat"].to_pylist()
+
+    @cached_property
     def candidates(self) -> list[list[int] | None]:
         return self.table["candidates"].to_pylist()
 

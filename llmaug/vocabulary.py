@@ -2,7 +2,8 @@
 
 Built from TRAINING events and the catalogue alone. Token ids 0-2 are special; item i of
 `items.parquet` has token `NUM_SPECIAL + i`. Items are in order of item id, so the same data
-gives the same tokens.
+gives the same tokens. For models that tell actions apart, event "action a with item i" of I
+items has token `NUM_SPECIAL + a * I + i`: without actions, an event is its item.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Vocabulary:
     """Over the item ids in order; models carry it."""
     read_text: Callable[[], np.ndarray | None] | None = None
     """Where `text` comes from."""
+    actions: tuple[str, ...] = ()
+    """The actions that tell events with one item apart; none: an event is its item."""
 
     @property
     def num_items(self) -> int:
@@ -80,6 +83,33 @@ class Vocabulary:
         """The item id of a token; None for special tokens and those out of range."""
         index = token - NUM_SPECIAL
         return self.item_ids[index] if 0 <= index < self.num_items else None
+
+    @property
+    def num_event_tokens(self) -> int:
+        return NUM_SPECIAL + self.num_items * max(1, len(self.actions))
+
+    @property
+    def event_columns(self) -> list[str]:
+        """What `encode_events` reads."""
+        return ["item_id", "action"] if self.actions else ["item_id"]
+
+    def encode_events(self, events: pa.Table) -> np.ndarray:
+        """(N,) int32 event tokens; -1 where the item or the action is unknown."""
+        items = self.encode(events["item_id"])
+        if not self.actions:
+            return items
+        names = pa.array(self.actions, pa.string())
+        found = pc.fill_null(pc.index_in(events["action"].cast(pa.string()), value_set=names), -1)
+        action = found.to_numpy(zero_copy_only=False).astype(np.int32)
+        return np.where((items < 0) | (action < 0), -1, items + self.num_items * action)
+
+    def decode_event(self, token: int) -> tuple[str | None, str | None]:
+        """(item id, action); the item is None for tokens of no event, the action also where
+        events are items alone."""
+        if not NUM_SPECIAL <= token < self.num_event_tokens:
+            return None, None
+        action, item = divmod(token - NUM_SPECIAL, self.num_items)
+        return self.item_ids[item], self.actions[action] if self.actions else None
 
     def tag_bags(self, min_items: int) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Item tags as a bag of tag indices: (tag names, flat (M,) int64, offsets (items,)).
@@ -129,8 +159,8 @@ class Statistics:
     """Events of a user."""
     window_end_s: float
     """Seconds since 1970 of the last training event of all: nothing synthetic is later."""
-    action: str
-    """The most frequent action."""
+    actions: list[str]
+    """All actions, the most frequent one first."""
 
 
 def load_statistics(storage: Storage, folder: str) -> Statistics:
@@ -244,7 +274,9 @@ def _quantiles(samples: dict[str, list[float]], actions: Counter[str]) -> dict[s
         for kind in ("gap_s", "start_s", "history_len")
     }
     out["window_end_s"] = max(samples["end_s"], default=0.0)
-    out["action"] = actions.most_common(1)[0][0] if actions else "interact"
+    # By name among equals: parts may be counted in any order.
+    ranked = sorted(actions, key=lambda name: (-actions[name], name))
+    out["actions"] = ranked or ["interact"]
     return json.loads(json.dumps(out))
 
 

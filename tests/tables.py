@@ -85,6 +85,8 @@ def write_vocabulary(context: Context, vocabulary: Vocabulary, statistics: dict[
     folder = context.folder("vocabulary")
     counts = {"vocabulary_digest": vocabulary.digest}
     context.storage.write_part(vocabulary.items, counts, folder, ITEMS_PART)
+    nothing = {"gap_s": [0.0], "start_s": [0.0], "history_len": [1.0], "window_end_s": 0.0}
+    statistics = {**nothing, "actions": ["view"], **statistics}
     context.storage.write_json(statistics, folder, "statistics.json")
     write_finished(context, "vocabulary", **counts)
 
@@ -119,3 +121,14 @@ def map_parts_here(
         if part not in done:
             work(part)
     return total_counts(context.storage, folder)
+
+
+class VllmConfig:
+    """As much of vLLM's config as the processor reads."""
+
+    def __init__(self, folder: str, num_tokens: int) -> None:
+        self.model, self._num_tokens, self.max_num_seqs = folder, num_tokens, 8
+        self.model_config = self.scheduler_config = self
+
+    def get_vocab_size(self) -> int:
+        return self._num_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -47,7 +48,7 @@ def candidate(
         strategy=strategy,
         tokens=tokens,
         history=frozenset(ord(letter) - ord("a") + A for letter in history),
-        num_tokens=NUM_TOKENS,
+        num_items=NUM_TOKENS - 3,
         real_runs=np.unique(np.concatenate([np.empty(0, np.uint64), *hashes])),
     )
 
@@ -64,7 +65,9 @@ def test_items_that_the_user_had_already_are_dropped() -> None:
 
 
 def test_repeats_are_kept_where_they_are_normal() -> None:
-    reasons, _ = judge(candidate([C, A, C], history="ab"), FiltersConfig(repeats="allow"))
+    config = FiltersConfig(repeats="allow")
+    free = replace(candidate([C, A, C], history="ab"), may_repeat=(config.may_repeat("view"),))
+    reasons, _ = judge(free, config)
     assert reasons == [None, None, None]
 
 
@@ -119,7 +122,7 @@ def statistics(gap_s: float = 60.0, window_hours: float = 100.0) -> Statistics:
         start_s=[START.timestamp(), START.timestamp() + 3600],
         history_len=[1, 5],
         window_end_s=hour(window_hours).timestamp(),
-        action="view",
+        actions=["view"],
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 
 from llmaug import pipeline
@@ -38,6 +39,12 @@ GENERATORS: dict[str, dict[str, Any]] = {
         "lm": {"num_steps": 5, "directions": THREE_WAYS, "user_attributes": ["gender"]},
         "plan": {"strategies": [*OF_USERS, NEW_USERS]},
     },
+    "actions": {
+        "ingest": {"path": "{root}/logs/liked", "actions": ["rate", "like"]},
+        "lm": {"num_steps": 5, "directions": THREE_WAYS},
+        "plan": {"strategies": [*OF_USERS, NEW_USERS]},
+        "filters": {"repeats": {"like": "allow", "rate": "forbid"}},
+    },
 }
 
 
@@ -45,16 +52,22 @@ GENERATORS: dict[str, dict[str, Any]] = {
 def storage(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Storage:
     root = tmp_path_factory.mktemp("root")
     write_logs(str(root))
-    return Storage(str(root))
+    storage = Storage(str(root))
+    for name in storage.names("logs/events"):
+        rows = storage.read_table("logs/events", name)
+        liked = pc.if_else(pc.greater_equal(rows["rating"], 4), "like", "rate")
+        place = rows.column_names.index("action")
+        storage.write_table(rows.set_column(place, "action", liked), "logs/liked", name)
+    return storage
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_a_generator_in_the_job(storage: Storage, kind: str) -> None:
-    users = {"users": {"path": "{root}/logs/users"}}
-    config = parse_config(
-        changed(SMALL, ingest=users, filters={"min_events": 1}, **GENERATORS[kind])
+    base = changed(
+        SMALL, ingest={"users": {"path": "{root}/logs/users"}}, filters={"min_events": 1}
     )
+    config = parse_config(changed(base, **GENERATORS[kind]))
     manifests = pipeline.run(config, storage, "small", until="merge")
     plan, counts = manifests["plan"]["counts"], manifests["filtered"]["counts"]
     strategies = GENERATORS[kind]["plan"]["strategies"]
@@ -92,5 +105,7 @@ def test_a_generator_in_the_job(storage: Storage, kind: str) -> None:
     assert len(sequences) == NUM_USERS + counts["accepted"]
     starts = sequences.offsets[:-1]
     assert (sequences.tokens >= NUM_SPECIAL).sum() == len(sequences.tokens) - len(starts)
+    actions = {row["action"] for row in synthetic}
+    assert actions == ({"rate", "like"} if kind == "actions" else {"rate"})
     last = max(row["timestamp"] for row in rows if row["origin"] == "real")
     assert all(row["timestamp"] <= last for row in synthetic)

@@ -67,7 +67,7 @@ def context(make_context: MakeContext) -> Context:
     write_vocabulary(
         context,
         catalogue("abcde"),
-        {"gap_s": [], "start_s": [], "history_len": [], "window_end_s": 0, "action": "view"},
+        {"gap_s": [], "start_s": [], "history_len": [], "window_end_s": 0, "actions": ["view"]},
     )
     filtered = {
         "0-p0": [

@@ -20,7 +20,7 @@ from llmaug.semantic_ids import (
 )
 from llmaug.storage import Storage
 from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL
-from tests.tables import catalogue, events, histories
+from tests.tables import VllmConfig, catalogue, events, histories
 
 # a and b are alike, c is near them, d is far away.
 IDS = SemanticIds(np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]], np.int32))
@@ -97,7 +97,7 @@ def test_ids_are_kept_as_parquet(tmp_path: Path) -> None:
 
 # -- the language --------------------------------------------------------------------------
 
-LANGUAGE = Language(IDS.num_words, has_directions=True, ids=IDS)
+LANGUAGE = Language(IDS.num_words, has_directions=True, items=IDS)
 
 
 def test_prompts_are_cut_between_items() -> None:
@@ -133,7 +133,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     torch.manual_seed(0)
     ids = build(np.random.default_rng(0).normal(size=(200, 6)), 2, 8, seed=0)
     config = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=32)
-    model = CausalLm(config, WORDS, 1, Language(ids.num_words, True, ids=ids))
+    model = CausalLm(config, WORDS, 1, Language(ids.num_words, True, items=ids))
     storage = Storage(str(tmp_path_factory.mktemp("model")))
     causal.save(storage, "lm", model, WORDS, {})
     return storage
@@ -184,7 +184,7 @@ def test_decoding_cannot_leave_the_catalogue(saved: Storage) -> None:
 
     language = load_language(saved, "lm", WORDS)
     assert language.ids is not None
-    config = _VllmConfig(saved.path("lm"), language.num_tokens)
+    config = VllmConfig(saved.path("lm"), language.num_tokens)
     processor = ItemLogits(config, torch.device("cpu"), False)
 
     def asked(**extra: object) -> SamplingParams:
@@ -210,14 +210,3 @@ def test_decoding_cannot_leave_the_catalogue(saved: Storage) -> None:
     assert len(new) == len(set(new)) == 20 and not set(new) & set(seen)
     ends = [place for place, token in enumerate(ending) if token == EOS]
     assert ends and ends[0] % 3 == 0 and ends[0] > 0  # between items, and after one at least
-
-
-class _VllmConfig:
-    """As much of vLLM's config as the processor reads."""
-
-    def __init__(self, folder: str, num_tokens: int) -> None:
-        self.model, self._num_tokens, self.max_num_seqs = folder, num_tokens, 8
-        self.model_config = self.scheduler_config = self
-
-    def get_vocab_size(self) -> int:
-        return self._num_tokens

@@ -113,7 +113,7 @@ def test_held_out_events_leave_no_trace(make_context: MakeContext, ray_session: 
     assert words.items["train_events"].to_pylist() == [2, 2, 0]
     assert (counts["items"], counts["cold_items"]) == (3, 1)
     statistics = load_statistics(context.storage, context.folder("vocabulary"))
-    assert statistics.action == "view"
+    assert statistics.actions == ["view"]
     assert set(statistics.gap_s) == {3600.0}
     assert set(statistics.start_s) == {hour(0).timestamp()}
     assert (statistics.history_len[0], statistics.history_len[-1]) == (1, 3)

@@ -50,7 +50,7 @@ class CausalLm(nn.Module):
         num_tokens = self.language.num_tokens
         self.llama = LlamaForCausalLM(llama_config(config, num_tokens))
         self.features, new = None, None
-        if self.language.ids is None:  # else what is known of an item is in its path
+        if self.language.items is None:  # else what is known of an item is in its path
             self.features = lm_features(config, vocabulary, min_tag_items, num_tokens)
             new = new_items(config, vocabulary, min_tag_items)
         self.register_buffer("_new", new, persistent=False)
@@ -142,7 +142,7 @@ def save(
 ) -> str:
     """Write the folded model as an ordinary Hugging Face folder; returns its digest."""
     with tempfile.TemporaryDirectory() as local:
-        if model.language.ids:
-            write_ids(Storage(local), "", model.language.ids)
+        if model.language.items:
+            write_ids(Storage(local), "", model.language.items)
         notes = {"language": model.language.as_json(), **facts}
         return write_model(storage, folder, local, model.folded(), "causal", vocabulary, notes)

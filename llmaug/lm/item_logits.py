@@ -1,8 +1,9 @@
 """What may come out of a causal model in vLLM: a logits processor on its engine.
 
 Only items, and EOS where a gap may end early; with repeats forbidden, no item of the history
-and none twice. Forbidden in decoding, nothing has to be thrown away afterwards. Where items
-are paths of words (semantic_ids.py), only words that lead to an item are allowed.
+and none twice. Forbidden in decoding, nothing has to be thrown away afterwards. Where events
+are paths of words (semantic_ids.py, actions.py), only words that lead to one are allowed; what
+is said here of items then holds for these.
 
 Shapes: B requests in the batch, V tokens.
 """
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
+from llmaug.lm.actions import ActionIds
 from llmaug.lm.folder import NOTES
+from llmaug.lm.language import language_of
 from llmaug.semantic_ids import SemanticIds, Trie, read_ids
 from llmaug.storage import Storage
 from llmaug.vocabulary import EOS, NUM_SPECIAL
@@ -31,13 +34,12 @@ class ItemLogits(LogitsProcessor):
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         model = vllm_config.model_config
         notes = json.loads(Path(model.model, NOTES).read_text(encoding="utf-8"))
-        ids = read_ids(Storage(model.model), "")
-        if ids is None:
-            num_rows = vllm_config.scheduler_config.max_num_seqs
-            num_words = notes["language"]["num_words"]
-            self._rules: Any = _Items(num_rows, num_words, model.get_vocab_size(), device)
+        language = language_of(notes["language"], read_ids(Storage(model.model), ""))
+        if language.ids is None:
+            num_rows, num_tokens = vllm_config.scheduler_config.max_num_seqs, model.get_vocab_size()
+            self._rules: Any = _Items(num_rows, language.num_words, num_tokens, device)
         else:
-            self._rules = _Paths(ids)
+            self._rules = _Paths(language.ids)
         self._requests: dict[int, Any] = {}
 
     def is_argmax_invariant(self) -> bool:
@@ -131,11 +133,14 @@ class _Request:
 class _Paths:
     """An item is a path of words: each request stands at some node of the trie of all items."""
 
-    def __init__(self, ids: SemanticIds) -> None:
+    def __init__(self, ids: SemanticIds | ActionIds) -> None:
         self._trie, self._ids = Trie(ids), ids
 
     def begin(self, asked: dict[str, Any], prompt: list[int], output: list[int]) -> _Walk:
-        walk = _Walk(output, bool(asked.get("may_end")), bool(asked.get("forbid_repeats")))
+        walk = _Walk(
+            output, bool(asked.get("may_end")), bool(asked.get("forbid_repeats")),
+            frozenset(asked.get("may_repeat") or ()),
+        )  # fmt: skip
         for item in asked.get("also_seen") or () if walk.forbids_repeats else ():
             self._close(walk, item - NUM_SPECIAL)
         return walk
@@ -177,6 +182,8 @@ class _Paths:
     def _close(self, walk: _Walk, item: int) -> None:
         """Ban an item: its last word, and further up where that was the last way on."""
         path, words = self._trie.path[item].tolist(), self._ids.words[item].tolist()
+        if words[0] in walk.may_repeat:
+            return
         for node, word in zip(reversed(path), reversed(words), strict=True):
             closed = walk.closed.setdefault(node, [])
             if word not in closed:
@@ -192,6 +199,8 @@ class _Walk:
     output: list[int]
     may_end: bool
     forbids_repeats: bool
+    may_repeat: frozenset[int]
+    """First words whose items may come again."""
     closed: dict[int, list[int]] = field(default_factory=dict)
     """{node: words that lead to taken items only}"""
     node: int = 0

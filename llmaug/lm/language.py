@@ -1,15 +1,17 @@
 """The sentences that a causal behaviour model reads and writes.
 
-An item is one token, in large catalogues a path of code words (semantic_ids.py). One model has
-three directions. A control token in the place of BOS chooses:
+An event is its item, and an item is one token, in large catalogues a path of code words
+(semantic_ids.py). Where events of several actions are told apart, an event is the word of its
+action and then its item (actions.py). One model has three directions. A control token in the
+place of BOS chooses:
 
     forward   BOS a b c          ->  what comes next
     reverse   REVERSE c b a      ->  what came before, newest first
     infill    INFILL a SUFFIX c MIDDLE  ->  what stood between, then EOS
               (prefix, suffix, middle: Bavarian et al. 2022)
 
-User attributes (age=25-34, ...) stand in front of all that, one token each. Control and
-attribute tokens come after the items, so the tokens of items are the same in every model.
+User attributes (age=25-34, ...) stand in front of all that, one token each. Control, attribute
+and action tokens come after the items, so the tokens of items are the same in every model.
 Prompts that are too long lose the events farthest from what is asked for.
 """
 
@@ -19,11 +21,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from llmaug.config import DIRECTION_OF
 from llmaug.errors import UserError
 from llmaug.lm import Request, request_of
+from llmaug.lm.actions import ActionIds
 from llmaug.lm.folder import REMEDY, check_digest, check_weights, read_notes
 from llmaug.semantic_ids import IDS_FILE, SemanticIds, read_ids
 from llmaug.storage import Storage
@@ -45,20 +49,38 @@ class Language:
     has_directions: bool = False
     """Whether reverse and infill were trained, too."""
     attributes: Attributes = ()
-    ids: SemanticIds | None = field(default=None, compare=False, repr=False)
+    items: SemanticIds | None = field(default=None, compare=False, repr=False)
     """How items are spelled; None where an item is one token."""
+    actions: tuple[str, ...] = ()
+    """The actions that are told apart, the most frequent first; none: an event is its item."""
+
+    @cached_property
+    def ids(self) -> SemanticIds | ActionIds | None:
+        """How events are spelled; None where an event is one token."""
+        if not self.actions:
+            return self.items
+        num_items = len(self.items.codes) if self.items else self.num_words - NUM_SPECIAL
+        return ActionIds(len(self.actions), num_items, self._first_action, self.items)
 
     @property
     def word_len(self) -> int:
-        """Tokens of an item."""
+        """Tokens of an event."""
         return self.ids.word_len if self.ids else 1
 
-    def spell(self, items: Sequence[int]) -> list[int]:
-        """Item tokens of the vocabulary as tokens of the language."""
-        return self.ids.spell(items).tolist() if self.ids else list(items)
+    def spell(self, events: Sequence[int]) -> list[int]:
+        """Event tokens of the vocabulary as tokens of the language."""
+        return self.ids.spell(events).tolist() if self.ids else list(events)
+
+    def action_words(self, names: Iterable[str]) -> list[int]:
+        """The words of those of `names` that the language tells apart."""
+        return [self._first_action + self.actions.index(n) for n in names if n in self.actions]
 
     @property
     def num_tokens(self) -> int:
+        return self._first_action + len(self.actions)
+
+    @property
+    def _first_action(self) -> int:
         values = sum(1 + len(values) for _, values in self.attributes)
         return self.num_words + NUM_CONTROLS * self.has_directions + values
 
@@ -131,20 +153,29 @@ class Language:
         return [request_of(unit) for unit in units]
 
     def events(self, outcome: dict[str, Any]) -> list[int]:
-        """The outcome's tokens in time order."""
+        """The outcome's event tokens in time order."""
         direction, tokens = DIRECTION_OF[outcome["strategy"]], list(outcome["tokens"])
         if direction == INFILL and EOS in tokens:
             tokens = tokens[: tokens.index(EOS)]
-        items = self.ids.read(tokens) if self.ids else tokens
-        return items[::-1] if direction == REVERSE else items
+        events = self.ids.read(tokens) if self.ids else tokens
+        return events[::-1] if direction == REVERSE else events
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "semantic_ids": self.ids.digest if self.ids else None,
+            "semantic_ids": self.items.digest if self.items else None,
             "num_words": self.num_words,
             "has_directions": self.has_directions,
             "attributes": [[name, list(values)] for name, values in self.attributes],
+            "actions": list(self.actions),
         }
+
+
+def language_of(notes: dict[str, Any], items: SemanticIds | None) -> Language:
+    """The language that `as_json` described; items: the semantic ids beside it."""
+    attributes = tuple((name, tuple(values)) for name, values in notes["attributes"])
+    return Language(
+        notes["num_words"], notes["has_directions"], attributes, items, tuple(notes["actions"])
+    )
 
 
 def load_language(storage: Storage, folder: str, vocabulary: Vocabulary) -> Language:
@@ -155,18 +186,17 @@ def load_language(storage: Storage, folder: str, vocabulary: Vocabulary) -> Lang
     """
     notes = read_notes(storage, folder, "causal")
     check_digest(storage.uri(folder), notes, vocabulary)
-    if "language" not in notes:
+    found = notes.get("language")
+    if found is None or "actions" not in found:
         raise UserError(f"{storage.uri(folder)}: written by an older version; {REMEDY}")
-    found = notes["language"]
-    attributes = tuple((name, tuple(values)) for name, values in found["attributes"])
-    ids = None
+    items = None
     if found["semantic_ids"] is not None:
-        ids = read_ids(storage, folder)
-        if ids is None or ids.digest != found["semantic_ids"]:
+        items = read_ids(storage, folder)
+        if items is None or items.digest != found["semantic_ids"]:
             raise UserError(
                 f"{storage.uri(folder)}: its {IDS_FILE} is missing or damaged; {REMEDY}"
             )
-    language = Language(found["num_words"], found["has_directions"], attributes, ids)
+    language = language_of(found, items)
     check_weights(storage, folder, "causal", language.num_tokens)
     return language
 

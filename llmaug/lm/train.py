@@ -6,6 +6,7 @@ Neural models train in the Ray Train loop that they share with the recommenders.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from llmaug.storage import Storage
 from llmaug.trainer import Task, fit
 from llmaug.users import load_users
 from llmaug.validation import load_validation
-from llmaug.vocabulary import Vocabulary, load
+from llmaug.vocabulary import Vocabulary, load, load_statistics
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -91,13 +92,17 @@ class LmTask:
     def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
         """folders: of model, split, vocabulary and ingest/users."""
         self._storage, self._folders, self._config = storage, folders, config
-        self._vocabulary: Vocabulary = load(storage, folders["vocabulary"])
+        self._vocabulary = self._events(load(storage, folders["vocabulary"]))
         train, validation = (f"{folders['split']}/{fold}" for fold in (TRAIN, VALIDATION))
         self._sequences = load_sequences(storage, train, self._vocabulary)
         self._validation = load_validation(
             storage, train, validation, self._vocabulary, config.seed
         )
         self.metric = "log_likelihood" if config.lm.stop_on == "perplexity" else "ndcg"
+
+    def _events(self, vocabulary: Vocabulary) -> Vocabulary:
+        """The vocabulary whose events the model learns: items alone, unless it says more."""
+        return vocabulary
 
     def weight(self, batch: tuple[Any, ...]) -> float:
         return float(batch[1].sum())
@@ -141,10 +146,12 @@ class CausalTask(LmTask):
         super().__init__(storage, folders, config)
         lm = config.lm
         attributes, of_user = self._user_attributes()
-        ids = read_ids(storage, folders["vocabulary"])
-        num_words = ids.num_words if ids else self._vocabulary.num_tokens
-        language = Language(num_words, len(lm.directions) > 1, attributes, ids)
-        if ids:
+        items = read_ids(storage, folders["vocabulary"])
+        num_words = items.num_words if items else self._vocabulary.num_tokens
+        language = Language(
+            num_words, len(lm.directions) > 1, attributes, items, self._vocabulary.actions
+        )
+        if language.ids:
             self.metric = "log_likelihood"  # ranking would need the paths of all items
         self.window = lm.context_len // language.word_len  # the last token is only asked for
         self._user_tokens = {user: language.user_tokens(found) for user, found in of_user.items()}
@@ -207,6 +214,13 @@ class CausalTask(LmTask):
 
         return self.saved(save)
 
+    def _events(self, vocabulary: Vocabulary) -> Vocabulary:
+        """With actions, where the training events have several."""
+        actions = load_statistics(self._storage, self._folders["vocabulary"]).actions
+        if len(actions) < 2 or not self._config.lm.action_tokens:
+            return vocabulary
+        return replace(vocabulary, actions=tuple(actions))
+
     def _user_attributes(self) -> tuple[Attributes, dict[str, dict[str, str]]]:
         """The attributes to read, and those of each training user."""
         names = self._config.lm.user_attributes
@@ -240,7 +254,7 @@ class MaskedTask(LmTask):
 
 
 _CODE = {
-    "causal": ("llmaug.lm.causal", "llmaug.lm.documents", "llmaug.lm.features",
+    "causal": ("llmaug.lm.actions", "llmaug.lm.causal", "llmaug.lm.documents", "llmaug.lm.features",
                "llmaug.lm.language", "llmaug.lm.warm_start", "llmaug.item_features",
                "llmaug.losses", "llmaug.trainer", "llmaug.sequences"),
     "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features",

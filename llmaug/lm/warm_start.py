@@ -44,7 +44,7 @@ def warm_start(
 
     known_words = load(storage, vocabulary_folder)
     language = load_language(storage, folder, known_words)
-    if (language.ids is None) != (model.language.ids is None) or model.language.ids:
+    if language.items or model.language.items:
         raise UserError("lm.warm_start: models with semantic ids cannot start from another one")
     earlier: Any = LlamaForCausalLM.from_pretrained(storage.fetch_folder(folder, version))
     _check_shape(storage.uri(folder), model, earlier)
@@ -121,7 +121,9 @@ def _means_by_text(own: torch.Tensor, texts: torch.Tensor, new: torch.Tensor) ->
 def _copy_others(
     rows: torch.Tensor, table: torch.Tensor, language: Language, earlier: Language
 ) -> None:
-    """Control tokens, and attribute values that both have."""
+    """Control tokens, attribute values and actions that both have."""
+    both = [name for name in language.actions if name in earlier.actions]
+    rows[language.action_words(both)] = table[earlier.action_words(both)]
     if language.has_directions and earlier.has_directions:
         for name in ("reverse", "infill", "suffix", "middle"):
             rows[getattr(language, name)] = table[getattr(earlier, name)]
