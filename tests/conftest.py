@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
-# Before any import of ray or transformers: neither may wait for the network.
+# Before any import of ray, torch or transformers. None may wait for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Several pytest workers share the cores: torch's threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)
 
 from collections.abc import Callable, Iterator  # noqa: E402

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from llmaug import pipeline
@@ -53,11 +54,10 @@ def storage(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Stor
     root = tmp_path_factory.mktemp("root")
     write_logs(str(root))
     storage = Storage(str(root))
-    for name in storage.names("logs/events"):
-        rows = storage.read_table("logs/events", name)
-        liked = pc.if_else(pc.greater_equal(rows["rating"], 4), "like", "rate")
-        place = rows.column_names.index("action")
-        storage.write_table(rows.set_column(place, "action", liked), "logs/liked", name)
+    rows = pq.read_table(root / "logs/events")
+    liked = pc.if_else(pc.greater_equal(rows["rating"], 4), "like", "rate")
+    rows = rows.drop_columns(["action", "dt"]).append_column("action", liked)
+    storage.write_table(rows, "logs/liked", "events.parquet")
     return storage
 
 
