@@ -141,7 +141,7 @@ def test_a_hundred_thousand_new_users_are_all_different(tmp_path: Path) -> None:
     words = catalogue("abcde")
     storage.write_part(words.items, {"vocabulary_digest": words.digest}, "words", ITEMS_PART)
     generator = Generator("uniform", "uniform", "words", None, "1", 64)
-    maker = plan._UnitMaker(storage, generator, seed=7, forbid_repeats=False, users=None)
+    maker = plan._UnitMaker(storage, generator, seed=7, may_repeat=(True,), users=None)
     strategy = plan.NewUsersConfig.model_validate(NEW_USERS)
     units = [maker.new_user(strategy, sample) for sample in range(92_800, 98_926)]
     assert len(ids(units)) == len(units)
