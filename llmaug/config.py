@@ -491,7 +491,7 @@ class FiltersConfig(_Model):
     tokens: the same item with the same action. Or by action, `{view: allow, buy: forbid}`; an
     action without an entry is forbidden."""
     min_events: int = Field(default=2, ge=1)
-    """Outcomes with fewer kept events are rejected."""
+    """Outcomes with fewer kept events are rejected; of `infill` and `choose` one is enough."""
     copied_ngram: int = Field(default=5, ge=2)
     """Length of the runs of events by which copies of real people are recognised."""
     max_copied_share: float = Field(default=0.5, ge=0, lt=1)

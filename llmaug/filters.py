@@ -74,7 +74,9 @@ def too_short(
     candidate: Candidate, kept: list[int], config: FiltersConfig
 ) -> tuple[str, str] | None:
     """Too few events are left to learn from."""
-    if len(kept) >= (1 if candidate.strategy == "choose" else config.min_events):
+    # A chat model chooses one event, and a gap may end after one: with its history about it, that
+    # is enough.
+    if len(kept) >= (1 if candidate.strategy in ("choose", "infill") else config.min_events):
         return None
     return "too_short", f"{len(kept)} of {len(candidate.tokens)} events kept"
 

@@ -86,6 +86,13 @@ def test_an_outcome_needs_enough_events(num_kept: int, accepted: bool) -> None:
     assert (verdict is None) == accepted
 
 
+@pytest.mark.parametrize("strategy", ["infill", "choose"])
+def test_one_event_is_enough_in_a_gap_and_for_a_choice(strategy: str) -> None:
+    config = FiltersConfig(min_events=2)
+    assert judge(candidate([A], strategy), config) == ([None], None)
+    assert judge(candidate([BOS], strategy), config)[1] == ("too_short", "0 of 1 events kept")
+
+
 def test_a_copy_of_a_real_person_is_rejected() -> None:
     config = FiltersConfig(copied_ngram=3, max_copied_share=0.5)
     real = [[A, B, C, D, E]]
