@@ -59,7 +59,12 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def main(
     games: Annotated[Path | None, typer.Option(help="Folder of the Games set, to add it.")] = None,
+    films: Annotated[bool, typer.Option(help="Measure on MovieLens-100K.")] = True,
     models: Annotated[str, typer.Option(help="Names, by commas.")] = ",".join(MODELS),
+    title_words: Annotated[bool, typer.Option(help="Words of titles are tags.")] = False,
+    text_encoder: Annotated[
+        Path | None, typer.Option(help="Folder of a sentence encoder that reads the titles.")
+    ] = None,
     num_steps: Annotated[int, typer.Option(help="Steps of neural models at most.")] = 2000,
     max_train_events: Annotated[int | None, typer.Option(help="Last events a user.")] = None,
     sample_users: Annotated[float, typer.Option(help="Share of the users.")] = 1.0,
@@ -75,17 +80,24 @@ def main(
     shared = {
         "seed": seed,
         "split": {"kind": "leave_one_out", "max_train_events": max_train_events},
+        "vocabulary": {
+            "title_words": title_words,
+            "text_encoder": str(text_encoder.resolve()) if text_encoder else None,
+        },
     }
     training = {"num_steps": num_steps, "stop_on": "perplexity", "threads_per_worker": threads}
     results = []
     with tempfile.TemporaryDirectory() as root:
         for dataset, ingest in _datasets(root, games, sample_users).items():
+            if dataset == "ml-100k" and not films:
+                continue
             config = {**shared, "name": dataset, "ingest": ingest}
             results += _measure(Storage(root), dataset, config, training, wanted)
         disconnect()
     _print(results)
     options = {"num_steps": num_steps, "max_train_events": max_train_events,
-               "sample_users": sample_users, "seed": seed}  # fmt: skip
+               "sample_users": sample_users, "title_words": title_words,
+               "text_encoder": bool(text_encoder), "seed": seed}  # fmt: skip
     print(json.dumps({"benchmark": "lm", **options, "results": results}))
 
 
