@@ -21,13 +21,7 @@ import pyarrow as pa
 from llmaug.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together
 from llmaug.config import ChooseConfig, NewUsersConfig, OfUsersConfig, SamplingConfig
 from llmaug.errors import UserError
-from llmaug.generators import (
-    Generator,
-    generator_of,
-    prompts_of,
-    repeatable,
-    vocabulary_of,
-)
+from llmaug.generators import Generator, generator_of, prompts_of, repeatable, vocabulary_of
 from llmaug.lm.instruct import Choices
 from llmaug.lm.prompts import Prompts
 from llmaug.schema import UNIT, validate
@@ -36,7 +30,6 @@ from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage, digest
 from llmaug.users import load_users
-from llmaug.vocabulary import NUM_SPECIAL
 
 SOURCES = "_sources"
 
@@ -230,11 +223,10 @@ class _UnitMaker:
             prompts.language.user_tokens(attributes),
         )  # fmt: skip
         shown = set(prompt) if prompts.language.word_len == 1 else set()
-        num_items = vocabulary_of(self.storage, self.generator).num_items
         also_seen = sorted(
             token
             for token in set(history) - shown
-            if token >= 0 and not self.may_repeat[(token - NUM_SPECIAL) // num_items]
+            if token >= 0 and not self.may_repeat[prompts.language.action_of(token)]
         )
         return self._unit(strategy, prompt, sample, seed, user_id, places, also_seen)
 
@@ -271,7 +263,7 @@ class _UnitMaker:
         max_tokens = prompts.num_tokens(strategy.num_events)
         forbid_repeats = not all(self.may_repeat)
         sampling = sampling_of(strategy, max_tokens, forbid_repeats)
-        seen = list(also_seen) if forbid_repeats else []
+        seen = list(also_seen)
         free = zip(prompts.language.actions, self.may_repeat, strict=False)
         words = prompts.language.action_words(name for name, may in free if may)
         may_repeat = words if forbid_repeats else []

@@ -46,6 +46,8 @@ def test_an_event_is_an_action_with_an_item() -> None:
 def test_events_are_spelled_and_read_back() -> None:
     assert LANGUAGE.num_tokens == 15 and LANGUAGE.word_len == 2
     assert LANGUAGE.action_words(["buy", "unheard of"]) == [BUY]
+    assert [LANGUAGE.action_of(event) for event in (VIEW_D, BUY_A)] == [0, 1]
+    assert Language(7).action_of(VIEW_D) == 0
     assert LANGUAGE.spell([VIEW_A, BUY_B]) == [VIEW, 3, BUY, 4]
     prompt = LANGUAGE.forward_prompt([VIEW_A, BUY_B], 12, LANGUAGE.user_tokens({"age": "old"}))
     assert prompt == [12, BOS, VIEW, 3, BUY, 4]

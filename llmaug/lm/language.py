@@ -75,6 +75,11 @@ class Language:
         """The words of those of `names` that the language tells apart."""
         return [self._first_action + self.actions.index(n) for n in names if n in self.actions]
 
+    def action_of(self, event: int) -> int:
+        """Which of `actions` an event token has; 0 where events are items alone."""
+        ids = self.ids
+        return (event - NUM_SPECIAL) // ids.num_items if isinstance(ids, ActionIds) else 0
+
     @property
     def num_tokens(self) -> int:
         return self._first_action + len(self.actions)
