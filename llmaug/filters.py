@@ -392,6 +392,12 @@ STAGE = Stage(
     name="filtered",
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
-    code=("llmaug.generators", "llmaug.lm.prompts", "llmaug.lm.language", "llmaug.lm.instruct"),
+    code=(
+        "llmaug.generators",
+        "llmaug.lm.prompts",
+        "llmaug.lm.language",
+        "llmaug.lm.actions",
+        "llmaug.lm.instruct",
+    ),
     settings=lambda config: config.filters,
 )

@@ -295,6 +295,7 @@ STAGE = Stage(
         "llmaug.engine_loop",
         "llmaug.units",
         "llmaug.lm.item_logits",
+        "llmaug.lm.actions",
         "llmaug.lm.ngram",
         "llmaug.lm.completion",
         "llmaug.lm.sampling",

@@ -440,6 +440,7 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
             "llmaug.generators",
             "llmaug.lm.prompts",
             "llmaug.lm.language",
+            "llmaug.lm.actions",
             "llmaug.lm.masking",
             "llmaug.lm.instruct",
         ),  # fmt: skip
