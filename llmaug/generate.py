@@ -15,7 +15,7 @@ import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,6 +38,9 @@ from llmaug.stage import Context, Stage, map_parts, total_counts
 from llmaug.storage import Storage
 from llmaug.vocabulary import load
 from llmaug.watch import Spent, Watch, interruptible
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -135,9 +138,6 @@ def run_engines(
     pending = [part for part in parts if part.name not in done]
     if not pending:
         return "", {}
-    import ray
-    import ray.data
-
     connect(config.ray)
     spent = Spent(storage, place.folder)
     board = _start_board(context, spent)
@@ -153,31 +153,39 @@ def run_engines(
         "filters": config.filters,
         "may_repeat": repeatable(context, generator),
     }
-    num_actors = min(config.generate.num_actors, len(pending))
-    in_flight = config.generate.parts_in_flight
-    rows = ray.data.from_items([vars(part) for part in pending], override_num_blocks=len(pending))
-    answered = rows.map(
-        PartWorker,  # type: ignore[arg-type]
-        fn_constructor_kwargs=worker,
-        compute=ray.data.ActorPoolStrategy(
-            size=num_actors,
-            max_tasks_in_flight_per_actor=in_flight,
-            max_concurrent_calls_per_actor=in_flight,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=config.generate.num_cpus,
-        num_gpus=num_gpus(context),
-    )
     finished = total_counts(storage, place.folder)
     hits = total_counts(storage, f"{place.folder}/_cache")["cache_hits"]
     board.add.remote({"cache_hits": hits})
     watch = Watch(context, board, spent, num_units, finished, hits)
     with watch, interruptible(watch.interrupt, context):
-        for row in answered.iter_rows():
+        for row in _answered(context, pending, worker).iter_rows():
             if context.lease:
                 context.lease.check()
             watch.finished.update(json.loads(row["counts"]))
     return watch.verdict(), watch.seen()
+
+
+def _answered(context: Context, pending: list[PlanPart], worker: dict[str, Any]) -> Dataset:
+    """A row for each part that an engine of the pool has answered."""
+    import ray.data
+
+    config = context.config.generate
+    rows = ray.data.from_items([vars(part) for part in pending], override_num_blocks=len(pending))
+    # Ray's guard sees parts, and one of long answers may take an hour. When a machine is lost,
+    # its parts wait for another one, or for an engine that has no more parts to make room.
+    rows.context.execution_no_progress_timeout_s = -1
+    return rows.map(
+        PartWorker,  # type: ignore[arg-type]
+        fn_constructor_kwargs=worker,
+        compute=ray.data.ActorPoolStrategy(
+            size=min(config.num_actors, len(pending)),
+            max_tasks_in_flight_per_actor=config.parts_in_flight,
+            max_concurrent_calls_per_actor=config.parts_in_flight,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=config.num_cpus,
+        num_gpus=num_gpus(context),
+    )
 
 
 def engine_maker(context: Context, generator: Generator) -> EngineMaker:

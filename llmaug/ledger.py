@@ -8,7 +8,7 @@ import numpy as np
 
 from llmaug.storage import Storage
 
-PARTS_PER_TASK = 32
+PARTS_PER_TASK = 256  # a task starts a worker, and that takes seconds
 _ID = np.dtype([("high", "u8"), ("low", "u8")])
 
 

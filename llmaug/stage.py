@@ -11,13 +11,15 @@ the parts in flight, and nothing is ever there twice.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.abc import SourceLoader
 from typing import Any
 
 from llmaug import __version__
@@ -77,8 +79,16 @@ class Stage:
 def code_version(stage: Stage) -> str:
     """Package version and digest of the modules that decide the stage's result."""
     own = getattr(stage.run, "func", stage.run).__module__  # functools.partial hides it
-    sources = [inspect.getsource(importlib.import_module(name)) for name in (own, *stage.code)]
+    sources = [inspect.getsource(sys.modules[own]), *map(_source, stage.code)]
     return f"{__version__}+{digest(sources)[:8]}"
+
+
+def _source(module: str) -> str:
+    """Found, not imported: some of them bring torch or vLLM, ten seconds that only a worker
+    has to spend."""
+    spec = importlib.util.find_spec(module)
+    assert spec and isinstance(spec.loader, SourceLoader), f"{module} has no source"
+    return spec.loader.get_source(module) or ""
 
 
 def fingerprint(stage: Stage, context: Context) -> dict[str, Any]:

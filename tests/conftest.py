@@ -40,20 +40,37 @@ def ray_session() -> Iterator[None]:
     """One local Ray for the whole test session."""
     from llmaug.cluster import connect, disconnect
 
-    connect(RayConfig(num_cpus=4))
+    with pytest.MonkeyPatch.context() as patch:
+        _set_credentials(patch)  # its workers inherit them
+        connect(RayConfig(num_cpus=4))
     yield
     disconnect()
+
+
+@pytest.fixture(scope="module")
+def shared_ray(ray_session: None) -> Iterator[None]:
+    """Commands that the tests start join the session's Ray, as they would a cluster; one of
+    their own takes ten seconds to start."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+        yield
 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server. Credentials come from the environment, as in production."""
     with s3_server(tmp_path_factory.mktemp("s3")) as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        _set_credentials(patch)
         yield url
+
+
+def _set_credentials(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    patch.delenv("AWS_ENDPOINT_URL", raising=False)
 
 
 @pytest.fixture

@@ -112,10 +112,12 @@ def processes_named(name: str, parent: int) -> list[psutil.Process]:
     return found
 
 
-def kill_process(name: str, run: subprocess.Popen[str]) -> None:
-    """kill -9 a process below the command, as soon as there is one of that name."""
-    wait_until(lambda: bool(processes_named(name, run.pid)), run)
-    processes_named(name, run.pid)[0].kill()
+def kill_process(name: str, run: subprocess.Popen[str], below: int | None = None) -> None:
+    """kill -9 a process below the command, or below `below` where Ray is another process's
+    child, as soon as there is one of that name."""
+    parent = below or run.pid
+    wait_until(lambda: bool(processes_named(name, parent)), run)
+    processes_named(name, parent)[0].kill()
 
 
 def add_events(root: Path, num_users: int) -> None:

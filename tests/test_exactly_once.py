@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from llmaug import pipeline
+from llmaug.config import parse_config
 from llmaug.part_worker import ATTEMPTS
 from llmaug.stage import MANIFEST
 from llmaug.storage import Storage
@@ -28,13 +30,14 @@ from tests.jobs import (
     changed,
     kill_process,
     llmaug,
+    processes_named,
     start,
     wait_until,
     write_config,
     write_logs,
 )
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("shared_ray")]
 
 NUM_PARTS, PER_PART, NUM_EVENTS = 200, 16, 8
 TOKENS = NUM_PARTS * PER_PART * NUM_EVENTS
@@ -56,23 +59,22 @@ CONFIG = changed(
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def planned(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Path:
     """A run up to its plan."""
     root = tmp_path_factory.mktemp("planned")
     write_logs(str(root))
-    done = llmaug(*command(root, CONFIG, until="plan"))
-    assert done.returncode == 0, done.stderr
+    pipeline.run(parse_config(CONFIG), Storage(str(root)), "small", until="plan")
     return root
 
 
 class Night:
     """A run of its own with the plan that is there."""
 
-    def __init__(self, root: Path, run_id: str) -> None:
+    def __init__(self, root: Path, run_id: str, config: dict[str, Any] = CONFIG) -> None:
         self.storage, self.run_id = Storage(str(root)), run_id
         shutil.copytree(root / "runs/small", root / "runs" / run_id)
         self.outcomes = f"runs/{run_id}/outcomes"
-        self.command = (*command(root, CONFIG), "--run-id", run_id)
+        self.command = (*command(root, config), "--run-id", run_id)
 
     def num_finished(self) -> int:
         return len(self.storage.parts(self.outcomes))
@@ -100,8 +102,9 @@ def night(planned: Path, request: pytest.FixtureRequest) -> Night:
     return Night(planned, request.node.name[:20])
 
 
-def command(root: Path, config: dict[str, Any], until: str = "generate") -> tuple[str, ...]:
-    return ("run", "-c", str(write_config(root, config)), "--root", str(root), "--until", until)
+def command(root: Path, config: dict[str, Any]) -> tuple[str, ...]:
+    config_file = str(write_config(root, config))
+    return ("run", "-c", config_file, "--root", str(root), "--until", "generate")
 
 
 def ids(storage: Storage, folder: str) -> Counter[str]:
@@ -161,7 +164,7 @@ def test_a_killed_actor_comes_back_by_itself(night: Night) -> None:
     run = start(*night.command)
     for at_least in (20, 60):
         wait_until(lambda: night.num_finished() >= at_least, run)  # noqa: B023
-        kill_process("PartWorker", run)
+        kill_process("PartWorker", run, below=os.getpid())
     _, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
     assert night.check_ledger()["deaths"] == 2
@@ -182,7 +185,11 @@ cluster.shutdown()
 """
 
 
-def test_a_lost_node_takes_nothing_with_it(night: Night) -> None:
+def test_a_lost_node_takes_nothing_with_it(planned: Path) -> None:
+    """An engine on each node, and no room for both on one: when a node goes for good, what its
+    engine had waits for the other to have no more parts and make room."""
+    one_a_node = {"num_cpus": 4, "simulated_tokens_per_s": 1500.0}
+    night = Night(planned, "lost-node", changed(CONFIG, generate=one_a_node))
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
@@ -193,7 +200,9 @@ def test_a_lost_node_takes_nothing_with_it(night: Night) -> None:
     try:
         address = cluster.stdout.readline().strip()
         run = start(*night.command, RAY_ADDRESS=address)
-        wait_until(lambda: night.num_finished() >= 40, run)
+        wait_until(lambda: len(processes_named("PartWorker", cluster.pid)) == 2, run)
+        before = night.num_finished()
+        wait_until(lambda: night.num_finished() >= before + 40, run)
         cluster.stdin.write("\n")
         cluster.stdin.flush()
         assert cluster.stdout.readline().strip() == "removed"
@@ -211,16 +220,13 @@ def test_a_lost_node_takes_nothing_with_it(night: Night) -> None:
 # -- not paid twice ------------------------------------------------------------------------
 
 
-def test_a_second_night_generates_what_changed(tmp_path: Path) -> None:
+def test_a_second_night_generates_what_changed(tmp_path: Path, ray_session: None) -> None:
     """10% of the users have a new event: about 10% of the units are new."""
     write_logs(str(tmp_path))
     plan = {"strategies": [{"kind": "continue", "samples_per_user": 5, "num_events": 4}]}
-    config = changed(SMALL, generate={"engine": "uniform"}, plan=plan)
-    first = llmaug(*command(tmp_path, config), "--run-id", "monday")
-    assert first.returncode == 0, first.stderr
+    config = parse_config(changed(SMALL, generate={"engine": "uniform"}, plan=plan))
+    storage = Storage(str(tmp_path))
+    pipeline.run(config, storage, "monday", until="generate")
     add_events(tmp_path, num_users=6)
-    second = llmaug(*command(tmp_path, config), "--run-id", "tuesday")
-    assert second.returncode == 0, second.stderr
-    counts = Storage(str(tmp_path)).read_json("runs/tuesday/outcomes", MANIFEST)["counts"]
+    counts = pipeline.run(config, storage, "tuesday", until="generate")["outcomes"]["counts"]
     assert (counts["units"], counts["cache_hits"]) == (300, 270)
-    assert "outcomes cache: 270 units answered" in second.stderr

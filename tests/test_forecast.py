@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from llmaug.report import _against_actual
 from llmaug.stage import MANIFEST
 from llmaug.storage import Storage
 from tests.jobs import SMALL, changed, llmaug, write_config, write_logs
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 CONFIG = changed(
     SMALL,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llmaug import pipeline
+from llmaug.config import parse_config
 from llmaug.storage import Storage
 from tests.jobs import SMALL, changed, kill_when, llmaug, write_config, write_logs
 
@@ -25,14 +27,12 @@ CONFIG = changed(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Storage:
     root = tmp_path_factory.mktemp("undisturbed")
     write_logs(str(root))
-    done = llmaug(
-        "run", "-c", str(write_config(root, CONFIG)), "--root", str(root), "--until", "train"
-    )
-    assert done.returncode == 0, done.stderr
-    return Storage(str(root))
+    storage = Storage(str(root))
+    pipeline.run(parse_config(CONFIG), storage, "small", until="train")
+    return storage
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(undisturbed: Storage, tmp_path: Path) -> None:
