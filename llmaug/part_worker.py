@@ -195,7 +195,8 @@ class PartWorker:
             looked["number"].to_pylist(), looked["tokens"].to_pylist(), strict=True
         ):
             history = units.also_seen[number] or []
-            if self._prompts.language.ids is None:
+            chat = units.candidates[number] is not None  # then the prompt is no history
+            if self._prompts.language.ids is None and not chat:
                 history = [*history, *units.table["prompt"][number].as_py()]
             candidate = self._candidate(units, number, tokens, history)
             reasons, verdict = judge(candidate, self._filters)

@@ -59,8 +59,8 @@ def _print_generation(console: Console, metrics: dict[str, Any]) -> None:
         console.print(f"  {reason}: {count:,}")
     speed = metrics["throughput"]
     console.print(
-        f"generation: {speed['output_tokens_per_s']:,.0f} tokens/s, "
-        f"{speed['events_per_s']:,.0f} kept events/s"
+        f"generation: {speed['output_tokens_per_s']:,.1f} tokens/s, "
+        f"{speed['events_per_s']:,.1f} kept events/s"
     )
 
 

@@ -130,8 +130,8 @@ class Watch:
             "accepted": f"{accepted:.1%}",
             "rejected": f"{1 - accepted if looked_at else 0:.1%}",
             "failed": totals["failed"],
-            "tokens/s": round(rate),
-            "events/s": round(rate * _events_per_token(totals)),
+            "tokens/s": round(rate, 1),
+            "events/s": round(rate * _events_per_token(totals), 1),
             "cache hits": self._hits,
             "engines": self.state["engines"],
         }
