@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llmaug import pipeline
-from llmaug.config import parse_config
 from llmaug.stage import MANIFEST
 from llmaug.storage import Storage
 from tests.jobs import (
@@ -17,12 +16,14 @@ from tests.jobs import (
     add_events,
     changed,
     kill_process,
+    llmaug,
     processes_named,
     start,
     wait_until,
+    write_config,
     write_logs,
 )
-from tests.test_exactly_once import attempts_of_parts, command, ids
+from tests.test_exactly_once import attempts_of_parts, ids
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -39,12 +40,17 @@ CONFIG = changed(SMALL, plan=PLAN)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run up to its plan, with a behaviour model."""
     root = tmp_path_factory.mktemp("vllm")
     write_logs(str(root))
-    pipeline.run(parse_config(CONFIG), Storage(str(root)), "monday", until="plan")
+    done = llmaug(*command(root, CONFIG, "plan"), "--run-id", "monday")
+    assert done.returncode == 0, done.stderr
     return root
+
+
+def command(root: Path, config: dict[str, Any], until: str = "generate") -> tuple[str, ...]:
+    return ("run", "-c", str(write_config(root, config)), "--root", str(root), "--until", until)
 
 
 def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
@@ -87,8 +93,9 @@ def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
 def test_the_next_night_asks_the_same_generator_only_what_is_new(root: Path) -> None:
     """Monday's model is kept on Tuesday: a tenth of the users have news, the rest is known."""
     add_events(root, num_users=NUM_USERS // 10)
-    config = parse_config(changed(CONFIG, lm={"from_run": "monday"}))
-    done = pipeline.run(config, Storage(str(root)), "tuesday", until="generate")
-    counts = done["outcomes"]["counts"]
+    tuesday = changed(CONFIG, lm={"from_run": "monday"})
+    done = llmaug(*command(root, tuesday), "--run-id", "tuesday")
+    assert done.returncode == 0, done.stderr
+    counts = Storage(str(root)).read_json("runs/tuesday/outcomes", MANIFEST)["counts"]
     assert counts["units"] == counts["generated"] == NUM_UNITS
     assert NUM_UNITS - counts["cache_hits"] == NUM_USERS // 10 * SAMPLES
