@@ -40,9 +40,7 @@ def ray_session() -> Iterator[None]:
     """One local Ray for the whole test session."""
     from llmaug.cluster import connect, disconnect
 
-    with pytest.MonkeyPatch.context() as patch:
-        _set_credentials(patch)  # its workers inherit them
-        connect(RayConfig(num_cpus=4))
+    connect(RayConfig(num_cpus=4))
     yield
     disconnect()
 
@@ -50,7 +48,7 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def shared_ray(ray_session: None) -> Iterator[None]:
     """Commands that the tests start join the session's Ray, as they would a cluster; one of
-    their own takes ten seconds to start."""
+    their own takes ten seconds to start. Not for S3: its workers have no credentials."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
@@ -62,15 +60,11 @@ def shared_ray(ray_session: None) -> Iterator[None]:
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server. Credentials come from the environment, as in production."""
     with s3_server(tmp_path_factory.mktemp("s3")) as url, pytest.MonkeyPatch.context() as patch:
-        _set_credentials(patch)
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
         yield url
-
-
-def _set_credentials(patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-    patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    patch.delenv("AWS_ENDPOINT_URL", raising=False)
 
 
 @pytest.fixture
