@@ -12,7 +12,7 @@ from typing import Any
 from llmaug.config import Config, TrainConfig
 
 REAL, AUGMENTED, OVERSAMPLED, DUPLICATE = "real", "augmented", "oversampled", "duplicate"
-FUSION = "fusion"
+FUSION, NGRAM = "fusion", "ngram"
 
 _SEES_TAGS = {"item_features": True}
 
@@ -48,6 +48,7 @@ ARMS = (
     Arm("ease", shards=REAL, changes=_closed_form("ease")),
     Arm(OVERSAMPLED, shards=OVERSAMPLED),
     Arm(DUPLICATE, shards=DUPLICATE),
+    Arm(NGRAM, shards=NGRAM, control=OVERSAMPLED),
     Arm(FUSION, shards=REAL, changes=_SEES_TAGS),
     Arm(AUGMENTED, shards=AUGMENTED, control=OVERSAMPLED),
     Arm("augmented_fusion", shards=AUGMENTED, changes=_SEES_TAGS, control=FUSION),
@@ -64,7 +65,7 @@ def chosen(config: Config) -> list[Arm]:
     arms = [arm for arm in ARMS if arm.name in config.train.arms]
     if config.plan.strategies:
         return arms
-    return [arm for arm in arms if AUGMENTED not in needed_shards([arm])]
+    return [arm for arm in arms if not {AUGMENTED, NGRAM} & set(needed_shards([arm]))]
 
 
 def needed_shards(arms: list[Arm]) -> list[str]:

@@ -23,6 +23,15 @@ WORKER_ENV = {
     "MALLOC_TOP_PAD_": "67108864",
 }
 
+# Settings that are given to the driver and meant for its workers; none of them is a secret.
+_PASSED_ON = ("VLLM_", "LLMAUG_", "OMP_NUM_THREADS")
+
+
+def worker_env() -> dict[str, str]:
+    """Environment of the workers on a cluster, which do not inherit the driver's."""
+    given = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    return WORKER_ENV | given
+
 
 def connect(config: RayConfig) -> None:
     """Initialise Ray once in this process, quietly and without usage statistics."""
@@ -36,7 +45,7 @@ def connect(config: RayConfig) -> None:
     if not ray.is_initialized():
         address = config.address or os.environ.get("RAY_ADDRESS")
         if address:
-            ray.init(address=address, runtime_env={"env_vars": WORKER_ENV}, log_to_driver=False)
+            ray.init(address=address, runtime_env={"env_vars": worker_env()}, log_to_driver=False)
         else:
             # Local workers inherit our environment; a runtime_env would start each afresh.
             for name, value in WORKER_ENV.items():

@@ -516,6 +516,7 @@ ArmName = Literal[
     "ease",
     "oversampled",
     "duplicate",
+    "ngram",
     "fusion",
     "augmented",
     "augmented_fusion",
@@ -541,9 +542,10 @@ class TrainConfig(OptimiserConfig):
     arms: list[ArmName] = ["real", "augmented"]
     """What is compared. real: the logs; augmented: with synthetic events; oversampled: real
     events repeated to the volume of augmented, the control; duplicate: every user once more
-    as a synthetic user; fusion: real events, and the recommender sees the items' tags and
-    texts itself; augmented_fusion: both; popularity, ease: these models on real events, as
-    yardsticks. `real` is always one of them."""
+    as a synthetic user; ngram: with as many synthetic events, from a trigram model; fusion:
+    real events, and the recommender sees the items' tags and texts itself; augmented_fusion:
+    both; popularity, ease: these models on real events, as yardsticks. `real` is always one of
+    them."""
     item_features: bool = False
     """sasrec, two_tower: add item tags and projected text vectors to the item vectors (the
     fusion arms do)."""

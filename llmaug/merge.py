@@ -3,6 +3,7 @@
 real: the training parts themselves, cut to the same schema.
 augmented: for each part, its users' real events, then what was generated for them (one run
 of events a unit, with their places in the history), and further parts with the new users.
+ngram: the same with what the baseline's generator wrote.
 duplicate: `real`, and every user once more as a synthetic user. The classic baseline: more
 data without anything new in it. For a model without user vectors that is one repeat of
 `real`, with the weight of synthetic events.
@@ -22,7 +23,7 @@ training is counted in epochs: there a repeated log trains longer.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,14 +31,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.arms import AUGMENTED, DUPLICATE, OVERSAMPLED, REAL
+from llmaug.arms import AUGMENTED, DUPLICATE, NGRAM, OVERSAMPLED, REAL
 from llmaug.cleaning import user_hash
 from llmaug.config import MergeConfig
 from llmaug.plan import read_parts
 from llmaug.schema import ACCEPTED, EVENT, SYNTHETIC, validate
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN
-from llmaug.stage import Context, Stage, map_parts
+from llmaug.stage import Context, Stage, map_parts, on_track
 from llmaug.storage import Storage, digest
 from llmaug.vocabulary import load_statistics
 
@@ -68,10 +69,12 @@ class Source:
 
 def run(shards: str, context: Context) -> dict[str, Any]:
     storage = context.storage
+    if shards == NGRAM:
+        context = replace(context, track=NGRAM)
     train = f"{context.folder('split')}/{TRAIN}"
     source = Source(context.run_id, generator=DUPLICATE)
     plan = {part: Shard(part) for part in storage.parts(train)}
-    if shards == AUGMENTED:
+    if shards in (AUGMENTED, NGRAM):
         source = Source(
             context.run_id,
             context.manifest("plan")["counts"]["generator"],
@@ -215,6 +218,7 @@ def order_events(events: pa.Table) -> pa.Table:
 _INPUTS = {
     REAL: ("split",),
     AUGMENTED: ("split", "vocabulary", "filtered"),
+    NGRAM: ("split", "vocabulary", on_track(NGRAM, "filtered")),
     DUPLICATE: ("split",),
     OVERSAMPLED: ("split", f"merged/{AUGMENTED}"),
 }
@@ -225,5 +229,5 @@ def stage(shards: str) -> Stage:
         name=f"merged/{shards}",
         run=partial(run, shards),
         inputs=_INPUTS[shards],
-        settings=lambda config: config.merge if shards in (AUGMENTED, DUPLICATE) else None,
+        settings=lambda config: None if shards in (REAL, OVERSAMPLED) else config.merge,
     )

@@ -26,7 +26,8 @@ from llmaug import (
     train,
     vocabulary,
 )
-from llmaug.arms import AUGMENTED, chosen, needed_shards
+from llmaug.arms import AUGMENTED, NGRAM, chosen, needed_shards
+from llmaug.baseline import baseline_config, of_baseline
 from llmaug.config import Config
 from llmaug.errors import UserError
 from llmaug.lease import Lease
@@ -60,6 +61,13 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         path += [("plan", plan.stage((lm_name,) if uses_lm else ()))]
         path += [("generate", generate.STAGE)]
         path += [("filter", filters.STAGE)]
+    if NGRAM in shards:
+        lm = baseline_config(config).lm
+        counts = lm_train.stage(lm.name, lm.model)
+        path += [("lm", of_baseline(counts))]
+        path += [("plan", of_baseline(plan.stage((counts.name,))))]
+        path += [("generate", of_baseline(generate.STAGE))]
+        path += [("filter", of_baseline(filters.STAGE))]
     path += [("merge", merge.stage(name)) for name in shards]
     path += [("train", train.stage(arm)) for arm in arms]
     path += [("evaluate", evaluate.stage(tuple(arms)))]

@@ -30,6 +30,8 @@ from llmaug.progress import MemoryMeter, Progress
 from llmaug.storage import Storage, digest
 
 MANIFEST, STARTED, REVISION = "_manifest.json", "_started.json", "_revision.json"
+# Stages that a run may have once more for another generator, below a folder of their own.
+OF_GENERATOR = ("lm", "plan", "outcomes", "filtered", "forecast")
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,24 @@ class Context:
     lease: Lease | None = None
     skipped: set[str] = field(default_factory=set)
     """Names of the stages that this run found unchanged."""
+    track: str = ""
+    """Folder of the generator in question below the run (`ngram`, the baseline); '': the one
+    that the config names, whose stages lie in the run itself."""
 
     def folder(self, name: str) -> str:
         """Folder of stage `name` below the storage root."""
-        return f"runs/{self.run_id}/{name}"
+        return f"runs/{self.run_id}/{on_track(self.track, name)}"
 
     def manifest(self, name: str) -> dict[str, Any]:
         """Manifest of a stage that has happened."""
         manifest = self.storage.read_json(self.folder(name), MANIFEST)
-        assert manifest is not None, f"stage {name} has not run"
+        assert manifest is not None, f"stage {on_track(self.track, name)} has not run"
         return manifest
+
+
+def on_track(track: str, name: str) -> str:
+    """Name of stage `name` for the generator of `track`."""
+    return f"{track}/{name}" if track and name.split("/")[0] in OF_GENERATOR else name
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,15 @@ class Stage:
     part_folders: tuple[str, ...] = ("",)
     """Sub-folders that hold its parts."""
 
+    @property
+    def module(self) -> str:
+        """The one that `run` stands in."""
+        return getattr(self.run, "func", self.run).__module__  # functools.partial hides it
+
 
 def code_version(stage: Stage) -> str:
     """Package version and digest of the modules that decide the stage's result."""
-    own = getattr(stage.run, "func", stage.run).__module__  # functools.partial hides it
-    sources = [inspect.getsource(sys.modules[own]), *map(_source, stage.code)]
+    sources = [inspect.getsource(sys.modules[stage.module]), *map(_source, stage.code)]
     return f"{__version__}+{digest(sources)[:8]}"
 
 

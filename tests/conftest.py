@@ -10,6 +10,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Several pytest workers share the cores: torch's threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)
+# Of the S3 servers that tests start: Ray's workers know what stood here when Ray was started.
+from tests.servers import ACCESS_KEY, SECRET_KEY, s3_server  # noqa: E402
+
+os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = ACCESS_KEY, SECRET_KEY
+os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+os.environ.pop("AWS_ENDPOINT_URL", None)
 
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -21,7 +27,6 @@ from llmaug.config import RayConfig, parse_config  # noqa: E402
 from llmaug.progress import Progress  # noqa: E402
 from llmaug.stage import Context  # noqa: E402
 from llmaug.storage import Storage  # noqa: E402
-from tests.servers import ACCESS_KEY, SECRET_KEY, s3_server  # noqa: E402
 
 
 class QuietProgress(Progress):
@@ -48,7 +53,7 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def shared_ray(ray_session: None) -> Iterator[None]:
     """Commands that the tests start join the session's Ray, as they would a cluster; one of
-    their own takes ten seconds to start. Not for S3: its workers have no credentials."""
+    their own takes ten seconds to start."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
@@ -59,11 +64,7 @@ def shared_ray(ray_session: None) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server. Credentials come from the environment, as in production."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with s3_server(tmp_path_factory.mktemp("s3")) as url:
         yield url
 
 

@@ -80,7 +80,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def wait_until(
-    condition: Callable[[], bool], run: subprocess.Popen[str], timeout_s: float = 240
+    condition: Callable[[], bool], run: subprocess.Popen[str], timeout_s: float = 400
 ) -> None:
     """Wait for `condition`; fails when the command ends before."""
     deadline = time.monotonic() + timeout_s

@@ -8,6 +8,7 @@ import pytest
 
 from llmaug import pipeline, train
 from llmaug.arms import ARMS, chosen, needed_shards
+from llmaug.baseline import baseline_config
 from llmaug.config import ArmName, Config, parse_config
 from llmaug.errors import UserError
 
@@ -95,3 +96,29 @@ def test_arms_that_cannot_be(section: dict[str, Any], message: str) -> None:
 def test_the_gate_compares_with_another_arm_that_is_trained(against: list[str]) -> None:
     with pytest.raises(UserError, match="gate.against"):
         config_of("real", "augmented", gate={"against": against})
+
+
+def test_the_ngram_arm_is_asked_for_as_much_as_the_augmented_one() -> None:
+    """Strategies that counts cannot do ask for as many events behind the same users' histories,
+    and never twice for the same ones."""
+    asked = [
+        {"kind": "new_users", "num_users": 10, "num_events": 6},
+        {"kind": "infill", "num_events": 2, "samples_per_user": 2},
+        {"kind": "substitute", "num_events": 2},
+        {"kind": "prefix", "num_events": 3, "max_history_len": 4},
+    ]
+    lm = {"directions": {"forward": 1, "reverse": 1, "infill": 1}}
+    config = config_of("real", "ngram", plan={"strategies": asked}, lm=lm)
+    baseline = baseline_config(config)
+    assert (baseline.lm.model, baseline.lm.order) == ("ngram", 3)
+    assert [
+        (s.kind, s.num_events, getattr(s, "samples_per_user", None))
+        for s in baseline.plan.strategies
+    ] == [("new_users", 6, None), ("continue", 2, 3), ("continue", 3, 1)]
+    assert baseline.plan.strategies[2].max_history_len == 4  # type: ignore[union-attr]
+
+    names = stage_names(config)
+    assert names.index("ngram/filtered") < names.index("merged/ngram") < names.index("model/ngram")
+    assert "lm/causal" not in names, "nobody trains on what the other generator would write"
+    both = stage_names(config_of("real", "ngram", "augmented"))
+    assert {"plan", "ngram/plan", "filtered", "ngram/filtered"} <= set(both)

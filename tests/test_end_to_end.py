@@ -1,8 +1,8 @@
 """The whole job on real logs with the real engine: read it to see what llmaug does.
 
 Sixty MovieLens users, a behaviour model trained for a few steps, vLLM on this machine.
-Numbers are too small to show a lift; what is shown is that nothing is lost, nothing leaks,
-and that a second run does only what changed.
+Numbers are too small to show a lift; what is shown is that nothing is lost, nothing leaks, that
+a second run does only what changed, and that one that was killed ends as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from llmaug.config import parse_config
 from llmaug.recommend import for_user, score_pairs
 from llmaug.report import load_metrics
 from llmaug.storage import Storage
-from tests.jobs import NUM_USERS, SMALL, changed, write_logs
+from tests.jobs import NUM_USERS, SMALL, changed, kill_when, llmaug, write_config, write_logs
 
 RUN = "runs/small"
+# Enough checkpoints to be killed between.
+JOB = changed(SMALL, train={"num_steps": 60, "validate_every": 5, "patience": 100})
+STRICTER = changed(JOB, filters={"min_events": 3})
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Stor
     root = tmp_path_factory.mktemp("root")
     write_logs(str(root))
     storage = Storage(str(root))
-    manifests = run(storage, SMALL)
+    manifests = run(storage, JOB)
     assert not any(manifest["skipped"] for manifest in manifests.values())
     return storage
 
@@ -115,10 +118,10 @@ def test_the_published_model_recommends_unseen_items_with_titles(storage: Storag
 def test_a_second_run_skips_everything_and_a_change_runs_only_what_depends_on_it(
     storage: Storage,
 ) -> None:
-    again = run(storage, SMALL)
+    again = run(storage, JOB)
     assert all(manifest["skipped"] for manifest in again.values())
 
-    stricter = run(storage, changed(SMALL, filters={"min_events": 3}))
+    stricter = run(storage, STRICTER)
     ran = [name for name, manifest in stricter.items() if not manifest["skipped"]]
     assert ran == ["filtered", "merged/augmented", "model/augmented", "evaluation", "gate",
                    "publish", "recommendations", "report"]  # fmt: skip
@@ -126,12 +129,25 @@ def test_a_second_run_skips_everything_and_a_change_runs_only_what_depends_on_it
     assert metrics is not None and metrics["stages"]["outcomes"]["skipped"]
 
 
-def test_one_seed_gives_one_result(storage: Storage, tmp_path: Path) -> None:
+@pytest.mark.faults
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    storage: Storage, shared_ray: None, tmp_path: Path
+) -> None:
+    """kill -9 of the driver while it generates and while it trains, then the same command again:
+    nothing is lost, nothing is there twice, and one seed gives one result."""
     write_logs(str(tmp_path))
+    command = ("run", "-c", str(write_config(tmp_path, STRICTER)), "--root", str(tmp_path),
+               "--until", "evaluate")  # fmt: skip
+    kill_when((tmp_path / RUN / "outcomes/_attempts").exists, *command)
+    assert not (tmp_path / RUN / "outcomes/_manifest.json").exists()
+    checkpoints = tmp_path / RUN / "model/real/seed-1/_train"
+    kill_when(lambda: any(checkpoints.glob("checkpoint_*/state.json")), *command)
+    assert not (tmp_path / RUN / "model/real/_manifest.json").exists()
+    done = llmaug(*command)
+    assert done.returncode == 0, done.stderr
+    assert "outcomes unchanged, skipped" in done.stderr
+
     twin = Storage(str(tmp_path))
-    pipeline.run(
-        parse_config(changed(SMALL, filters={"min_events": 3})), twin, "small", until="evaluate"
-    )
     for stage in ("split", "plan", "outcomes", "model/real"):
         ours, theirs = (s.read_json(f"{RUN}/{stage}", "_manifest.json") for s in (storage, twin))
         assert content(ours) == content(theirs), stage

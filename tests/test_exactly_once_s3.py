@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llmaug import pipeline
+from llmaug.config import parse_config
 from llmaug.stage import MANIFEST
 from llmaug.storage import Storage
 from tests.faults import fault_proxy
@@ -14,7 +16,7 @@ from tests.jobs import SMALL, changed, llmaug, start, wait_until, write_config, 
 from tests.servers import BUCKET
 from tests.test_exactly_once import ids
 
-pytestmark = [pytest.mark.faults, pytest.mark.s3]
+pytestmark = [pytest.mark.faults, pytest.mark.s3, pytest.mark.usefixtures("shared_ray")]
 
 NUM_PARTS, PER_PART = 12, 16
 CONFIG = changed(
@@ -32,9 +34,8 @@ OUTCOMES = "runs/small/outcomes"
 def test_faults_cost_time_and_nothing_else(endpoint: str, tmp_path: Path) -> None:
     write_logs(ROOT, endpoint)
     storage = Storage(ROOT, endpoint)
+    pipeline.run(parse_config(CONFIG), storage, "small", until="plan")
     command = ("run", "-c", str(write_config(tmp_path, CONFIG)), "--root", ROOT)
-    done = llmaug(*command, "--endpoint-url", endpoint, "--until", "plan")
-    assert done.returncode == 0, done.stderr
 
     with fault_proxy(endpoint, share=0.1, seed=2) as proxy:
         through_proxy = (*command, "--endpoint-url", proxy.url, "--until", "generate")

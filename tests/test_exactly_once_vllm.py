@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from llmaug import pipeline
+from llmaug.config import parse_config
 from llmaug.stage import MANIFEST
 from llmaug.storage import Storage
 from tests.jobs import (
@@ -16,16 +18,14 @@ from tests.jobs import (
     add_events,
     changed,
     kill_process,
-    llmaug,
     processes_named,
     start,
     wait_until,
-    write_config,
     write_logs,
 )
-from tests.test_exactly_once import attempts_of_parts, ids
+from tests.test_exactly_once import attempts_of_parts, command, ids
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 NUM_NEW, NUM_USERS, SAMPLES, PER_PART = 6000, 60, 5, 40
 NUM_UNITS = NUM_NEW + NUM_USERS * SAMPLES
@@ -40,17 +40,12 @@ CONFIG = changed(SMALL, plan=PLAN)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Path:
     """A run up to its plan, with a behaviour model."""
     root = tmp_path_factory.mktemp("vllm")
     write_logs(str(root))
-    done = llmaug(*command(root, CONFIG, "plan"), "--run-id", "monday")
-    assert done.returncode == 0, done.stderr
+    pipeline.run(parse_config(CONFIG), Storage(str(root)), "monday", until="plan")
     return root
-
-
-def command(root: Path, config: dict[str, Any], until: str = "generate") -> tuple[str, ...]:
-    return ("run", "-c", str(write_config(root, config)), "--root", str(root), "--until", until)
 
 
 def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
@@ -70,7 +65,7 @@ def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
     # The engine in a process of its own, as it is where a model spans several GPUs.
     run = start(*monday, VLLM_ENABLE_V1_MULTIPROCESSING="1")
     # It is starting, and may not be killed yet.
-    wait_until(lambda: bool(processes_named("EngineCore", run.pid)), run)
+    wait_until(lambda: bool(processes_named("EngineCore", os.getpid())), run)
 
     def wait_for_five_more_parts() -> None:
         before = num_finished()
@@ -78,8 +73,8 @@ def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
 
     for name in ("EngineCore", "PartWorker"):
         wait_for_five_more_parts()
-        kill_process(name, run)
-    _, said = run.communicate(timeout=240)
+        kill_process(name, run, below=os.getpid())
+    _, said = run.communicate(timeout=400)
     assert run.returncode == 0, said
 
     asked, answered = ids(storage, "runs/monday/plan"), ids(storage, "runs/monday/outcomes")
@@ -93,9 +88,8 @@ def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
 def test_the_next_night_asks_the_same_generator_only_what_is_new(root: Path) -> None:
     """Monday's model is kept on Tuesday: a tenth of the users have news, the rest is known."""
     add_events(root, num_users=NUM_USERS // 10)
-    tuesday = changed(CONFIG, lm={"from_run": "monday"})
-    done = llmaug(*command(root, tuesday), "--run-id", "tuesday")
-    assert done.returncode == 0, done.stderr
-    counts = Storage(str(root)).read_json("runs/tuesday/outcomes", MANIFEST)["counts"]
+    tuesday = parse_config(changed(CONFIG, lm={"from_run": "monday"}))
+    done = pipeline.run(tuesday, Storage(str(root)), "tuesday", until="generate")
+    counts = done["outcomes"]["counts"]
     assert counts["units"] == counts["generated"] == NUM_UNITS
     assert NUM_UNITS - counts["cache_hits"] == NUM_USERS // 10 * SAMPLES

@@ -1,4 +1,7 @@
-"""A generator that knows nothing: the job runs to its end, and the gate refuses the model."""
+"""A generator that knows nothing: the job runs to its end, and the gate refuses the model.
+
+Beside it the arm `ngram`, whose generator knows a little, is asked for as much.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ CONFIG = changed(
     split={"max_train_events": 5},
     generate={"engine": "uniform"},
     plan={"strategies": [{"kind": "new_users", "num_users": 900, "num_events": 10}]},
-    train={"arms": ["real", "oversampled", "augmented"], "num_steps": 150, "validate_every": 50},
+    train={"arms": ["real", "ngram", "augmented"], "num_steps": 150, "validate_every": 50},
 )
 
 
@@ -30,3 +33,11 @@ def test_random_items_are_refused_and_the_real_model_goes_out(
     assert metrics is not None and metrics["ledger"]["accepted"] > 800
     assert not metrics["gate"]["passed"] and metrics["gate"]["reasons"]
     assert storage.read_json("published/recommender", "CURRENT")["arm"] == "real"
+
+    of = {arm: facts["synthetic"] for arm, facts in metrics["training"].items()}
+    assert of["real"] == 0 and 8000 < of["ngram"] <= 9000
+    counts = storage.read_json("runs/random/ngram/filtered", "_manifest.json")["counts"]
+    assert counts["units"] == counts["accepted"] + counts["rejected"] + counts["failed"] == 900
+    assert {lift["against"] for lift in metrics["lifts"] if lift["arm"] == "augmented"} == {
+        "real", "ngram"
+    }  # fmt: skip

@@ -10,7 +10,7 @@ from llmaug.storage import Storage
 from tests.jobs import SMALL, llmaug, write_config, write_logs
 from tests.servers import BUCKET, SECRET_KEY
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("shared_ray")]
 ROOT = f"s3://{BUCKET}/team/llmaug"
 
 
