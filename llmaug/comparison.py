@@ -90,7 +90,12 @@ def sum_ranks(
         if not len(users):
             continue
         of_models = [
-            metrics.user_metrics(first_row, table["rank"].to_numpy()[rows], config.cutoffs)
+            metrics.user_metrics(
+                first_row,
+                table["rank"].to_numpy()[rows],
+                table["num_ranked"].to_numpy()[rows][first_row],
+                config.cutoffs,
+            )
             for table in tables
         ]
         if part.name != EVERYBODY:
@@ -143,7 +148,7 @@ def figures(
     "lift": {metric: the augmented arm's against its control}, "segments": [...]}.
     """
     arms = list(dict.fromkeys(arm for arm, _ in models))
-    names = metrics.names(metrics.ACCURACY, config.cutoffs)
+    names = metrics.accuracy_names(config.cutoffs)
     out: dict[str, Any] = {
         "num_users": 0, "interval": _interval_facts(models), "arms": {arm: {} for arm in arms},
         "by_seed": {}, "lists": {}, "lifts": [], "lift": {}, "segments": [],

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug import recommenders
+from llmaug import labels, recommenders
 from llmaug.arms import Arm
 from llmaug.comparison import Lists, Model, figures, segments, sum_lists, sum_ranks
 from llmaug.config import EvaluateConfig
@@ -28,10 +28,10 @@ from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary, load
 
-SUMS, LISTS, SATISFACTION = "sums", "lists", "satisfaction"
+SUMS, LISTS, SATISFACTION, LABELS = "sums", "lists", "satisfaction", "labels"
 
 _SUMS_SCHEMA = pa.schema({"segment": pa.string(), "sums": pa.list_(pa.float64())})
-_SATISFACTION_SCHEMA = pa.schema({"arm": pa.string(), "sums": pa.list_(pa.float64())})
+_ARM_SCHEMA = pa.schema({"arm": pa.string(), "sums": pa.list_(pa.float64())})
 _LISTS_SCHEMA = pa.schema(
     {
         "arm": pa.string(),
@@ -71,6 +71,10 @@ def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
         for arm, own in _add_rows(storage, f"{folder}/{SATISFACTION}", parts, "arm").items()
         if (judged := from_sums(own))["num_users_with_ratings"]
     }
+    found["labels"] = {
+        arm: labels.from_sums(own)
+        for arm, own in _add_rows(storage, f"{folder}/{LABELS}", parts, "arm").items()
+    }
     if found["num_users"] < config.evaluate.min_users:
         context.progress.note(
             f"[yellow]only {found['num_users']} held-out users with a history: the "
@@ -108,6 +112,15 @@ def _rank_part(
     row_user = [user for user, own in zip(users, targets, strict=True) for _ in own]
     tokens = [token for own in targets for token in own]
     lists = dict(zip(users, best.tolist(), strict=True))
+    of_user = {user: set(known[user]) | set(own) for user, own in zip(users, targets, strict=True)}
+    hidden = {
+        user: len(of_user[user]) - len(own) if config.exclude_seen else 0
+        for user, own in zip(users, targets, strict=True)
+    }
+    losses: tuple[Any, Any] = [None] * len(tokens), [None] * len(tokens)
+    if hasattr(model, "score_pairs") and tokens:
+        seen = [of_user[user] for user in row_user]
+        losses = labels.pair_losses(model, row_user, tokens, seen, vocabulary.num_items, seed)
     popularity = vocabulary.items["train_events"].to_numpy()
     table = pa.table(
         {
@@ -116,6 +129,9 @@ def _rank_part(
             "arm": pa.array([arm] * len(tokens), pa.string()),
             "seed": pa.array([seed] * len(tokens), pa.int32()),
             "rank": pa.array(ranks, pa.int32()),
+            "num_ranked": pa.array(
+                [vocabulary.num_items - hidden[u] for u in row_user], pa.int32()
+            ),
             "history_len": pa.array([len(train[u]) for u in row_user], pa.int32()),
             "item_train_events": pa.array(
                 [popularity[t - NUM_SPECIAL] for t in tokens], pa.int32()
@@ -123,6 +139,8 @@ def _rank_part(
             "recommended": pa.array(
                 [lists.pop(user, None) for user in row_user], pa.list_(pa.int32())
             ),
+            "log_loss": pa.array(losses[0], pa.float64()),
+            "squared_error": pa.array(losses[1], pa.float64()),
         }
     )
     storage.write_part(validate(table, RANK, part), {"users": len(users)}, folder, part)
@@ -160,6 +178,7 @@ def _sum_part(
     storage.write_part(table, {}, f"{folder}/{LISTS}", part)
     table = _judged(storage, split, models, ranks, vocabulary, config, seed, part)
     storage.write_part(table, {}, f"{folder}/{SATISFACTION}", part)
+    storage.write_part(_labelled(models, ranks, config, seed), {}, f"{folder}/{LABELS}", part)
     parts = segments(vocabulary.items["train_events"].to_numpy())
     sums = sum_ranks(ranks, parts, config, seed)
     rows = [{"segment": name, "sums": row} for name, own in sums.items() for row in own]
@@ -189,7 +208,21 @@ def _judged(
             k, liked = config.cutoffs[0], config.liked_value
             sums = sum_users(shown, held_out, training, k, liked, config.num_bootstrap, seed)
             rows += [{"arm": arm, "sums": row} for row in sums]
-    return pa.Table.from_pylist(rows, schema=_SATISFACTION_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=_ARM_SCHEMA)
+
+
+def _labelled(
+    models: list[Model], ranks: list[pa.Table], config: EvaluateConfig, seed: int
+) -> pa.Table:
+    """Sums of the losses of each arm's first seed, where the model judges pairs."""
+    rows: list[dict[str, Any]] = []
+    for (arm, model_seed), table in zip(models, ranks, strict=True):
+        if model_seed == models[0][1] and table["log_loss"].null_count < table.num_rows:
+            losses = np.stack([table[n].to_numpy() for n in ("log_loss", "squared_error")], axis=1)
+            user_ids = table["user_id"].to_numpy()
+            sums = labels.sum_losses(user_ids, losses, config.num_bootstrap, seed)
+            rows += [{"arm": arm, "sums": row} for row in sums]
+    return pa.Table.from_pylist(rows, schema=_ARM_SCHEMA)
 
 
 def _recommendations(ranks: pa.Table, vocabulary: Vocabulary) -> pa.Table:
@@ -244,6 +277,7 @@ def stage(arms: tuple[Arm, ...]) -> Stage:
         inputs=(*(f"model/{arm.name}" for arm in arms), "split", "vocabulary"),
         code=(
             "llmaug.comparison",
+            "llmaug.labels",
             "llmaug.bootstrap",
             "llmaug.metrics",
             "llmaug.ranking",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from llmaug.arms import AUGMENTED, OVERSAMPLED, REAL
@@ -17,8 +18,14 @@ from llmaug.significance import holm
 from llmaug.stage import Context, Stage
 
 
-def decide(figures: dict[str, Any], gate: GateConfig, evaluate: EvaluateConfig) -> dict[str, Any]:
-    """figures: what `comparison.figures` returns.
+def decide(
+    figures: dict[str, Any],
+    gate: GateConfig,
+    evaluate: EvaluateConfig,
+    audit: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """figures: what `comparison.figures` returns; audit: what stage `privacy` found, None where
+    nothing was generated.
 
     Returns {passed, arm, reasons, segments: [{segment, p, adjusted_p}]}.
     """
@@ -46,11 +53,17 @@ def decide(figures: dict[str, Any], gate: GateConfig, evaluate: EvaluateConfig) 
             f"{change['mean']:+.4f}, interval {change['low']:+.4f} to {change['high']:+.4f}, "
             f"p {entry['adjusted_p']:.3f} for {len(segments)} segments (Holm)"
         )
+    if audit and audit["identifying_share"] > gate.max_identifying_share:
+        objections.append(
+            f"privacy: {_identifying(audit)}; at most {gate.max_identifying_share:.2%} may"
+        )
     tested = [{name: e[name] for name in ("segment", "p", "adjusted_p")} for e in segments]
     if objections:
         return {**_refused(*objections), "segments": tested}
     shown = [_shown(lift) for lift in lifts]
     reasons = [*shown, f"none of {len(segments)} segments is significantly worse"]
+    if audit:
+        reasons.append(f"privacy: {_identifying(audit)}")
     return {"passed": True, "arm": AUGMENTED, "reasons": reasons, "segments": tested}
 
 
@@ -60,6 +73,14 @@ def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:
     if lift["low"] <= gate.min_lift:
         return [f"{_shown(lift)}; its lower end must be above {gate.min_lift:+.1%}"]
     return []
+
+
+def _identifying(audit: dict[str, Any]) -> str:
+    return (
+        f"{audit['identifying']:,} of {audit['synthetic']:,} synthetic histories "
+        f"({audit['identifying_share']:.2%}) hold a run of {audit['run_len']} events that fewer "
+        f"than {audit['min_run_users']} real users have"
+    )
 
 
 def _shown(lift: dict[str, Any]) -> str:
@@ -90,10 +111,11 @@ def worse_segments(segments: Sequence[dict[str, Any]], gate: GateConfig) -> list
     return [{**entry, "adjusted_p": adjusted[number]} for number, entry in enumerate(found)]
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(audited: bool, context: Context) -> dict[str, Any]:
     config = context.config
     figures = context.manifest("evaluation")["counts"]
-    decision = decide(figures, config.gate, config.evaluate)
+    audit = context.manifest("privacy")["counts"] if audited else None
+    decision = decide(figures, config.gate, config.evaluate, audit)
     verdict = "[green]passed[/green]" if decision["passed"] else "[yellow]not passed[/yellow]"
     context.progress.note(f"gate {verdict}: publishing arm {decision['arm']}")
     for reason in decision["reasons"]:
@@ -101,9 +123,11 @@ def run(context: Context) -> dict[str, Any]:
     return decision
 
 
-STAGE = Stage(
-    name="gate",
-    run=run,
-    inputs=("evaluation",),
-    settings=lambda config: [config.gate, config.evaluate.cutoffs],
-)
+def stage(audited: bool) -> Stage:
+    """audited: whether there are synthetic events, and so a stage `privacy`."""
+    return Stage(
+        name="gate",
+        run=partial(run, audited),
+        inputs=("evaluation", *(["privacy"] if audited else [])),
+        settings=lambda config: [config.gate, config.evaluate.cutoffs],
+    )

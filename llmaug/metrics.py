@@ -12,6 +12,7 @@ import numpy as np
 from llmaug.ranking import ndcg
 
 ACCURACY = ("ndcg", "hr", "mrr", "recall")
+AUC = "auc"
 LISTS = ("coverage", "novelty", "diversity", "gini")
 
 _LISTS_AT_ONCE = 64
@@ -21,13 +22,23 @@ def names(metrics: Sequence[str], cutoffs: Sequence[int]) -> list[str]:
     return [f"{metric}@{k}" for k in cutoffs for metric in metrics]
 
 
-def user_metrics(first_row: np.ndarray, ranks: np.ndarray, cutoffs: Sequence[int]) -> np.ndarray:
-    """Accuracy of each user's list: (N, len(names(ACCURACY, cutoffs))).
+def accuracy_names(cutoffs: Sequence[int]) -> list[str]:
+    """The columns of `user_metrics`."""
+    return [*names(ACCURACY, cutoffs), AUC]
+
+
+def user_metrics(
+    first_row: np.ndarray, ranks: np.ndarray, num_ranked: np.ndarray, cutoffs: Sequence[int]
+) -> np.ndarray:
+    """Accuracy of each user's list: (N, len(accuracy_names(cutoffs))).
 
     ranks: (R,) of the relevant items, user after user; first_row: (N,) where each user's
-    begin. NDCG with binary gains (Järvelin and Kekäläinen 2002), hit rate (any relevant item
-    among the k best), reciprocal rank of the best relevant item, and recall (share of the
-    relevant items among the k best). With one relevant item a user, recall is the hit rate.
+    begin; num_ranked: (N,) items that were ranked, the relevant ones included.
+
+    NDCG with binary gains (Järvelin and Kekäläinen 2002), hit rate (any relevant item among the
+    k best), reciprocal rank of the best relevant item, and recall (share of the relevant items
+    among the k best). With one relevant item a user, recall is the hit rate. AUC: the chance that
+    a relevant item stands before another one (Rendle et al. 2009), 0.5 where there is no other.
     """
     num_relevant = np.diff(np.r_[first_row, len(ranks)])
     best = np.minimum.reduceat(ranks, first_row) if len(first_row) else np.empty(0)
@@ -41,7 +52,19 @@ def user_metrics(first_row: np.ndarray, ranks: np.ndarray, cutoffs: Sequence[int
             np.where(best < k, 1 / (best + 1.0), 0.0),
             _user_sums(ranks < k, first_row) / num_relevant,
         ]
+    columns.append(_auc(first_row, ranks, num_relevant, num_ranked - num_relevant))
     return np.stack(columns, axis=1)
+
+
+def _auc(
+    first_row: np.ndarray, ranks: np.ndarray, num_relevant: np.ndarray, num_others: np.ndarray
+) -> np.ndarray:
+    # A rank counts the relevant items before it, too: over all of a user's, each pair once.
+    before = _user_sums(ranks, first_row) - num_relevant * (num_relevant - 1) / 2
+    pairs = num_relevant * num_others
+    # Ties count against each of two relevant items, so that the sum may pass its end.
+    share = np.clip(1 - before / np.maximum(pairs, 1), 0.0, 1.0)
+    return np.where(pairs > 0, share, 0.5)
 
 
 def _user_sums(values: np.ndarray, first_row: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from llmaug import (
     ingest,
     merge,
     plan,
+    privacy,
     publish,
     recommend,
     report,
@@ -69,9 +70,11 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         path += [("generate", of_baseline(generate.STAGE))]
         path += [("filter", of_baseline(filters.STAGE))]
     path += [("merge", merge.stage(name)) for name in shards]
+    if augment:
+        path += [("merge", privacy.STAGE)]
     path += [("train", train.stage(arm)) for arm in arms]
     path += [("evaluate", evaluate.stage(tuple(arms)))]
-    path += [("gate", gate.STAGE)]
+    path += [("gate", gate.stage(audited=augment))]
     if publishing:
         path += [("publish", publish.STAGE)]
         path += [("recommend", recommend.STAGE)]

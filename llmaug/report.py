@@ -74,9 +74,11 @@ def collect(
         "interval": evaluation["interval"],
         "lists": evaluation["lists"],
         "satisfaction": evaluation["satisfaction"],
+        "labels": evaluation["labels"],
         "training": _training(manifests),
         "segments": evaluation["segments"],
         "gate": manifests["gate"]["counts"],
+        "privacy": manifests["privacy"]["counts"] if "privacy" in manifests else None,
         "published": manifests["publish"]["counts"] if "publish" in manifests else None,
         "stages": {
             name: {

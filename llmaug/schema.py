@@ -138,9 +138,12 @@ RANK = pa.schema(
         pa.field("arm", pa.string(), nullable=False),
         pa.field("seed", pa.int32(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),  # from 0 among the unseen items
+        pa.field("num_ranked", pa.int32(), nullable=False),  # of these, the held-out ones included
         pa.field("history_len", pa.int32(), nullable=False),  # training events of the user
         pa.field("item_train_events", pa.int32(), nullable=False),
         pa.field("recommended", pa.list_(pa.int32())),  # tokens, best first; -1: none left
+        pa.field("log_loss", pa.float64()),  # of models that judge pairs: see labels.py
+        pa.field("squared_error", pa.float64()),
     ]
 )
 

@@ -30,7 +30,7 @@ def ranks(
     )
     columns = zip(found, lengths, popular, strict=True)
     rows = [
-        {"user_id": f"u{i:05}", "item_id": "a", "arm": "", "seed": 0, "rank": rank,
+        {"user_id": f"u{i:05}", "item_id": "a", "arm": "", "seed": 0, "rank": rank, "num_ranked": 9,
          "history_len": length, "item_train_events": events}
         for i, (rank, length, events) in enumerate(columns)
     ]  # fmt: skip

@@ -96,6 +96,7 @@ def test_the_gate_decides_what_is_published(storage: Storage) -> None:
         == ("augmented" if metrics["gate"]["passed"] else "real")
     )
     assert metrics["gate"]["reasons"]
+    assert metrics["privacy"]["synthetic"] == metrics["ledger"]["accepted"]
     page = storage.read(f"{RUN}/report", "report.html").decode()
     assert metrics["gate"]["reasons"][0].split(",")[0] in page
 
@@ -123,8 +124,8 @@ def test_a_second_run_skips_everything_and_a_change_runs_only_what_depends_on_it
 
     stricter = run(storage, STRICTER)
     ran = [name for name, manifest in stricter.items() if not manifest["skipped"]]
-    assert ran == ["filtered", "merged/augmented", "model/augmented", "evaluation", "gate",
-                   "publish", "recommendations", "report"]  # fmt: skip
+    assert ran == ["filtered", "merged/augmented", "privacy", "model/augmented", "evaluation",
+                   "gate", "publish", "recommendations", "report"]  # fmt: skip
     metrics = load_metrics(storage, "small")
     assert metrics is not None and metrics["stages"]["outcomes"]["skipped"]
 

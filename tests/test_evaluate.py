@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,8 @@ def test_the_first_held_out_event_is_ranked_among_unseen_items(
     assert (first["user_id"], first["item_id"], first["rank"]) == ("u1", "d", 1)
     assert (second["user_id"], second["item_id"], second["rank"]) == ("u2", "d", 2)
     assert (first["history_len"], first["item_train_events"]) == (2, 42)  # training events alone
+    assert (first["num_ranked"], second["num_ranked"]) == (2, 3)  # unseen ones
+    assert first["log_loss"] is None  # a model of sequences judges no pairs
     a, c, d = 3, 5, 6
     assert (first["recommended"], second["recommended"]) == ([c, d], [a, c])
 
@@ -89,6 +92,7 @@ def test_all_held_out_events_can_be_asked_for(
     rows = rank(make_context(), monkeypatch, targets="all")
     found = [(row["user_id"], row["item_id"], row["rank"]) for row in rows]
     assert found == [("u1", "d", 1), ("u1", "c", 0), ("u2", "d", 2)]  # d twice is d once
+    assert [row["num_ranked"] for row in rows] == [2, 2, 3]
     assert [row["recommended"] is None for row in rows] == [False, True, False]
 
 
@@ -97,6 +101,7 @@ def test_seen_items_compete_where_repeats_are_normal(
 ) -> None:
     rows = rank(make_context(), monkeypatch, exclude_seen=False)
     assert [row["rank"] for row in rows] == [3, 3]
+    assert [row["num_ranked"] for row in rows] == [4, 4]
 
 
 def evaluated(
@@ -132,6 +137,8 @@ def test_the_table_of_two_arms(make_context: MakeContext, monkeypatch: pytest.Mo
     real, augmented = found["arms"]["real"], found["arms"]["augmented"]
     assert (real["hr@2"]["mean"], real["hr@3"]["mean"], augmented["hr@2"]["mean"]) == (0.5, 1, 1)
     assert found["lift"]["hr@2"]["relative"] == 1
+    assert (real["auc"]["mean"], augmented["auc"]["mean"]) == (0, 1)
+    assert found["labels"] == {}
     # u1 gets c, d and u2 a, c; backwards u1 gets d, c and u2 d, c.
     assert found["lists"]["real"]["coverage@2"] == 3 / 4
     assert found["lists"]["augmented"]["coverage@2"] == 2 / 4
@@ -147,6 +154,30 @@ def test_the_table_is_the_same_however_users_are_cut_into_parts(
     _, whole = evaluated(make_context, monkeypatch, "one", {"u1", "u2", "u3", "u4"})
     _, cut = evaluated(make_context, monkeypatch, "three", {"u1"}, {"u3", "u4"}, {"u2"})
     assert whole == cut
+
+
+class Judge(Alphabetical):
+    """A model of pairs: d is taken with probability 0.8, anything else with 0.5."""
+
+    def score_pairs(self, users: list[str], tokens: list[int]) -> torch.Tensor:
+        return torch.tensor([math.log(4) if WORDS.decode(t) == "d" else 0.0 for t in tokens])
+
+    def probability(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores.sigmoid()
+
+
+def test_a_model_of_pairs_is_judged_by_its_probabilities(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = make_context("pairs", train={"model": "linear"}, evaluate={"num_bootstrap": 100})
+    write_split(context, {"p": {"u1", "u2", "u3", "u4"}})
+    write_finished(context, "model/real", **{"seed-1": {"model_digest": "x"}})
+    monkeypatch.setattr(evaluate, "map_parts", map_parts_here)
+    monkeypatch.setattr(recommenders, "load_once", lambda *_: (Judge(), WORDS))
+    found = evaluate.run(tuple(arm for arm in ARMS if arm.name == "real"), context)
+    judged = found["labels"]["real"]
+    assert judged["log_loss"]["mean"] == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2)
+    assert judged["rmse"]["mean"] == pytest.approx(math.sqrt((0.2**2 + 0.5**2) / 2))
 
 
 # -- satisfaction ------------------------------------------------------------------------------

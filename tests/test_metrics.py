@@ -16,8 +16,9 @@ from tests.tables import catalogue
 def of_users(*ranks: list[int], k: int) -> dict[str, list[float]]:
     """Each user's metrics, given the ranks of the relevant items."""
     first_row = np.cumsum([0, *(len(own) for own in ranks)])[:-1]
-    values = metrics.user_metrics(first_row, np.concatenate(ranks), [k])
-    return dict(zip(metrics.ACCURACY, values.T.tolist(), strict=True))
+    num_ranked = np.full(len(ranks), 10)
+    values = metrics.user_metrics(first_row, np.concatenate(ranks), num_ranked, [k])
+    return dict(zip([*metrics.ACCURACY, metrics.AUC], values.T.tolist(), strict=True))
 
 
 def test_one_relevant_item_by_hand() -> None:
@@ -25,6 +26,7 @@ def test_one_relevant_item_by_hand() -> None:
     assert found["ndcg"] == pytest.approx([1, 1 / math.log2(3), 0.5, 0])
     assert found["hr"] == found["recall"] == [1, 1, 1, 0]
     assert found["mrr"] == pytest.approx([1, 1 / 2, 1 / 3, 0])
+    assert found["auc"] == pytest.approx([1, 8 / 9, 7 / 9, 0])  # of nine other items, those behind
 
 
 def test_several_relevant_items_by_hand() -> None:
@@ -34,15 +36,23 @@ def test_several_relevant_items_by_hand() -> None:
     assert found["hr"] == [1, 1]
     assert found["mrr"] == [1 / 2, 1]
     assert found["recall"] == pytest.approx([1 / 2, 2 / 3])
+    # Eight others; four stand before one of the first user's items (1 and 3 of them).
+    assert found["auc"] == pytest.approx([1 - 4 / 16, 1 - 5 / 21])
 
 
 def test_without_users_there_are_no_figures() -> None:
-    assert metrics.user_metrics(np.empty(0, int), np.empty(0, int), [10, 20]).shape == (0, 8)
+    none = np.empty(0, int)
+    assert metrics.user_metrics(none, none, none, [10, 20]).shape == (0, 9)
+
+
+def test_an_item_without_rivals_is_ranked_by_chance() -> None:
+    zero, one = np.array([0]), np.array([1])
+    assert metrics.user_metrics(zero, zero, one, [1])[0, -1] == 0.5
 
 
 def test_columns_are_in_the_order_of_their_names() -> None:
-    assert metrics.names(metrics.ACCURACY, [1, 5]) == [
-        "ndcg@1", "hr@1", "mrr@1", "recall@1", "ndcg@5", "hr@5", "mrr@5", "recall@5"
+    assert metrics.accuracy_names([1, 5]) == [
+        "ndcg@1", "hr@1", "mrr@1", "recall@1", "ndcg@5", "hr@5", "mrr@5", "recall@5", "auc"
     ]  # fmt: skip
 
 
@@ -50,6 +60,7 @@ def test_columns_are_in_the_order_of_their_names() -> None:
 def test_random_rankings_agree_with_torchmetrics(num_relevant: int) -> None:
     """Scores go through our ranking on one side, and as they are into torchmetrics."""
     from torchmetrics.functional import retrieval
+    from torchmetrics.functional.classification import binary_auroc
 
     num_users, num_items, special = 50, 40, 3
     rng = np.random.default_rng(num_relevant)
@@ -65,7 +76,7 @@ def test_random_rankings_agree_with_torchmetrics(num_relevant: int) -> None:
     )  # fmt: skip
     first_row = np.cumsum([0, *(len(own) for own in relevant)])[:-1]
     cutoffs = [1, 5, 10, num_items]
-    ours = metrics.user_metrics(first_row, ranks, cutoffs)
+    ours = metrics.user_metrics(first_row, ranks, np.full(num_users, num_items), cutoffs)
     theirs = []
     for user in range(num_users):
         target = torch.zeros(num_items, dtype=torch.long)
@@ -80,7 +91,7 @@ def test_random_rankings_agree_with_torchmetrics(num_relevant: int) -> None:
                 retrieval.retrieval_recall,
             )
         ]
-        theirs.append(row)
+        theirs.append([*row, binary_auroc(scores[user, special:].float(), target).item()])
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

@@ -29,7 +29,7 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
     sums = sum_ranks(tables, segments(TRAIN_EVENTS), CONFIG.evaluate, seed=7)
     lists = {(m, k): Lists(np.array([9, 3, 1, 0, 0, 0])) for m in models for k in (10, 20)}
     found = figures(sums, lists, models, TRAIN_EVENTS, CONFIG.evaluate, seed=7)
-    found["satisfaction"] = {}
+    found["satisfaction"], found["labels"] = {}, {}
     trained = {"steps": 800, "best_step": 500, "validation_ndcg": 0.1}
     counts: dict[str, dict[str, Any]] = {
         "ingest": {"rows_read": 1000},
@@ -42,6 +42,13 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
         "merged/augmented": {"real": 900, "synthetic": 300},
         **{f"model/{arm}": {f"seed-{seed}": trained for seed in seeds} for arm in arms},
         "evaluation": found,
+        "privacy": {
+            "synthetic": 39,
+            "identifying": 0,
+            "identifying_share": 0.0,
+            "run_len": 5,
+            "min_run_users": 5,
+        },
         "gate": gate.decide(found, CONFIG.gate, CONFIG.evaluate),
         "publish": {
             "run_id": "r",
@@ -139,6 +146,16 @@ def test_satisfaction_is_a_table_that_says_what_it_cannot_say() -> None:
     assert list(rows) == ["real", "augmented"]
     assert rows["augmented"][4].startswith("3.50") and rows["augmented"][6] == "n/a"
     assert "not as a proof" in page
+
+
+def test_probabilities_of_pairs_have_a_table_of_their_own() -> None:
+    found = manifests(FEW)
+    share = {"mean": 0.4321, "low": 0.4, "high": 0.5}
+    found["evaluation"]["counts"]["labels"]["real"] = {"log_loss": share, "rmse": share}
+    metrics = report.collect(found, set())
+    assert metrics["labels"]["real"]["rmse"]["mean"] == 0.4321
+    rows = Cells(report.render(CONFIG, "r", metrics, found, [])).rows
+    assert ["real", "0.4321 (0.4000 – 0.5000)", "0.4321 (0.4000 – 0.5000)"] in rows
 
 
 def test_without_ratings_the_page_says_so_and_shows_no_table() -> None:
