@@ -32,7 +32,7 @@ class Clock:
     def __init__(self, task: dict[str, Any], events: Any, epochs_between: int) -> None:
         self._task, self._events, self._every = task, events, epochs_between
         self.seconds, self.epochs, self.best, self.best_epoch = 0.0, 0, -1.0, 0
-        self.stopped = "patience"
+        self.stopped, self.score_s = "patience", 0.0
         self._stale, self._begin = 0, 0.0
 
     def start(self) -> None:
@@ -49,7 +49,10 @@ class Clock:
         self._stale += 1
         if found > self.best:
             self.best, self.best_epoch, self._stale = found, self.epochs, 0
-            np.save(self._task["scores"], scores_after([TRAIN, VALIDATION]))
+            begin = time.process_time()
+            scores = scores_after([TRAIN, VALIDATION])
+            self.score_s = time.process_time() - begin
+            np.save(self._task["scores"], scores)
         if late:
             self.stopped = "time"
         return late or self._stale >= self._task["patience"]
@@ -62,6 +65,7 @@ class Clock:
             "targets_per_epoch": targets_per_epoch,
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
+            "score_s": round(self.score_s, 2),
             "validation_ndcg": self.best,
             "stopped": self.stopped,
         }

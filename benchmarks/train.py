@@ -4,8 +4,8 @@ The same events (MovieLens-100K, 5-core, leave one out), size (64 wide, 2 layers
 events), softmax over the whole catalogue, one thread, one after another in processes of their own.
 Our training sets the memory allocator (cluster.py); `--our-allocator` gives peers the same. Timed
 is the training alone, without validation, in seconds of the CPU. Each is stopped early by its
-validation NDCG@10, or after `--max-seconds` of training, and what it then says of every item is
-ranked by our evaluation.
+validation NDCG@10, or after `--max-seconds` of training, and what it then says of every item
+(`score_s`: seconds of the CPU for all users and items) is ranked by our evaluation.
 
 A target is an event to be predicted. RecTools and we predict all events of a window at a time,
 RecBole one event of each prefix. RecTools reads each user's last 51 events, we read a random
@@ -238,7 +238,7 @@ def _child(path: str) -> None:
     )  # fmt: skip
     ours: Any = build_task(inputs, config.train, seed)
     optimiser = make_optimiser(ours.model, config.train)
-    seconds, targets, step, best, stale = 0.0, 0, 0, (-1.0, 0), 0
+    seconds, score_s, targets, step, best, stale = 0.0, 0.0, 0, 0, (-1.0, 0), 0
     while stale < task["patience"] and seconds < task["max_seconds"]:
         begin = time.process_time()
         for _ in range(config.train.validate_every):
@@ -251,12 +251,15 @@ def _child(path: str) -> None:
         found, stale = ours.validate(), stale + 1
         if found > best[0]:
             best, stale = (found, step), 0
-            np.save(task["scores"], _scores(ours, task))
+            begin = time.process_time()
+            scores = _scores(ours, task)
+            score_s = time.process_time() - begin
+            np.save(task["scores"], scores)
     figures = {
         "version": "this", "targets_per_s": round(targets / seconds, 1),
         "train_s": round(seconds, 1), "targets_per_epoch": ours._batches.num_targets,
         "epochs": round(targets / ours._batches.num_targets, 1), "steps": step,
-        "best_step": best[1], "validation_ndcg": best[0],
+        "best_step": best[1], "score_s": round(score_s, 2), "validation_ndcg": best[0],
         "stopped": "patience" if stale >= task["patience"] else "time",
     }  # fmt: skip
     print(json.dumps(figures))
@@ -295,16 +298,19 @@ def show(
     for name, runs in found.items():
         speed = float(np.median([run["targets_per_s"] for run in runs]))
         table[name] = {
-            "targets_per_s": speed, "ndcg@10": interval(resampled[name]),
+            "targets_per_s": speed, "score_s": float(np.median([run["score_s"] for run in runs])),
+            "ndcg@10": interval(resampled[name]),
             "runs": [{k: v for k, v in run.items() if k != "user_ndcg"} for run in runs],
         }  # fmt: skip
         if name != OURS and OURS in table:
             table[name]["ours_is_faster_by"] = round(table[OURS]["targets_per_s"] / speed, 2)
             table[name]["our_lift"] = relative_lift(resampled[OURS], resampled[name])
-    print(f"{'':10} {'targets/s':>10} {'NDCG@10':>8}  95% interval     ours is faster, NDCG lift")
+    print(f"{'':10} {'targets/s':>10} {'scoring, s':>10} {'NDCG@10':>8}  95% interval     "
+          "ours is faster, NDCG lift")  # fmt: skip
     for name, row in table.items():
         value = row["ndcg@10"]
-        line = f"{name:10} {row['targets_per_s']:>10,.0f} {value['mean']:>8.4f}  "
+        line = f"{name:10} {row['targets_per_s']:>10,.0f} {row['score_s']:>10.2f} "
+        line += f"{value['mean']:>8.4f}  "
         line += f"{value['low']:.4f} - {value['high']:.4f}"
         if "our_lift" in row:
             lift = row["our_lift"]

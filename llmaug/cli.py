@@ -294,17 +294,24 @@ def publish(
 
 @app.command()
 def recommend(
-    user: Annotated[str, typer.Option(help="User id as in the logs.")],
+    user: Annotated[
+        str | None, typer.Option(help="User id as in the logs; without it: everybody.")
+    ] = None,
     k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
+    to: Annotated[
+        str, typer.Option(help="Everybody: folder below the root for the Parquet parts.")
+    ] = "recommendations",
     name: NAME = "recommender",
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Recommendations for one user by the published model.
+    """Recommendations by the published model: for one user, or for all users in batch.
 
-    Example: `llmaug recommend --user 196 --k 10`
+    Example: `llmaug recommend --user 196 --k 10`, or `llmaug recommend --k 20 --to tonight`
     """
+    if user is None:
+        return _recommend_all(_storage(None, root, endpoint_url), name, k, to, as_json)
     from llmaug.recommend import for_user
 
     answer = for_user(_storage(None, root, endpoint_url), name, user, k)
@@ -320,6 +327,24 @@ def recommend(
         )
     console.print(table)
     console.print(f"[dim]model {answer['model']} (arm {answer['arm']})[/dim]")
+
+
+def _recommend_all(storage: Storage, name: str, k: int, to: str, as_json: bool) -> None:
+    from llmaug.cluster import disconnect
+    from llmaug.progress import Progress
+    from llmaug.recommend_all import recommend_all
+
+    console = Console(stderr=True)
+    try:
+        done = recommend_all(storage, name, k, to, lambda publish: Progress(console, publish))
+    finally:
+        disconnect()
+    if as_json:
+        return _print_json(done)
+    Console().print(
+        f"top {k} of {done['users']:,} users by {done['model']}, {done['users_per_s']:,.0f} users "
+        f"a second and actor: {done['folder']}", soft_wrap=True, highlight=False,
+    )  # fmt: skip
 
 
 @app.command()

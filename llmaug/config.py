@@ -684,6 +684,10 @@ class RecommendConfig(_Model):
     """Items for each user."""
     include_seen: bool = False
     """Recommend items of the history again."""
+    num_actors: int = Field(default=1, ge=1)
+    """Ray Data actors that score all users, each with the model in memory."""
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs of each actor."""
 
 
 class RayConfig(_Model):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from llmaug import publish, recommenders
 from llmaug.cleaning import user_hash
+from llmaug.config import RecommendConfig
 from llmaug.errors import UserError
 from llmaug.ranking import hide
 from llmaug.schema import RECOMMENDATION, validate
@@ -25,39 +26,66 @@ _BATCH = 256
 
 def run(context: Context) -> dict[str, Any]:
     """Top k of every user in the logs, to `recommendations/part-*.parquet`."""
-    storage, config = context.storage, context.config.recommend
     card = context.manifest("publish")["counts"]
-    model = (card["version"], card["model_digest"])
-    events, folder = context.folder("ingest"), context.folder("recommendations")
-    work = partial(_recommend_part, storage, model, events, folder, config.k, config.include_seen)
-    return dict(map_parts(context, folder, storage.parts(events), work))
+    return score_all(context, card, context.folder("recommendations"), context.config.recommend)
 
 
-def _recommend_part(
-    storage: Storage,
-    model_at: tuple[str, str],
-    events: str,
-    folder: str,
-    k: int,
-    include_seen: bool,
-    part: str,
+def score_all(
+    context: Context, card: dict[str, Any], folder: str, config: RecommendConfig
 ) -> dict[str, Any]:
-    model, vocabulary = recommenders.load_once(storage, *model_at)
-    histories = user_histories(storage, [events], part, vocabulary)
-    users = list(histories)
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(users), _BATCH):
-        batch = users[start : start + _BATCH]
-        ranked = top_k(model, vocabulary, batch, [histories[u] for u in batch], k, include_seen)
-        for user, items in zip(batch, ranked, strict=True):
-            rows += [
-                {"user_id": user, "item_id": item, "position": place, "score": score}
-                for place, (item, score) in enumerate(items, start=1)
-            ]
-    table = pa.Table.from_pylist(rows, schema=RECOMMENDATION)
-    counts = {"users": len(users)}
-    storage.write_part(validate(table, RECOMMENDATION, part), counts, folder, part)
-    return counts
+    """Top k of every user in the logs of the run, by the published model of `card`, to parts in
+    `folder` (schema RECOMMENDATION); {users, users_per_s: of one actor}."""
+    events = context.folder("ingest")
+    scorer = {
+        "storage": context.storage, "model": card["version"], "events": events, "folder": folder,
+        "k": config.k, "include_seen": config.include_seen,
+    }  # fmt: skip
+    parts = context.storage.parts(events)
+    actors = min(config.num_actors, len(parts))
+    counts = map_parts(
+        context, folder, parts, BatchScorer, fn_constructor_kwargs=scorer,
+        concurrency=(actors, actors), num_gpus=config.num_gpus,
+    )  # fmt: skip
+    seconds = counts.pop("score_ms") / 1000
+    rate = round(counts["users"] / max(seconds, 1e-3), 1)
+    context.progress.note(f"{counts['users']:,} users, {rate:,.0f} a second and actor")
+    return {**counts, "users_per_s": rate}
+
+
+class BatchScorer:
+    """A Ray Data actor: loads the model once, then takes part after part of the logs."""
+
+    def __init__(
+        self, storage: Storage, model: str, events: str, folder: str, k: int, include_seen: bool
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._storage, self._events, self._folder = storage, events, folder
+        self._k, self._include_seen = k, include_seen
+        self._model, self._vocabulary, _ = recommenders.load(storage, model)
+        if torch.cuda.is_available():  # Ray shows an actor the GPUs that it has
+            self._model.to("cuda")
+
+    def __call__(self, part: str) -> dict[str, int]:
+        begin = time.monotonic()
+        histories = user_histories(self._storage, [self._events], part, self._vocabulary)
+        users = list(histories)
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(users), _BATCH):
+            batch = users[start : start + _BATCH]
+            own = [histories[user] for user in batch]
+            ranked = top_k(self._model, self._vocabulary, batch, own, self._k, self._include_seen)
+            for user, items in zip(batch, ranked, strict=True):
+                rows += [
+                    {"user_id": user, "item_id": item, "position": place, "score": score}
+                    for place, (item, score) in enumerate(items, start=1)
+                ]
+        table = pa.Table.from_pylist(rows, schema=RECOMMENDATION)
+        counts = {"users": len(users), "score_ms": round(1000 * (time.monotonic() - begin))}
+        table = validate(table, RECOMMENDATION, part)
+        self._storage.write_part(table, counts, self._folder, part)
+        return counts
 
 
 def top_k(

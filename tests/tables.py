@@ -113,10 +113,16 @@ def read_rows(storage: Storage, folder: str) -> list[dict[str, Any]]:
 
 
 def map_parts_here(
-    context: Context, folder: str, parts: list[str], work: Callable[[str], Any], **_: Any
+    context: Context,
+    folder: str,
+    parts: list[str],
+    work: Callable[[str], Any] | type,
+    **options: Any,
 ) -> Counter[str]:
     """`stage.map_parts` without Ray, for the variations of a test that Ray ran once."""
     done = context.storage.parts(folder)
+    if isinstance(work, type):  # an actor
+        work = work(**options["fn_constructor_kwargs"])
     for part in parts:
         if part not in done:
             work(part)

@@ -15,6 +15,7 @@ import pytest
 from llmaug import pipeline
 from llmaug.config import parse_config
 from llmaug.recommend import for_user, score_pairs
+from llmaug.recommend_all import recommend_all
 from llmaug.report import load_metrics
 from llmaug.storage import Storage
 from tests.jobs import NUM_USERS, SMALL, changed, kill_when, llmaug, write_config, write_logs
@@ -114,6 +115,17 @@ def test_the_published_model_recommends_unseen_items_with_titles(storage: Storag
     assert unknown["score"] is None and not unknown["known_item"]
     in_batch = [r for r in events(storage, "recommendations") if r["user_id"] == user]
     assert [r["item_id"] for r in in_batch] == [item["item_id"] for item in answer["items"]]
+    # By hand, for everybody and with longer lists: the same model, the same order.
+    done = recommend_all(storage, "recommender", k=20, to="tonight")
+    assert (done["users"], done["rows"]) == (NUM_USERS, 20 * NUM_USERS)
+    assert done["users_per_s"] > 0
+    longer = [
+        r["item_id"]
+        for part in storage.parts("tonight")
+        for r in storage.read_part("tonight", part).to_pylist()
+        if r["user_id"] == user
+    ]
+    assert longer[:10] == [r["item_id"] for r in in_batch]
 
 
 def test_a_second_run_skips_everything_and_a_change_runs_only_what_depends_on_it(
