@@ -10,6 +10,7 @@ in the history (few people take a film twice); the ranking is over the latter. `
     python benchmarks/lm.py --max-train-events 5                    # thin logs
     python benchmarks/lm.py --games PATH --models ngram-3,causal-ids
     python benchmarks/lm.py --sample-users 0.05 --num-steps 20      # does it run?
+    python benchmarks/lm.py --of-run demo/runs/demo                 # the model that a run trained
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rich.table import Table
 
 from llmaug import pipeline
 from llmaug.cluster import disconnect
-from llmaug.config import parse_config
+from llmaug.config import Config, parse_config
 from llmaug.datasets import write_ml_100k
 from llmaug.errors import UserError
 from llmaug.lm import completion, ngram
@@ -59,6 +60,9 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def main(
     games: Annotated[Path | None, typer.Option(help="Folder of the Games set, to add it.")] = None,
+    of_run: Annotated[
+        Path | None, typer.Option(help="Folder of a run: measure its model, and train none.")
+    ] = None,
     films: Annotated[bool, typer.Option(help="Measure on MovieLens-100K.")] = True,
     models: Annotated[str, typer.Option(help="Names, by commas.")] = ",".join(MODELS),
     title_words: Annotated[bool, typer.Option(help="Words of titles are tags.")] = False,
@@ -86,6 +90,8 @@ def main(
         },
     }
     training = {"num_steps": num_steps, "stop_on": "perplexity", "threads_per_worker": threads}
+    if of_run:
+        return _report([_measure_run(of_run)], {"of_run": of_run.name})
     results = []
     with tempfile.TemporaryDirectory() as root:
         for dataset, ingest in _datasets(root, games, sample_users).items():
@@ -94,10 +100,14 @@ def main(
             config = {**shared, "name": dataset, "ingest": ingest}
             results += _measure(Storage(root), dataset, config, training, wanted)
         disconnect()
-    _print(results)
     options = {"num_steps": num_steps, "max_train_events": max_train_events,
                "sample_users": sample_users, "title_words": title_words,
                "text_encoder": bool(text_encoder), "seed": seed}  # fmt: skip
+    _report(results, options)
+
+
+def _report(results: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    _print(results)
     print(json.dumps({"benchmark": "lm", **options, "results": results}))
 
 
@@ -154,26 +164,51 @@ def _measure(
         facts = lm_train.run(model) if name != "uniform" else {}
         seconds = time.monotonic() - begin
         score = _scorer(model, name, vocabulary, facts)
-        ranks = target_ranks(score, held_out.user_ids, held_out.histories, held_out.targets)
-        rows.append(
-            {
-                "dataset": dataset,
-                "model": name,
-                "num_events": len(ranks),
-                "num_items": vocabulary.num_items,
-                "perplexity": round(math.exp(-held_out.log_likelihood(score)), 2),
-                "perplexity_unseen": round(
-                    math.exp(-held_out.log_likelihood(score, exclude_seen=True)), 2
-                ),
-                "hr@10": round(float((ranks < 10).mean()), 4),
-                "ndcg@10": round(float(ndcg(ranks, 10).mean()), 4),
-                "train_seconds": round(seconds, 1),
-                "steps": facts.get("steps"),
-                "best_step": facts.get("best_step"),
-            }
-        )
+        rows.append(_row(dataset, name, vocabulary, held_out, score, facts, seconds))
         print(json.dumps(rows[-1]))
     return rows
+
+
+def _measure_run(run: Path) -> dict[str, Any]:
+    """The row of the behaviour model that a run has trained."""
+    storage = Storage(str(run.parent.parent))
+    state = storage.read_json(f"runs/{run.name}", "run.json")
+    if state is None:
+        raise UserError(f"{run}: no folder of a run")
+    context = Context(storage, Config(**state["config"]), run.name)
+    name = context.config.lm.name
+    trained = context.manifest(f"lm/{name}")
+    vocabulary = load(storage, context.folder("vocabulary"))
+    score = _scorer(context, name, vocabulary, trained["counts"])
+    held_out = _held_out(context, vocabulary)
+    seconds = trained["seconds"]
+    return _row(run.name, name, vocabulary, held_out, score, trained["counts"], seconds)
+
+
+def _row(
+    dataset: str,
+    name: str,
+    vocabulary: Vocabulary,
+    held_out: ValidationUsers,
+    score: Any,
+    facts: dict[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    ranks = target_ranks(score, held_out.user_ids, held_out.histories, held_out.targets)
+    unseen = held_out.log_likelihood(score, exclude_seen=True)
+    return {
+        "dataset": dataset,
+        "model": name,
+        "num_events": len(ranks),
+        "num_items": vocabulary.num_items,
+        "perplexity": round(math.exp(-held_out.log_likelihood(score)), 2),
+        "perplexity_unseen": round(math.exp(-unseen), 2),
+        "hr@10": round(float((ranks < 10).mean()), 4),
+        "ndcg@10": round(float(ndcg(ranks, 10).mean()), 4),
+        "train_seconds": round(seconds, 1),
+        "steps": facts.get("steps"),
+        "best_step": facts.get("best_step"),
+    }
 
 
 def _held_out(context: Context, vocabulary: Vocabulary) -> ValidationUsers:

@@ -43,9 +43,10 @@ def test_faults_cost_time_and_nothing_else(endpoint: str, tmp_path: Path) -> Non
         wait_until(lambda: len(storage.parts(OUTCOMES)) >= 3, run)
         proxy.die()  # storage is gone for good
         begin = time.monotonic()
-        _, said = run.communicate(timeout=200)
+        _, said = run.communicate(timeout=600)
         assert run.returncode == 1
-        assert time.monotonic() - begin < 150
+        # Bounded, that is: seconds depend on what else the machine does.
+        assert time.monotonic() - begin < 400
         assert "storage does not answer" in said and "Traceback" not in said, said
         assert sum(number for fault, number in proxy.counts.items() if fault != "none") > 5
 
