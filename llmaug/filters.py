@@ -86,10 +86,7 @@ def copied(candidate: Candidate, kept: list[int], config: FiltersConfig) -> tupl
     if candidate.strategy != "new_users" or len(kept) < config.copied_ngram:
         return None
     items = (np.array(kept) - NUM_SPECIAL) % candidate.num_items + NUM_SPECIAL
-    runs = run_hashes(items, config.copied_ngram)
-    real = candidate.real_runs
-    place = np.searchsorted(real, runs)
-    share = float((real[np.minimum(place, len(real) - 1)] == runs).mean()) if len(real) else 0.0
+    share = float(is_among(run_hashes(items, config.copied_ngram), candidate.real_runs).mean())
     if share <= config.max_copied_share:
         return None
     return (
@@ -129,6 +126,15 @@ def run_hashes(tokens: np.ndarray, length: int) -> np.ndarray:
     # An odd multiplier keeps the order of the events in the hash.
     powers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, np.uint64))
     return (windows * powers).sum(axis=1, dtype=np.uint64)
+
+
+def is_among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of few `hashes` are in the many `known`, which are sorted. `numpy.isin`
+    would sort the many again for each history."""
+    if not len(known):
+        return np.zeros(len(hashes), bool)
+    place = np.searchsorted(known, hashes)
+    return known[np.minimum(place, len(known) - 1)] == hashes
 
 
 def event_times(

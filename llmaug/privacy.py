@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.arms import AUGMENTED
-from llmaug.filters import run_hashes
+from llmaug.filters import is_among, run_hashes
 from llmaug.schema import SYNTHETIC
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN
@@ -99,7 +99,7 @@ def _audit_part(
     rare = _rare_runs(storage, runs, enough)
     units = events["unit_id"].to_numpy(zero_copy_only=False)
     bounds = group_bounds(units)
-    held = [bool(np.isin(run_hashes(tokens[a:b], length), rare).any()) for a, b in bounds]
+    held = [bool(is_among(run_hashes(tokens[a:b], length), rare).any()) for a, b in bounds]
     rows = [units[a] for (a, _), found in zip(bounds, held, strict=True) if found]
     counts = {"synthetic": len(bounds), "identifying": len(rows)}
     storage.write_part(pa.table({"unit_id": pa.array(rows, pa.string())}), counts, folder, part)
