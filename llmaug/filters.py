@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from llmaug.config import FiltersConfig
+from llmaug.copied import count_real_runs, is_among, real_runs, run_hashes
 from llmaug.generators import Generator, generator_of, prompts_of, repeatable, vocabulary_of
 from llmaug.lm.prompts import Prompts
 from llmaug.plan import read_parts
@@ -25,8 +26,8 @@ from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, valida
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
-from llmaug.storage import Storage, digest
-from llmaug.vocabulary import NUM_SPECIAL, Statistics, Vocabulary, load, load_statistics
+from llmaug.storage import Storage
+from llmaug.vocabulary import NUM_SPECIAL, Statistics, Vocabulary, load_statistics
 
 
 @dataclass(frozen=True)
@@ -118,25 +119,6 @@ def judge(
     return reasons, None
 
 
-def run_hashes(tokens: np.ndarray, length: int) -> np.ndarray:
-    """(N,) tokens to (N - length + 1,) uint64 hashes of its runs (polynomial, modulo 2^64)."""
-    if len(tokens) < length:
-        return np.empty(0, np.uint64)
-    windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64) + 1, length)
-    # An odd multiplier keeps the order of the events in the hash.
-    powers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, np.uint64))
-    return (windows * powers).sum(axis=1, dtype=np.uint64)
-
-
-def is_among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of few `hashes` are in the many `known`, which are sorted. `numpy.isin`
-    would sort the many again for each history."""
-    if not len(known):
-        return np.zeros(len(hashes), bool)
-    place = np.searchsorted(known, hashes)
-    return known[np.minimum(place, len(known) - 1)] == hashes
-
-
 def event_times(
     rng: np.random.Generator,
     num_events: int,
@@ -188,13 +170,7 @@ def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Count
     folder = context.folder(name)
     train = f"{context.folder('split')}/{TRAIN}"
     generator = generator_of(context)
-    vocabulary_folder = generator.vocabulary
-    length = config.filters.copied_ngram
-    # Workers keep the hashes: the name must change with what they were made from.
-    basis = [context.manifest("split")["fingerprint"], vocabulary_folder, length]
-    runs = f"{folder}/runs-{digest(basis)[:12]}"
-    work = partial(_runs_part, storage, train, runs, vocabulary_folder, length)
-    map_parts(context, runs, storage.parts(train), work)
+    runs = count_real_runs(context, folder, generator.vocabulary, config.filters.copied_ngram)
     groups = _groups(storage, context.folder(plan), storage.parts(context.folder(outcomes)))
     work = partial(
         _filter_group, groups, storage, context.folder(outcomes), folder, train, runs,
@@ -218,24 +194,6 @@ def _groups(storage: Storage, plan: str, outcomes: list[str]) -> dict[str, list[
         if part.name in there:
             groups.setdefault(part.train_part or part.name, []).append(part.name)
     return groups
-
-
-def _runs_part(
-    storage: Storage, train: str, folder: str, vocabulary_folder: str, length: int, part: str
-) -> dict[str, Any]:
-    events = storage.read_part(train, part, columns=["user_id", "item_id"])
-    tokens = load(storage, vocabulary_folder).encode(events["item_id"])
-    users = events["user_id"].to_numpy(zero_copy_only=False)
-    hashes = [run_hashes(tokens[start:end], length) for start, end in group_bounds(users)]
-    table = pa.table({"hash": np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))})
-    storage.write_part(table, {}, folder, part)
-    return {}
-
-
-@lru_cache(maxsize=1)
-def _real_runs(storage: Storage, folder: str) -> np.ndarray:
-    tables = [storage.read_part(folder, part)["hash"].to_numpy() for part in storage.parts(folder)]
-    return np.unique(np.concatenate(tables))
 
 
 @dataclass(frozen=True)
@@ -309,7 +267,7 @@ def _filter_group(
     vocabulary = vocabulary_of(storage, generator)
     prompts = prompts_of(storage, generator)
     statistics = load_statistics(storage, statistics_folder)
-    real_runs = _real_runs(storage, runs)
+    known_runs, _ = real_runs(storage, runs)
     histories: dict[str | None, _History] = {}
     if group not in groups[group]:
         histories = _histories(storage, train, group, vocabulary)
@@ -326,7 +284,7 @@ def _filter_group(
             rng = np.random.default_rng([seed, int(row["unit_id"][:15], 16)])
             try:
                 _finish(row, history, asked[row["unit_id"]], prompts, vocabulary, statistics,
-                        real_runs, may_repeat, config, rng)  # fmt: skip
+                        known_runs, may_repeat, config, rng)  # fmt: skip
             except Exception as error:  # one row that cannot be read is one failed outcome
                 row.update(status=FAILED, reason="unparsable", detail=f"{error!r}"[:500])
                 row["events"] = None
@@ -399,6 +357,7 @@ STAGE = Stage(
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
     code=(
+        "llmaug.copied",
         "llmaug.generators",
         "llmaug.lm.prompts",
         "llmaug.lm.language",

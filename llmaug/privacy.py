@@ -10,20 +10,18 @@ private.
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.arms import AUGMENTED
-from llmaug.filters import is_among, run_hashes
+from llmaug.copied import count_real_runs, is_among, real_runs, run_hashes
 from llmaug.schema import SYNTHETIC
 from llmaug.sequences import group_bounds
-from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
-from llmaug.storage import Storage, digest
+from llmaug.storage import Storage
 from llmaug.vocabulary import load
 
 
@@ -31,15 +29,8 @@ def run(context: Context) -> dict[str, Any]:
     """{synthetic: histories, identifying: those with such a run, identifying_share, ...}."""
     storage, config, folder = context.storage, context.config, context.folder("privacy")
     length, enough = config.filters.copied_ngram, config.gate.min_run_users
-    train, merged = f"{context.folder('split')}/{TRAIN}", context.folder(f"merged/{AUGMENTED}")
-    vocabulary = context.folder("vocabulary")
-    # Workers keep the counts: the name must change with what they were made from.
-    basis = [context.manifest("split")["fingerprint"], vocabulary, length]
-    runs = f"{folder}/runs-{digest(basis)[:12]}"
-    map_parts(
-        context, runs, storage.parts(train),
-        partial(_count_runs, storage, train, runs, vocabulary, length),
-    )  # fmt: skip
+    merged, vocabulary = context.folder(f"merged/{AUGMENTED}"), context.folder("vocabulary")
+    runs = count_real_runs(context, folder, vocabulary, length)
     counts = map_parts(
         context, folder, storage.parts(merged),
         partial(_audit_part, storage, merged, folder, runs, vocabulary, length, enough),
@@ -57,32 +48,6 @@ def run(context: Context) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _count_runs(
-    storage: Storage, train: str, folder: str, vocabulary: str, length: int, part: str
-) -> dict[str, int]:
-    """Hashes of the runs in the part's histories, and how many users have each."""
-    events = storage.read_part(train, part, columns=["user_id", "item_id"])
-    tokens = load(storage, vocabulary).encode(events["item_id"])
-    users = events["user_id"].to_numpy(zero_copy_only=False)
-    own = [np.unique(run_hashes(tokens[a:b], length)) for a, b in group_bounds(users)]
-    hashes, num_users = np.unique(
-        np.concatenate([np.empty(0, np.uint64), *own]), return_counts=True
-    )
-    table = pa.table({"hash": hashes, "users": num_users})
-    storage.write_part(table, {}, folder, part)
-    return {}
-
-
-@lru_cache(maxsize=1)
-def _rare_runs(storage: Storage, folder: str, enough: int) -> np.ndarray:
-    """Sorted hashes of the runs that fewer than `enough` users have."""
-    tables = [storage.read_part(folder, part) for part in storage.parts(folder)]
-    hashes = np.concatenate([table["hash"].to_numpy() for table in tables])
-    num_users = np.concatenate([table["users"].to_numpy() for table in tables])
-    found, place = np.unique(hashes, return_inverse=True)
-    return found[np.bincount(place, num_users, minlength=len(found)) < enough]
-
-
 def _audit_part(
     storage: Storage,
     merged: str,
@@ -96,7 +61,8 @@ def _audit_part(
     events = storage.read_part(merged, part, columns=["item_id", "origin", "unit_id"])
     events = events.filter(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC))
     tokens = load(storage, vocabulary).encode(events["item_id"])
-    rare = _rare_runs(storage, runs, enough)
+    known, num_users = real_runs(storage, runs)
+    rare = known[num_users < enough]
     units = events["unit_id"].to_numpy(zero_copy_only=False)
     bounds = group_bounds(units)
     held = [bool(is_among(run_hashes(tokens[a:b], length), rare).any()) for a, b in bounds]
@@ -110,6 +76,6 @@ STAGE = Stage(
     name="privacy",
     run=run,
     inputs=(f"merged/{AUGMENTED}", "split", "vocabulary"),
-    code=("llmaug.filters",),
+    code=("llmaug.copied",),
     settings=lambda config: [config.filters.copied_ngram, config.gate.min_run_users],
 )

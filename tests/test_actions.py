@@ -83,7 +83,7 @@ def test_each_action_repeats_or_not() -> None:
 
 
 def test_a_copy_is_a_copy_whatever_was_done_with_the_items() -> None:
-    from llmaug.filters import run_hashes
+    from llmaug.copied import run_hashes
 
     config = FiltersConfig(copied_ngram=3)
     real = run_hashes(np.array([VIEW_A, VIEW_B, VIEW_C]), 3)

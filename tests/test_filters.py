@@ -13,7 +13,8 @@ import pytest
 
 from llmaug import filters
 from llmaug.config import FiltersConfig
-from llmaug.filters import Candidate, event_times, judge, run_hashes
+from llmaug.copied import run_hashes
+from llmaug.filters import Candidate, event_times, judge
 from llmaug.schema import OUTCOME, UNIT
 from llmaug.stage import Context
 from llmaug.storage import digest
