@@ -29,6 +29,7 @@ from tests.servers import BUCKET
 pytestmark = [pytest.mark.faults, pytest.mark.s3]
 TABLE = pa.table({"n": [1, 2, 3]})
 FIRST_PAUSE_S = s3.FIRST_PAUSE_S  # before `impatient`
+BOUNDED_S = 60  # it ends, and not after minutes: a few seconds on a machine with nothing else to do
 BREAKS = [fault for fault in FAULTS if fault != "delay"]
 
 
@@ -333,7 +334,7 @@ def test_every_call_to_storage_that_stays_broken_ends_in_a_clear_error(
         assert isinstance(error, UserError), f"{name}: {error!r}"
         assert "storage does not answer" in error.message, name
         assert storage.root in error.message and proxy.url in error.message, name
-        assert seconds < 10, f"{name} took {seconds:.0f} s"
+        assert seconds < BOUNDED_S, f"{name} took {seconds:.0f} s"
 
 
 def test_a_server_that_accepts_connections_and_no_bytes_is_given_up(
@@ -345,7 +346,7 @@ def test_a_server_that_accepts_connections_and_no_bytes_is_given_up(
         storage = Storage(f"s3://{BUCKET}/x", f"http://127.0.0.1:{deaf.getsockname()[1]}")
         seconds, error = ends(lambda: storage.write(bytes(20_000_000), "object"))
     assert isinstance(error, UserError) and "no answer in time" in error.message
-    assert 0.1 * s3.TRIES < seconds < 10
+    assert 0.1 * s3.TRIES < seconds < BOUNDED_S
 
 
 def test_the_time_limits_are_those_of_the_documentation() -> None:
