@@ -64,10 +64,13 @@ def _count_part(
 
 
 @lru_cache(maxsize=1)
-def real_runs(storage: Storage, folder: str) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) sorted hashes of the runs in a folder of `count_real_runs`, (N,) users who have each."""
+def real_runs(storage: Storage, folder: str, fewer_than: int | None = None) -> np.ndarray:
+    """(N,) sorted hashes of the runs in a folder of `count_real_runs`: of all of them, or of those
+    that `fewer_than` so many users have. A worker reads them once."""
     tables = [storage.read_part(folder, part) for part in storage.parts(folder)]
     hashes = np.concatenate([table["hash"].to_numpy() for table in tables])
+    if fewer_than is None:
+        return np.unique(hashes)
     num_users = np.concatenate([table["users"].to_numpy() for table in tables])
     found, place = np.unique(hashes, return_inverse=True)
-    return found, np.bincount(place, num_users, minlength=len(found))
+    return found[np.bincount(place, num_users, minlength=len(found)) < fewer_than]

@@ -267,7 +267,7 @@ def _filter_group(
     vocabulary = vocabulary_of(storage, generator)
     prompts = prompts_of(storage, generator)
     statistics = load_statistics(storage, statistics_folder)
-    known_runs, _ = real_runs(storage, runs)
+    known_runs = real_runs(storage, runs)
     histories: dict[str | None, _History] = {}
     if group not in groups[group]:
         histories = _histories(storage, train, group, vocabulary)

@@ -61,8 +61,7 @@ def _audit_part(
     events = storage.read_part(merged, part, columns=["item_id", "origin", "unit_id"])
     events = events.filter(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC))
     tokens = load(storage, vocabulary).encode(events["item_id"])
-    known, num_users = real_runs(storage, runs)
-    rare = known[num_users < enough]
+    rare = real_runs(storage, runs, enough)
     units = events["unit_id"].to_numpy(zero_copy_only=False)
     bounds = group_bounds(units)
     held = [bool(is_among(run_hashes(tokens[a:b], length), rare).any()) for a, b in bounds]

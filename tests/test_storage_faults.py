@@ -346,7 +346,7 @@ def test_a_server_that_accepts_connections_and_no_bytes_is_given_up(
         storage = Storage(f"s3://{BUCKET}/x", f"http://127.0.0.1:{deaf.getsockname()[1]}")
         seconds, error = ends(lambda: storage.write(bytes(20_000_000), "object"))
     assert isinstance(error, UserError) and "no answer in time" in error.message
-    assert 0.1 * s3.TRIES < seconds < BOUNDED_S
+    assert 0.1 * s3.TRIES < seconds < 10
 
 
 def test_the_time_limits_are_those_of_the_documentation() -> None:
