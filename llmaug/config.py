@@ -103,6 +103,9 @@ class SplitConfig(_Model):
     kind: Literal["leave_one_out", "temporal", "none"] = "temporal"
     """temporal: events past a global cut-off; leave_one_out: each user's last event is test,
     the one before validation; none: all events train, nothing is measured."""
+    num_test_events: int = Field(default=1, ge=1)
+    """leave_one_out: test events of each user, the last ones. More of them, with
+    `evaluate.targets: all`, narrow the intervals where users are few and histories long."""
     validation_quantile: float = Field(default=0.8, gt=0, lt=1)
     """temporal: share of the events before the validation cut-off (rounded to an hour)."""
     test_quantile: float = Field(default=0.9, gt=0, lt=1)
@@ -114,6 +117,12 @@ class SplitConfig(_Model):
     def _quantiles_in_order(self) -> SplitConfig:
         if self.validation_quantile >= self.test_quantile:
             raise ValueError("split.validation_quantile must be below split.test_quantile")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_where_it_matters(self) -> SplitConfig:
+        if self.num_test_events > 1 and self.kind != "leave_one_out":
+            raise ValueError(f"split.num_test_events is for leave_one_out, not {self.kind}")
         return self
 
 
@@ -635,7 +644,7 @@ class EvaluateConfig(_Model):
     """k of the metrics; the first is the one that gate and lift look at."""
     targets: Literal["first", "all"] = "first"
     """Which held-out events of a user are to be found: the first one after the cut-off, or
-    all (each item once). With leave_one_out there is only one."""
+    all (each item once). With leave_one_out there is one, or `split.num_test_events`."""
     exclude_seen: bool = True
     """Leave items of the history out of the ranking (false where repeats are normal)."""
     liked_value: float = 4.0
@@ -732,6 +741,11 @@ class Config(_Model):
         untrained = set(self.gate.against or ()) - set(self.train.arms)
         if untrained or "augmented" in (self.gate.against or ()):
             raise ValueError("gate.against: arms of train.arms other than `augmented`")
+        if self.split.num_test_events > 1 and self.evaluate.targets == "first":
+            raise ValueError(
+                f"evaluate.targets first measures one of the {self.split.num_test_events} test "
+                "events of split.num_test_events: set evaluate.targets: all"
+            )
         return self
 
     def _check_strategy(self, strategy: OfUsersConfig | NewUsersConfig) -> None:

@@ -24,6 +24,8 @@ def run(names: tuple[str, ...], context: Context) -> dict[str, Any]:
     predicted = storage.read_json(f"runs/{context.run_id}", FORECAST)
     price = context.config.budget.price_per_hour
     metrics = {"run_id": context.run_id, **collect(manifests, context.skipped, predicted, price)}
+    if metrics["generator"] and not metrics["generator"]["ahead"]:
+        context.progress.note(f"[yellow]{generator_text(metrics['generator'])}[/yellow]")
     storage.write_json(metrics, folder, "metrics.json")
     sample = _sample(context) if metrics["published"] else []
     page = render(context.config, context.run_id, metrics, manifests, sample)
@@ -76,6 +78,7 @@ def collect(
         "satisfaction": evaluation["satisfaction"],
         "labels": evaluation["labels"],
         "training": _training(manifests),
+        "generator": _generator(manifests),
         "segments": evaluation["segments"],
         "gate": manifests["gate"]["counts"],
         "privacy": manifests["privacy"]["counts"] if "privacy" in manifests else None,
@@ -136,6 +139,34 @@ def _training(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
     return found
 
 
+def _generator(manifests: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """How the generator itself ranks validation events beside the arm `real`; None where it was
+    not measured (n-grams, chat models, semantic ids, nothing held out)."""
+    own = [m["counts"] for name, m in manifests.items() if name.startswith("lm/")]
+    ndcg = own[0].get("validation_ndcg") if own else None
+    seeds = [facts["validation_ndcg"] for facts in manifests["model/real"]["counts"].values()]
+    if ndcg is None or None in seeds:
+        return None
+    real = sum(seeds) / len(seeds)
+    return {"validation_ndcg": ndcg, "real_validation_ndcg": real, "ahead": ndcg > real}
+
+
+def generator_text(found: dict[str, Any]) -> str:
+    """In words, what to expect of such a generator."""
+    ranks = (
+        f"The generator itself ranks the next real event of validation users with NDCG@10 "
+        f"{found['validation_ndcg']:.4f}, the recommender on real events alone with "
+        f"{found['real_validation_ndcg']:.4f}."
+    )
+    if found["ahead"]:
+        return f"{ranks} What it knows beyond the recommender, synthetic events can teach."
+    return (
+        f"{ranks} It knows no more than the recommender, so expect little of its events: train it "
+        "longer, or give it what the recommender does not read (ingest.items with titles and "
+        "tags, vocabulary.text_encoder, lm.user_attributes)."
+    )
+
+
 def covers(interval: dict[str, Any]) -> str:
     """What the intervals are about, in words."""
     if interval["num_seeds"] > 1:
@@ -168,6 +199,7 @@ def render(
         sample=sample,
         augmented="outcomes" in manifests,
         lift_text=lift_text,
+        generator_text=generator_text,
         covers=covers(metrics["interval"]),
         evaluate=config.evaluate,
     )

@@ -5,8 +5,8 @@ events by accident: `split/train`, `split/validation`, `split/test`.
 
 temporal: everything from the validation cut-off on is validation, from the test cut-off on
 test. Cut-offs are whole hours at quantiles of the event times. Primary where users return.
-leave_one_out: a user's last event is test, the one before validation; users with fewer
-than three events only train.
+leave_one_out: a user's last event (or last `split.num_test_events`) is test, the one before
+validation; users who then have no training event only train.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(context: Context) -> dict[str, Any]:
     return {**counts, "cutoffs_utc": [_iso(us) for us in cutoffs or ()]}
 
 
-def fold_of_rows(user_ids: np.ndarray, max_train: int | None) -> np.ndarray:
+def fold_of_rows(user_ids: np.ndarray, max_train: int | None, num_test: int = 1) -> np.ndarray:
     """Leave-one-out fold of each row of events sorted by user and time.
 
     user_ids: (N,) any dtype, equal ids adjacent. Returns (N,) of "train", "validation",
@@ -68,12 +68,12 @@ def fold_of_rows(user_ids: np.ndarray, max_train: int | None) -> np.ndarray:
     lengths = np.diff(np.r_[starts, num_rows])
     length = np.repeat(lengths, lengths)
     from_end = np.repeat(starts + lengths, lengths) - 1 - np.arange(num_rows)
-    held_out = length >= 3
+    held_out = length >= num_test + 2
     fold = np.full(num_rows, TRAIN, dtype="U10")
-    fold[held_out & (from_end == 0)] = TEST
-    fold[held_out & (from_end == 1)] = VALIDATION
+    fold[held_out & (from_end < num_test)] = TEST
+    fold[held_out & (from_end == num_test)] = VALIDATION
     if max_train is not None:
-        num_held_out = np.where(held_out, 2, 0)
+        num_held_out = np.where(held_out, num_test + 1, 0)
         fold[(fold == TRAIN) & (from_end - num_held_out >= max_train)] = ""
     return fold
 
@@ -107,7 +107,7 @@ def _split_part(
     if config.kind == "none":
         fold = np.full(len(users), TRAIN)
     elif cutoffs is None:
-        fold = fold_of_rows(users, config.max_train_events)
+        fold = fold_of_rows(users, config.max_train_events, config.num_test_events)
     else:
         time_us = events["timestamp"].cast(pa.int64()).to_numpy()
         fold = _temporal_fold(users, time_us, cutoffs, config.max_train_events)

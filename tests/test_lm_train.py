@@ -59,6 +59,7 @@ def test_a_model_of_all_directions_with_users_trains_and_says_what_it_reads(
     write_inputs(context)
     facts = train.run(context)
     assert facts["steps"] == 4 and facts["validation_log_likelihood"] < 0
+    assert 0 <= facts["validation_ndcg"] <= 1  # to be compared with the recommender's
     language = load_language(context.storage, context.folder("lm/causal"), WORDS)
     # `ancient` is the age of someone without a training event.
     assert language == Language(WORDS.num_tokens, True, (("age", ("old", "young")),))

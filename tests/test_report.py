@@ -129,6 +129,28 @@ def test_metrics_hold_what_each_arm_was_trained_on() -> None:
     assert [seed["seed"] for seed in training["real"]["seeds"]] == ["1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("ndcg", "words"), [(0.12, "synthetic events can teach"), (0.1, "expect little")]
+)
+def test_the_page_says_whether_the_generator_knows_more_than_the_recommender(
+    ndcg: float, words: str
+) -> None:
+    found = manifests(FEW, (1, 2))
+    found["lm/causal"] = {**found["model/real"], "counts": {"validation_ndcg": ndcg}}
+    metrics = report.collect(found, set())
+    assert metrics["generator"]["real_validation_ndcg"] == pytest.approx(0.1)
+    page = report.render(CONFIG, "r", metrics, found, [])
+    assert f"NDCG@10 {ndcg:.4f}" in page and words in page
+
+
+def test_a_generator_that_was_not_measured_is_not_compared() -> None:
+    found = manifests(FEW)
+    found["lm/ngram"] = {**found["model/real"], "counts": {}}
+    metrics = report.collect(found, set())
+    assert metrics["generator"] is None
+    assert "The generator itself" not in report.render(CONFIG, "r", metrics, found, [])
+
+
 def test_satisfaction_is_a_table_that_says_what_it_cannot_say() -> None:
     found = manifests(FEW)
     for arm, rating in zip(FEW, (3.25, 3.5), strict=True):

@@ -18,10 +18,10 @@ FOLDS = (TRAIN, VALIDATION, TEST)
 HOUR_US = 3_600_000_000
 
 
-def folds(user_letters: str, max_train: int | None = None) -> str:
+def folds(user_letters: str, max_train: int | None = None, num_test: int = 1) -> str:
     """Fold of each row, a letter each: (t)rain, (v)alidation, t(e)st, (-) left out."""
     letters = {TRAIN: "t", VALIDATION: "v", TEST: "e", "": "-"}
-    found = fold_of_rows(np.array(list(user_letters), dtype=object), max_train)
+    found = fold_of_rows(np.array(list(user_letters), dtype=object), max_train, num_test)
     return "".join(letters[fold] for fold in found)
 
 
@@ -38,6 +38,12 @@ def test_users_with_fewer_than_three_events_only_train() -> None:
 def test_only_the_last_training_events_are_kept_for_an_experiment_on_thin_logs() -> None:
     assert folds("aaaaaabb", max_train=2) == "--ttve" + "tt"
     assert folds("aabb", max_train=1) == "-t" + "-t"
+
+
+def test_more_test_events_of_each_user_narrow_the_intervals() -> None:
+    #              user a    user b  user c: nothing would be left to train on
+    assert folds("aaaaaabbbbbccc", num_test=3) == "ttveee" + "tveee" + "ttt"
+    assert folds("aaaaaabbb", max_train=1, num_test=2) == "--tvee" + "--t"
 
 
 def split(

@@ -5,6 +5,7 @@ Neural models train in the Ray Train loop that they share with the recommenders.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -86,6 +87,8 @@ class LmTask:
 
     model: Any
     patient_until = 0
+    ranks = True
+    """Whether it can rank the catalogue after a history."""
     window: int
     """Tokens of a sequence that a visit reads, less one."""
 
@@ -127,9 +130,17 @@ class LmTask:
 
     def saved(self, save: Callable[..., str]) -> dict[str, Any]:
         """The facts and the digest of the model, which `save` writes."""
-        facts = self.facts()
+        facts = self.facts() | self._ranking()
         digest = save(self._storage, self._folders["model"], self.model, self._vocabulary, facts)
         return {**facts, "model_digest": digest}
+
+    def _ranking(self) -> dict[str, Any]:
+        """{"validation_ndcg"}: comparable with a recommender's, whatever training stopped by."""
+        if not self.ranks:
+            return {}
+        self.model.eval()
+        ndcg = self._validation.ndcg_at_10(self.score, self._config.evaluate.exclude_seen)
+        return {"validation_ndcg": None if math.isnan(ndcg) else ndcg}
 
 
 class CausalTask(LmTask):
@@ -151,8 +162,8 @@ class CausalTask(LmTask):
         language = Language(
             num_words, len(lm.directions) > 1, attributes, items, self._vocabulary.actions
         )
-        if language.ids:
-            self.metric = "log_likelihood"  # ranking would need the paths of all items
+        if language.ids:  # ranking would need the paths of all items
+            self.ranks, self.metric = False, "log_likelihood"
         self.window = lm.context_len // language.word_len  # the last token is only asked for
         self._user_tokens = {user: language.user_tokens(found) for user, found in of_user.items()}
         users = None
