@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from llmaug.lm.folder import NOTES
 from llmaug.lm.language import Language
-from llmaug.plan import Source, write_source
+from llmaug.plan_parts import Source, write_source
 from llmaug.schema import ITEM
 from llmaug.stage import MANIFEST, Context
 from llmaug.vocabulary import ITEMS_PART, NUM_SPECIAL, Statistics, of_items

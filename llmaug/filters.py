@@ -21,7 +21,7 @@ from llmaug.config import FiltersConfig
 from llmaug.copied import count_real_runs, is_among, real_runs, run_hashes
 from llmaug.generators import Generator, generator_of, prompts_of, repeatable, vocabulary_of
 from llmaug.lm.prompts import Prompts
-from llmaug.plan import read_parts
+from llmaug.plan_parts import read_parts
 from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, validate
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN

@@ -24,7 +24,7 @@ from llmaug.lease import Lease
 from llmaug.outcome_cache import cache_folder, recall
 from llmaug.part_worker import Place
 from llmaug.pipeline import run as run_pipeline
-from llmaug.plan import PlanPart, Source, read_parts, write_source
+from llmaug.plan_parts import PlanPart, Source, read_parts, write_source
 from llmaug.progress import Progress
 from llmaug.report import FORECAST
 from llmaug.schema import ACCEPTED

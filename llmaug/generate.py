@@ -31,7 +31,7 @@ from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.models import check_model, load_answers
 from llmaug.outcome_cache import cache_folder, recall
 from llmaug.part_worker import KEPT, PartWorker, Place, commit, keep
-from llmaug.plan import PlanPart, read_parts
+from llmaug.plan_parts import PlanPart, read_parts
 from llmaug.schema import FAILED, GENERATED
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts, total_counts

@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 from llmaug.arms import AUGMENTED, DUPLICATE, NGRAM, OVERSAMPLED, REAL
 from llmaug.cleaning import user_hash
 from llmaug.config import MergeConfig
-from llmaug.plan import read_parts
+from llmaug.plan_parts import read_parts
 from llmaug.schema import ACCEPTED, EVENT, SYNTHETIC, validate
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN

@@ -1,11 +1,4 @@
-"""Budget in, Units out: who gets how many samples of which strategy.
-
-A Unit's id is the content digest of everything that decides its answer (prompt, strategy,
-sampling, seed, generator), so the same question to the same model has the same id on any
-night. Each source (one part of the training events, or one range of new users) is written as
-parts of `units_per_part` units, those to be served first in the first part; what is known of
-the parts stands in `plan/_sources`.
-"""
+"""Budget in, Units out: who gets how many samples of which strategy."""
 
 from __future__ import annotations
 
@@ -19,49 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together
-from llmaug.config import ChooseConfig, NewUsersConfig, OfUsersConfig, SamplingConfig
+from llmaug.config import NewUsersConfig, OfUsersConfig
 from llmaug.errors import UserError
 from llmaug.generators import Generator, generator_of, prompts_of, repeatable, vocabulary_of
-from llmaug.lm.instruct import Choices
 from llmaug.lm.prompts import Prompts
-from llmaug.schema import UNIT, validate
+from llmaug.plan_parts import SOURCES, Source, read_parts, write_source
 from llmaug.sequences import group_bounds
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
-from llmaug.storage import Storage, digest
+from llmaug.storage import Storage
+from llmaug.unit_maker import UnitMaker
 from llmaug.users import load_users
-
-SOURCES = "_sources"
-
-
-@dataclass(frozen=True)
-class PlanPart:
-    """A part of the plan."""
-
-    name: str
-    source: str
-    """What it was made from; the outcomes cache is kept by it."""
-    strategy: int
-    """Place in `plan.strategies`."""
-    train_part: str | None
-    """Part of the training events whose users it continues; None for new users."""
-    num_units: int
-    max_tokens: int
-    """Tokens that its units can generate, all together."""
-    place: float
-    """Of its source's units, the share that comes before its middle: parts are generated in
-    this order, so whatever ends generation early cuts every strategy by the same share."""
-
-
-def read_parts(storage: Storage, plan: str) -> list[PlanPart]:
-    """The parts of a finished plan, in the order in which they should be generated."""
-    folder = f"{plan}/{SOURCES}"
-    parts = [
-        PlanPart(**row)
-        for source in storage.parts(folder)
-        for row in storage.read_part(folder, source).to_pylist()
-    ]
-    return sorted(parts, key=lambda part: (part.place, part.name))
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -79,7 +40,7 @@ def run(context: Context) -> dict[str, Any]:
     ]
     _check_room(prompts, config.plan.strategies)
     share = fraction(config.budget, demands)
-    maker = _UnitMaker(
+    maker = UnitMaker(
         storage, generator, config.seed, repeatable(context, generator),
         context.folder("ingest/users") if config.lm.user_attributes else None,
     )  # fmt: skip
@@ -189,112 +150,6 @@ def _asks(strategy: OfUsersConfig, history_len: int) -> bool:
 
 
 @dataclass(frozen=True)
-class _UnitMaker:
-    """Makes units from what all units of one plan share; picklable."""
-
-    storage: Storage
-    generator: Generator
-    seed: int
-    may_repeat: tuple[bool, ...]
-    """Whether an event of each action may come again."""
-    users: str | None
-    """Folder of the users table, where the generator reads attributes."""
-
-    def of_user(
-        self,
-        strategy: OfUsersConfig,
-        user_id: str,
-        history: list[int],
-        sample: int,
-        attributes: dict[str, str] | None,
-    ) -> dict[str, Any]:
-        """history: the user's training events as tokens, -1 for unknown ones."""
-        prompts = prompts_of(self.storage, self.generator)
-        seed = self._seed_of(strategy, user_id, sample)
-        rng = np.random.default_rng(seed)
-        places = prompts.draw_places(strategy.kind, len(history), strategy.num_events, rng)
-        if isinstance(strategy, ChooseConfig):
-            assert isinstance(prompts, Choices)
-            candidates = prompts.candidates(history, strategy.num_candidates, rng)
-            prompt = prompts.choice(history, candidates)
-            return self._unit(strategy, prompt, sample, seed, user_id, places, (), candidates)
-        prompt = prompts.question(
-            strategy.kind, history, places, strategy.num_events,
-            prompts.language.user_tokens(attributes),
-        )  # fmt: skip
-        shown = set(prompt) if prompts.language.word_len == 1 else set()
-        also_seen = sorted(
-            token
-            for token in set(history) - shown
-            if token >= 0 and not self.may_repeat[prompts.language.action_of(token)]
-        )
-        return self._unit(strategy, prompt, sample, seed, user_id, places, also_seen)
-
-    def new_user(self, strategy: NewUsersConfig, sample: int) -> dict[str, Any]:
-        """Where the generator reads attributes, with those of somebody drawn at random."""
-        prompts = prompts_of(self.storage, self.generator)
-        seed = self._seed_of(strategy, None, sample)
-        drawn = None
-        if self.users:
-            users = load_users(self.storage, self.users)
-            drawn = users.of_somebody(np.random.default_rng(seed))
-        prompt = prompts.new_user(strategy.num_events, prompts.language.user_tokens(drawn))
-        return self._unit(strategy, prompt, sample, seed, None, None)
-
-    def _seed_of(
-        self, strategy: OfUsersConfig | NewUsersConfig, user_id: str | None, sample: int
-    ) -> int:
-        # The sample number makes the seeds of equal prompts differ. 63 bits: with 31 a plan of
-        # 100,000 new users would hold equal units.
-        return int(digest([self.seed, strategy.kind, user_id, sample])[:16], 16) >> 1
-
-    def _unit(
-        self,
-        strategy: OfUsersConfig | NewUsersConfig,
-        prompt: list[int],
-        sample: int,
-        seed: int,
-        user_id: str | None,
-        places: list[int] | None,
-        also_seen: Sequence[int] = (),
-        candidates: list[int] | None = None,
-    ) -> dict[str, Any]:
-        prompts = prompts_of(self.storage, self.generator)
-        max_tokens = prompts.num_tokens(strategy.num_events)
-        forbid_repeats = not all(self.may_repeat)
-        sampling = sampling_of(strategy, max_tokens, forbid_repeats)
-        seen = list(also_seen)
-        free = zip(prompts.language.actions, self.may_repeat, strict=False)
-        words = prompts.language.action_words(name for name, may in free if may)
-        may_repeat = words if forbid_repeats else []
-        identity = [prompt, strategy.kind, sampling, seed, self.generator.name, seen, candidates]
-        identity += [may_repeat] if may_repeat else []
-        return {
-            "unit_id": digest(identity),
-            "user_id": user_id,
-            "strategy": strategy.kind,
-            "sample": sample,
-            "prompt": prompt,
-            "sampling": sampling,
-            "seed": seed,
-            "places": places,
-            "also_seen": seen or None,
-            "may_repeat": may_repeat or None,
-            "candidates": candidates,
-        }
-
-
-def sampling_of(config: SamplingConfig, max_tokens: int, forbid_repeats: bool) -> dict[str, Any]:
-    return {
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "top_k": config.top_k,
-        "max_tokens": max_tokens,
-        "forbid_repeats": forbid_repeats,
-    }
-
-
-@dataclass(frozen=True)
 class _OfUsers:
     """Units about the users of one training part; picklable, called for a source."""
 
@@ -303,7 +158,7 @@ class _OfUsers:
     folder: str
     strategy: OfUsersConfig
     index: int
-    maker: _UnitMaker
+    maker: UnitMaker
     allocation: str
     share: Share
     units_per_part: int
@@ -364,7 +219,7 @@ def _new_users(
     folder: str,
     strategy: NewUsersConfig,
     index: int,
-    maker: _UnitMaker,
+    maker: UnitMaker,
     size: int,
     num_users: int,
     num_sources: int,
@@ -378,58 +233,6 @@ def _new_users(
     return {"units": write_source(storage, folder, described, units)}
 
 
-@dataclass(frozen=True)
-class Source:
-    """What some parts of the plan are made from."""
-
-    name: str
-    """First part of their names."""
-    cache: str
-    """Name of the source in the outcomes cache."""
-    strategy: int
-    train_part: str | None
-    units_per_part: int
-    place: float | None = None
-    """Place of its one part, where all parts of a strategy are sources of their own."""
-
-
-def write_source(storage: Storage, plan: str, source: Source, units: list[dict[str, Any]]) -> int:
-    """Write the parts of a source, then the note that makes the source count as done."""
-    rows = []
-    starts = range(0, len(units), source.units_per_part)
-    for number, start in enumerate(starts):
-        piece = units[start : start + source.units_per_part]
-        part = source.name if source.place is not None else f"{source.name}-{number:05d}"
-        table = validate(pa.Table.from_pylist(piece, schema=UNIT), UNIT, part)
-        storage.write_part(table, {"units": len(piece)}, plan, part)
-        described = PlanPart(
-            name=part,
-            source=source.cache,
-            strategy=source.strategy,
-            train_part=source.train_part,
-            num_units=len(piece),
-            max_tokens=sum(unit["sampling"]["max_tokens"] for unit in piece),
-            place=(number + 0.5) / len(starts) if source.place is None else source.place,
-        )
-        rows.append(vars(described))
-    table = pa.Table.from_pylist(rows, schema=_SOURCE_SCHEMA)
-    storage.write_part(table, {"units": len(units)}, f"{plan}/{SOURCES}", source.name)
-    return len(units)
-
-
-_SOURCE_SCHEMA = pa.schema(
-    [
-        pa.field("name", pa.string()),
-        pa.field("source", pa.string()),
-        pa.field("strategy", pa.int32()),
-        pa.field("train_part", pa.string()),
-        pa.field("num_units", pa.int64()),
-        pa.field("max_tokens", pa.int64()),
-        pa.field("place", pa.float64()),
-    ]
-)
-
-
 def stage(lm_stages: tuple[str, ...]) -> Stage:
     return Stage(
         name="plan",
@@ -438,6 +241,8 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
         code=(
             "llmaug.budget",
             "llmaug.generators",
+            "llmaug.plan_parts",
+            "llmaug.unit_maker",
             "llmaug.lm.prompts",
             "llmaug.lm.language",
             "llmaug.lm.actions",

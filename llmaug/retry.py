@@ -20,7 +20,7 @@ from llmaug.errors import UserError
 from llmaug.generators import generator_of
 from llmaug.part_worker import Place, keep
 from llmaug.pipeline import reopened
-from llmaug.plan import read_parts
+from llmaug.plan_parts import read_parts
 from llmaug.progress import Progress
 from llmaug.schema import FAILED
 from llmaug.stage import MANIFEST, REVISION, Context, fingerprint, map_parts, run_stage

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.plan import Source, write_source
+from llmaug.plan_parts import Source, write_source
 from llmaug.schema import EVENT, ITEM, REAL
 from llmaug.stage import MANIFEST, Context, total_counts
 from llmaug.storage import Storage

@@ -17,7 +17,7 @@ from llmaug.config import FiltersConfig
 from llmaug.engines import Engine, Finished, UniformEngine
 from llmaug.generators import Generator
 from llmaug.part_worker import ATTEMPTS, KEPT, PartWorker, Place
-from llmaug.plan import read_parts
+from llmaug.plan_parts import read_parts
 from llmaug.stage import Context
 from llmaug.storage import Storage, digest
 from llmaug.units import Units

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from llmaug import plan
+from llmaug.config import NewUsersConfig
 from llmaug.generators import Generator, generator_of
 from llmaug.stage import Context
 from llmaug.storage import Storage
+from llmaug.unit_maker import UnitMaker
 from llmaug.vocabulary import BOS, ITEMS_PART
 from tests.tables import (
     catalogue,
@@ -141,8 +143,8 @@ def test_a_hundred_thousand_new_users_are_all_different(tmp_path: Path) -> None:
     words = catalogue("abcde")
     storage.write_part(words.items, {"vocabulary_digest": words.digest}, "words", ITEMS_PART)
     generator = Generator("uniform", "uniform", "words", None, "1", 64)
-    maker = plan._UnitMaker(storage, generator, seed=7, may_repeat=(True,), users=None)
-    strategy = plan.NewUsersConfig.model_validate(NEW_USERS)
+    maker = UnitMaker(storage, generator, seed=7, may_repeat=(True,), users=None)
+    strategy = NewUsersConfig.model_validate(NEW_USERS)
     units = [maker.new_user(strategy, sample) for sample in range(92_800, 98_926)]
     assert len(ids(units)) == len(units)
 
