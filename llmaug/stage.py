@@ -2,7 +2,8 @@
 
 A stage whose manifest carries the fingerprint of tonight's inputs, config and code is
 skipped. A stage without a manifest has not happened: it is resumed from the parts it
-finished. When the fingerprint changed, its folder is emptied first.
+finished. When the fingerprint changed, its folder is emptied first, unless only what `extends`
+it changed (one more seed): then it goes on from what is there.
 
 Nearly every stage is a map over parts: part in, part of the same name out, one Ray Data
 row each. A part counts once its note (`part-00000.json`) exists, so kill -9 costs at most
@@ -77,6 +78,9 @@ class Stage:
     """Stages whose fingerprints are part of this one's."""
     settings: Callable[[Config], Any] = lambda config: None
     """The part of the config that this stage depends on."""
+    extends: Callable[[Config], Any] = lambda config: None
+    """The part of the config that says how much is done, not how: with another value the stage
+    runs again and keeps what it did before."""
     outside: Callable[[Context], Any] = lambda context: None
     """Identity of inputs from outside the run (log files and their versions)."""
     code: tuple[str, ...] = ()
@@ -114,7 +118,9 @@ def fingerprint(stage: Stage, context: Context) -> dict[str, Any]:
         "outside": stage.outside(context),
         "code_version": code_version(stage),
     }
-    return {"fingerprint": digest(basis), **basis}
+    more = stage.extends(context.config)
+    whole = basis if more is None else {**basis, "extends": _plain(more)}
+    return {"fingerprint": digest(whole), "basis": digest(basis), **whole}
 
 
 def _identity(manifest: dict[str, Any]) -> str:
@@ -134,9 +140,10 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
         context.skipped.add(stage.name)
         return {**manifest, "skipped": True}
     started = storage.read_json(folder, STARTED)
-    if not started or started["fingerprint"] != identity["fingerprint"] or manifest:
+    storage.delete(folder, MANIFEST)  # first: a folder that is half emptied has not happened
+    if not started or started.get("basis") != identity["basis"]:
         storage.delete(folder)
-        storage.write_json(identity, folder, STARTED)
+    storage.write_json(identity, folder, STARTED)
     context.progress.start(stage.name)
     begin = time.monotonic()
     with MemoryMeter() as memory:

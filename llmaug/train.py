@@ -240,7 +240,8 @@ def stage(arm: Arm) -> Stage:
             "llmaug.sequences",
         ),
         settings=lambda config: [
-            arm.train_config(config),
+            arm.train_config(config).model_dump(mode="json", exclude={"seeds"}),
             config.evaluate.exclude_seen,
         ],
+        extends=lambda config: config.train.seeds,
     )

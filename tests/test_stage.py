@@ -88,6 +88,32 @@ def test_a_changed_config_empties_the_folder_and_runs_again(
     assert context.storage.parts(context.folder("squares")) == PARTS
 
 
+def test_more_of_the_same_keeps_what_is_there(make_context: MakeContext) -> None:
+    """One more seed does not train the others again; another setting does."""
+    trained = []
+
+    def run(context: Context) -> dict[str, Any]:
+        folder = context.folder("model")
+        assert not context.storage.exists(folder, MANIFEST)
+        for seed in context.config.train.seeds:
+            if not context.storage.exists(folder, f"seed-{seed}.json"):
+                trained.append(seed)
+                context.storage.write_json({}, folder, f"seed-{seed}.json")
+        return {"seeds": len(context.config.train.seeds)}
+
+    stage = Stage(
+        "model", run, settings=lambda config: config.split, extends=lambda c: c.train.seeds
+    )
+    first = run_stage(stage, make_context(train={"seeds": [1]}))
+    more = run_stage(stage, make_context(train={"seeds": [1, 2]}))
+    assert trained == [1, 2] and more["counts"] == {"seeds": 2}
+    assert more["fingerprint"] != first["fingerprint"]  # what follows is done again
+    assert run_stage(stage, make_context(train={"seeds": [1, 2]}))["skipped"]
+
+    run_stage(stage, make_context(train={"seeds": [1, 2]}, split={"kind": "none"}))
+    assert trained == [1, 2, 1, 2]
+
+
 def test_a_killed_stage_goes_on_from_its_finished_parts(
     make_context: MakeContext, tmp_path: Path
 ) -> None:
