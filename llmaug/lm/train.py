@@ -129,14 +129,16 @@ class LmTask:
         }
 
     def saved(self, save: Callable[..., str]) -> dict[str, Any]:
-        """The facts and the digest of the model, which `save` writes."""
-        facts = self.facts() | self._ranking()
+        """The facts and the digest of the model, which `save` writes, and how it ranks: what was
+        measured of a generator is no part of who it is, so its digest and answers stay."""
+        facts = self.facts()
         digest = save(self._storage, self._folders["model"], self.model, self._vocabulary, facts)
-        return {**facts, "model_digest": digest}
+        return {**facts, "model_digest": digest, **self._ranking()}
 
     def _ranking(self) -> dict[str, Any]:
-        """{"validation_ndcg"}: comparable with a recommender's, whatever training stopped by."""
-        if not self.ranks:
+        """{"validation_ndcg"}, comparable with a recommender's, where training did not stop by it
+        (then it stands in the facts of `fit`)."""
+        if not self.ranks or self.metric == "ndcg":
             return {}
         self.model.eval()
         ndcg = self._validation.ndcg_at_10(self.score, self._config.evaluate.exclude_seen)
