@@ -7,7 +7,8 @@ stand in a config: they come from the environment or the standard AWS files.
 from __future__ import annotations
 
 import difflib
-from datetime import date, datetime, time
+import re
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -32,6 +33,17 @@ class StorageConfig(_Model):
 
 Format = Literal["parquet", "jsonl", "csv", "text"]
 
+NULL_WORDS = (
+    "\\N", "null", "Null", "NULL", "(null)", "<null>", "nil", "None", "NONE", "undefined", "nan",
+    "NaN", "NAN", "-nan", "-NaN", "NaT", "NA", "<NA>", "#N/A", "N/A", "n/a",
+)  # fmt: skip
+"""What databases, pandas, Python, R, JavaScript and spreadsheets write where there is nothing."""
+
+
+def mapped(columns: dict[str, str | None]) -> dict[str, str]:
+    """The `columns` of a config without those that are not to be read."""
+    return {ours: theirs for ours, theirs in columns.items() if theirs is not None}
+
 
 class TableConfig(_Model):
     """A side table: items or users."""
@@ -40,8 +52,9 @@ class TableConfig(_Model):
     """Folder or file; `{root}` stands for the storage root."""
     format: Literal["parquet", "jsonl", "csv"] = "parquet"
     """Format of the files."""
-    columns: dict[str, str] = {}
-    """Our column name: the name in the files. Columns of the same name need no entry."""
+    columns: dict[str, str | None] = {}
+    """Our column name: the name in the files. Columns of the same name need no entry. `null`:
+    there is no such column, whatever the files call so (`description: null`)."""
 
 
 class IngestConfig(_Model):
@@ -51,8 +64,13 @@ class IngestConfig(_Model):
     """Folder or file of the events; `{root}` stands for the storage root."""
     format: Format = "parquet"
     """parquet, jsonl, csv, or text (lines matched by `pattern`). `.gz` files are unpacked."""
-    columns: dict[str, str] = {}
-    """Our column name (user_id, item_id, action, timestamp, value): the name in the logs."""
+    columns: dict[str, str | None] = {}
+    """Our column name (user_id, item_id, action, timestamp, value): the name in the logs. `null`:
+    there is no such column, whatever the logs call so (`value: null`)."""
+    null_values: list[str] | None = None
+    """Words that stand for nothing in ids, actions, times and numbers, of side tables, too. None:
+    `\\N`, null, NULL, None, nan, NA, undefined and their like in CSV, text and Parquet; no word in
+    JSON lines, which have a null of their own: there they stay ids, and a note counts them."""
     pattern: str | None = None
     """format text: a regular expression with named groups user_id and item_id (and, where
     the lines have them, action, timestamp, value)."""
@@ -61,6 +79,10 @@ class IngestConfig(_Model):
     them and stands in as seconds since 1970."""
     timestamp_unit: Literal["s", "ms", "us", "ns"] | None = None
     """Unit of integer or float timestamps; not needed for timestamp columns and ISO 8601."""
+    time_format: str | None = None
+    """Notation of times that do not say which number is the day, as Python's strptime has it:
+    `%m/%d/%Y %I:%M:%S %p`. Without a zone (`%z`) they are UTC. What it does not match is read as
+    without it."""
     default_action: str = "interact"
     """Action of logs without an action column."""
     actions: list[str] | None = None
@@ -95,6 +117,36 @@ class IngestConfig(_Model):
         if (self.format == "text") != (self.pattern is not None):
             raise ValueError("ingest.pattern goes with ingest.format: text, and is required there")
         return self
+
+    @model_validator(mode="after")
+    def _what_every_event_has(self) -> IngestConfig:
+        optional = {"action", "value"} | ({"timestamp"} if self.order == "line" else set())
+        for name in self.columns:
+            if self.columns[name] is None and name not in optional:
+                raise ValueError(
+                    f"ingest.columns.{name}: null is for {', '.join(sorted(optional))}; events "
+                    "without a time need ingest.order: line"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _time_format_reads_what_it_writes(self) -> IngestConfig:
+        if self.time_format is not None:
+            sample = datetime(2019, 1, 31, 15, 4, 5, tzinfo=UTC)
+            try:
+                datetime.strptime(sample.strftime(self.time_format), self.time_format)
+            except (ValueError, re.error, LookupError) as error:
+                raise ValueError(
+                    f"ingest.time_format: {error}; write it as for Python's strptime, such as "
+                    "'%m/%d/%Y %I:%M:%S %p' for 1/31/2019 3:04:05 PM"
+                ) from error
+        return self
+
+    def null_words(self, format: Format) -> tuple[str, ...]:
+        """What stands for nothing in files of `format`."""
+        if self.null_values is not None:
+            return tuple(self.null_values)
+        return () if format == "jsonl" else NULL_WORDS
 
 
 class SplitConfig(_Model):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from llmaug import schema
 from llmaug.columns import number_column, text_column
-from llmaug.config import TableConfig
+from llmaug.config import TableConfig, mapped
 from llmaug.readers import Layout, Refused, read_pieces
 from llmaug.sources import list_sources, resolve_uri
 from llmaug.storage import Storage
@@ -94,7 +94,10 @@ def _read(
     if config is None:
         return None, [], []
     place = resolve_uri(config.path, storage)
-    layout = Layout(where, config.format, config.columns, (key,), wanted)
+    absent = {name for name, theirs in config.columns.items() if theirs is None}
+    if wanted is not None:
+        wanted = tuple(name for name in wanted if name not in absent)
+    layout = Layout(where, config.format, mapped(config.columns), (key,), wanted)
     sources = list_sources(place, f"{where}.path")
     pieces: list[pa.Table] = []
     refused: list[tuple[str, Refused]] = []

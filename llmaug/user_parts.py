@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from llmaug import schema
 from llmaug.cleaning import EVENT_COLUMNS, clean_piece, clean_users, user_hash
-from llmaug.config import IngestConfig
+from llmaug.config import IngestConfig, mapped
 from llmaug.readers import Layout, Piece, count_rows, read_pieces
 from llmaug.sources import Source, resolve_uri
 from llmaug.stage import Context
@@ -57,10 +57,12 @@ def clean_parts(context: Context, sources: list[Source], parts: list[str]) -> No
     config, storage, folder = context.config.ingest, context.storage, context.folder("ingest")
     place = resolve_uri(config.path, storage)
     line = config.order == "line"
-    wanted = tuple(name for name in EVENT_COLUMNS if name != "timestamp" or not line)
+    absent = {name for name, theirs in config.columns.items() if theirs is None}
+    absent |= {"timestamp"} if line else set()
+    wanted = tuple(name for name in EVENT_COLUMNS if name not in absent)
     required = tuple(name for name in wanted if name not in ("action", "value"))
     layout = Layout(
-        "ingest", config.format, config.columns, required, wanted, config.pattern
+        "ingest", config.format, mapped(config.columns), required, wanted, config.pattern
     )  # fmt: skip
     first_lines = _first_lines(place, sources, layout) if line else [0] * len(sources)
     tasks = [
