@@ -23,7 +23,7 @@ from llmaug.columns import (
     text_column,
 )
 from llmaug.config import IngestConfig
-from llmaug.readers import DETAIL_LEN, Piece, Refused
+from llmaug.layout import DETAIL_LEN, Piece, Refused
 
 DAY_US = 86_400_000_000
 EVENT_COLUMNS = ("user_id", "item_id", "action", "timestamp", "value")

@@ -40,40 +40,73 @@ NULL_WORDS = (
 """What databases, pandas, Python, R, JavaScript and spreadsheets write where there is nothing."""
 
 
-def mapped(columns: dict[str, str | None]) -> dict[str, str]:
-    """The `columns` of a config without those that are not to be read."""
-    return {ours: theirs for ours, theirs in columns.items() if theirs is not None}
-
-
-class TableConfig(_Model):
-    """A side table: items or users."""
+class FilesConfig(_Model):
+    """Files of rows, and how they are written."""
 
     path: str
-    """Folder or file; `{root}` stands for the storage root."""
-    format: Literal["parquet", "jsonl", "csv"] = "parquet"
-    """Format of the files."""
+    """Folder, file or glob (`logs/2026-*/*.csv`); `{root}` stands for the storage root."""
+    format: Format = "parquet"
+    """parquet, jsonl (objects: one a line, several a line, an array, or spread over lines), csv,
+    or text (lines matched by `pattern`). Files packed with gzip, zstd, bz2, xz, lz4 or zip are
+    unpacked. A Delta table is read through `deltalake` (`pip install 'llmaug[delta]'`)."""
     columns: dict[str, str | None] = {}
-    """Our column name: the name in the files. Columns of the same name need no entry. `null`:
-    there is no such column, whatever the files call so (`description: null`)."""
+    """Our column name: the name in the files; a dotted path where it is nested (`user.id`). Columns
+    of the same name need no entry. `null`: there is no such column, whatever the files call so
+    (`value: null`)."""
+    pattern: str | None = None
+    """format text: a regular expression with a named group for each column (`(?P<user_id>...)`)."""
+    delimiter: str = Field(default=",", min_length=1, max_length=8)
+    """csv: what separates fields, `"\t"` for tabs."""
+    quote: str | None = Field(default='"', min_length=1, max_length=1)
+    """csv: what fields with delimiters or line ends stand in. null: quotes are text, as they are
+    beside a delimiter of several characters."""
+    header: list[str] | None = None
+    """csv: names of the columns of files without a header line. None: the first line has them."""
+    encoding: str | None = None
+    """csv, jsonl, text: encoding of the files (`cp1252`, `latin-1`, `utf-16`). None: UTF-8, or
+    UTF-16 and UTF-32 where the file begins with their mark."""
+    explode: str | None = None
+    """Column (or dotted path) of a list, each element of which is a row: sessions as lists of
+    events, histories as lists of items. Text is a list of words. Columns within the elements are
+    named by their path through the list: `explode: events`, `columns: {item_id: events.aid}`."""
+    max_line_bytes: int = Field(default=16 * 2**20, ge=1_000)
+    """A longer line is quarantined unread."""
+
+    @model_validator(mode="after")
+    def _text_has_a_pattern(self) -> FilesConfig:
+        if (self.format == "text") != (self.pattern is not None):
+            raise ValueError("pattern goes with format: text, and is required there")
+        return self
+
+    @model_validator(mode="after")
+    def _known_encoding(self) -> FilesConfig:
+        if self.encoding is not None:
+            try:
+                b"".decode(self.encoding)
+            except LookupError as error:
+                raise ValueError(
+                    f"encoding {self.encoding!r} is unknown; cp1252, utf-16, ..."
+                ) from error
+        return self
 
 
-class IngestConfig(_Model):
+class TableConfig(FilesConfig):
+    """A side table: items or users."""
+
+
+class IngestConfig(FilesConfig):
     """Reading, cleaning and sampling of the logs."""
 
     path: str = "{root}/logs/events"
-    """Folder or file of the events; `{root}` stands for the storage root."""
-    format: Format = "parquet"
-    """parquet, jsonl, csv, or text (lines matched by `pattern`). `.gz` files are unpacked."""
+    """Folder, file or glob of the events; `{root}` stands for the storage root."""
     columns: dict[str, str | None] = {}
-    """Our column name (user_id, item_id, action, timestamp, value): the name in the logs. `null`:
-    there is no such column, whatever the logs call so (`value: null`)."""
+    """Our column name (user_id, item_id, action, timestamp, value): the name in the logs; a dotted
+    path where it is nested (`user.id`). `null`: there is no such column, whatever the logs call so
+    (`value: null`). A column that one file lacks is null there."""
     null_values: list[str] | None = None
     """Words that stand for nothing in ids, actions, times and numbers, of side tables, too. None:
     `\\N`, null, NULL, None, nan, NA, undefined and their like in CSV, text and Parquet; no word in
     JSON lines, which have a null of their own: there they stay ids, and a note counts them."""
-    pattern: str | None = None
-    """format text: a regular expression with named groups user_id and item_id (and, where
-    the lines have them, action, timestamp, value)."""
     order: Literal["timestamp", "line"] = "timestamp"
     """What orders a user's events. `line`: the logs have no time; the line number orders
     them and stands in as seconds since 1970."""
@@ -105,18 +138,15 @@ class IngestConfig(_Model):
     """Share of the users to keep, by a hash of the user id: the same users every night."""
     max_quarantined: float = Field(default=0.01, ge=0, le=1)
     """A larger share of quarantined rows stops the run: then the config is wrong, not a row."""
+    max_unreadable_files: int = Field(default=0, ge=0)
+    """More files that are damaged stop the run: nobody knows how many rows they held. What stands
+    before the damage is read."""
     num_parts: int | None = Field(default=None, ge=1)
     """User partitions, the unit of work of all later stages. None: by size (128 MB each)."""
     items: TableConfig | None = None
     """Catalogue: item_id, title, description, tags, price, image_uri."""
     users: TableConfig | None = None
     """User attributes: user_id and attribute columns."""
-
-    @model_validator(mode="after")
-    def _text_has_a_pattern(self) -> IngestConfig:
-        if (self.format == "text") != (self.pattern is not None):
-            raise ValueError("ingest.pattern goes with ingest.format: text, and is required there")
-        return self
 
     @model_validator(mode="after")
     def _what_every_event_has(self) -> IngestConfig:

@@ -17,13 +17,15 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from llmaug.config import IngestConfig
 from llmaug.errors import UserError
 from llmaug.kcore import core_items, finish_part, survivors
+from llmaug.readers import check_columns
 from llmaug.side_tables import write_items, write_users
 from llmaug.sources import Source, list_sources, prune, resolve_uri
 from llmaug.stage import Context, Stage, map_parts, total_counts
 from llmaug.storage import Storage, digest
-from llmaug.user_parts import clean_parts
+from llmaug.user_parts import clean_parts, events_layout
 
 PART_BYTES = 128 * 2**20
 
@@ -37,6 +39,8 @@ def run(context: Context) -> dict[str, Any]:
     sources = _sources(context)
     num_parts = config.num_parts or max(4, math.ceil(sum(s.size for s in sources) / PART_BYTES))
     parts = [f"part-{index:05d}" for index in range(num_parts)]
+    place = resolve_uri(config.path, storage)
+    check_columns(place, sources, events_layout(config))
     _forget_killed_run(storage, folder)
     connect(context.config.ray)
 
@@ -56,7 +60,8 @@ def run(context: Context) -> dict[str, Any]:
 
 def _sources(context: Context) -> list[Source]:
     config = context.config.ingest
-    return prune(list_sources(resolve_uri(config.path, context.storage), "ingest.path"), config)
+    place = resolve_uri(config.path, context.storage, "ingest.path")
+    return prune(list_sources(place, "ingest.path", context.progress.note), config)
 
 
 def _uri(context: Context) -> str:
@@ -93,6 +98,8 @@ def _check_quarantine(context: Context, counts: Counter[str]) -> None:
     quarantined, read = sum(reasons.values()), counts["rows_read"]
     if counts["empty_files"]:
         context.progress.note(f"{counts['empty_files']:,} files hold no rows")
+    if reasons.get("unreadable_file", 0) > config.max_unreadable_files:
+        raise UserError(_unreadable(storage, folder, reasons["unreadable_file"], config))
     if not read:
         raise UserError(f"{_uri(context)}: the files hold no rows; check ingest.path and start/end")
     if counts["bot_users"]:
@@ -114,6 +121,15 @@ def _check_quarantine(context: Context, counts: Counter[str]) -> None:
     raise UserError(
         f"{text}. That is more than ingest.max_quarantined {config.max_quarantined:.2%}: mend the "
         f"config or the logs, or raise it.{examples}"
+    )
+
+
+def _unreadable(storage: Storage, folder: str, count: int, config: IngestConfig) -> str:
+    (example,) = _examples(storage, folder, {"unreadable_file"})
+    more = f" and {count - 1:,} more files cannot be read" if count > 1 else " cannot be read"
+    return (
+        f"{example['file']}{more}: {example['detail']}. Nobody knows how many rows they held: "
+        f"bring whole files, or allow them with ingest.max_unreadable_files: {count}"
     )
 
 

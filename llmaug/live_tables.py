@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 
 from llmaug import schema
 from llmaug.columns import mask_of, number_column, parse_times, text_column
-from llmaug.config import Format
+from llmaug.config import FilesConfig, Format
 from llmaug.errors import UserError
-from llmaug.readers import Layout, Piece, read_pieces
+from llmaug.layout import Layout, Piece
+from llmaug.readers import check_columns, read_pieces
 from llmaug.sources import list_sources
 from llmaug.storage import Storage
 
@@ -65,10 +66,12 @@ def read_live(
     required = tuple(field.name for field in fields if not field.nullable)
     tables, refused, rows_read = [schema.empty(fields)], Counter[str](), 0
     for source in list_sources(place, option):
+        files = FilesConfig(path=path, format=_format(source.name), columns=dict(names))
         layout = Layout(
-            option, _format(source.name), names, required, tuple(fields.names),
+            option, files, required, tuple(fields.names),
             naming=f"name it with {option}-columns {{name}}=...",
         )  # fmt: skip
+        check_columns(place, [source], layout)
         for piece in read_pieces(place, source, layout):
             refused.update(row.reason for row in piece.refused)
             rows_read += len(piece.rows) + sum(row.row is not None for row in piece.refused)

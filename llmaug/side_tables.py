@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from llmaug import schema
 from llmaug.columns import number_column, text_column
-from llmaug.config import TableConfig, mapped
-from llmaug.readers import Layout, Refused, read_pieces
+from llmaug.config import TableConfig
+from llmaug.layout import Layout, Refused
+from llmaug.readers import check_columns, read_pieces
 from llmaug.sources import list_sources, resolve_uri
 from llmaug.storage import Storage
 
@@ -94,11 +95,9 @@ def _read(
     if config is None:
         return None, [], []
     place = resolve_uri(config.path, storage)
-    absent = {name for name, theirs in config.columns.items() if theirs is None}
-    if wanted is not None:
-        wanted = tuple(name for name in wanted if name not in absent)
-    layout = Layout(where, config.format, mapped(config.columns), (key,), wanted)
+    layout = Layout(where, config, (key,), wanted)
     sources = list_sources(place, f"{where}.path")
+    check_columns(place, sources, layout)
     pieces: list[pa.Table] = []
     refused: list[tuple[str, Refused]] = []
     for source in sources:

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 
 from llmaug import schema
 from llmaug.cleaning import EVENT_COLUMNS, clean_piece, clean_users, user_hash
-from llmaug.config import IngestConfig, mapped
-from llmaug.readers import Layout, Piece, count_rows, read_pieces
+from llmaug.config import IngestConfig
+from llmaug.layout import Layout, Piece
+from llmaug.readers import count_rows, read_pieces
 from llmaug.sources import Source, resolve_uri
 from llmaug.stage import Context
 from llmaug.storage import Storage
@@ -49,6 +50,12 @@ SHUFFLED = pa.schema(
 )
 
 
+def events_layout(config: IngestConfig) -> Layout:
+    wanted = tuple(n for n in EVENT_COLUMNS if n != "timestamp" or config.order != "line")
+    required = tuple(name for name in wanted if name not in ("action", "value"))
+    return Layout("ingest", config, required, wanted)
+
+
 def clean_parts(context: Context, sources: list[Source], parts: list[str]) -> None:
     """Write `ingest/clean` and `ingest/quarantine`, each with all of `parts`; the counts of
     rows read, quarantined and dropped stand in the notes of the clean parts."""
@@ -56,15 +63,10 @@ def clean_parts(context: Context, sources: list[Source], parts: list[str]) -> No
 
     config, storage, folder = context.config.ingest, context.storage, context.folder("ingest")
     place = resolve_uri(config.path, storage)
-    line = config.order == "line"
-    absent = {name for name, theirs in config.columns.items() if theirs is None}
-    absent |= {"timestamp"} if line else set()
-    wanted = tuple(name for name in EVENT_COLUMNS if name not in absent)
-    required = tuple(name for name in wanted if name not in ("action", "value"))
-    layout = Layout(
-        "ingest", config.format, mapped(config.columns), required, wanted, config.pattern
-    )  # fmt: skip
-    first_lines = _first_lines(place, sources, layout) if line else [0] * len(sources)
+    layout = events_layout(config)
+    first_lines = [0] * len(sources)
+    if config.order == "line":
+        first_lines = _first_lines(place, sources, layout)
     tasks = [
         {"source": json.dumps(source), "first_line": first}
         for source, first in zip(sources, first_lines, strict=True)

@@ -14,9 +14,10 @@ import pytest
 
 from llmaug.cleaning import Cleaned, clean_piece, user_hash
 from llmaug.columns import number_column, parse_times, text_column
-from llmaug.config import IngestConfig
+from llmaug.config import FilesConfig, IngestConfig
 from llmaug.errors import UserError
-from llmaug.readers import Layout, Piece, count_rows, read_pieces
+from llmaug.layout import Layout, Piece
+from llmaug.readers import check_columns, count_rows, read_pieces
 from llmaug.side_tables import split_tags
 from llmaug.sources import list_sources, prune
 from llmaug.storage import Storage
@@ -25,15 +26,16 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 COLUMNS = ("user_id", "item_id", "action", "timestamp", "value")
 
 
+def layout_of(format: str, columns: dict[str, str] | None = None, **more: Any) -> Layout:
+    files = FilesConfig(path="logs", format=format, columns=columns or {}, **more)  # type: ignore
+    return Layout("ingest", files, ("user_id", "item_id", "timestamp"), COLUMNS)
+
+
 def read(path: Path, format: str, columns: dict[str, str] | None = None, **more: Any):
-    required = ("user_id", "item_id", "timestamp")
-    layout = Layout("ingest", format, columns or {}, required, COLUMNS, **more)  # type: ignore
-    place = Storage(str(path))
-    return [
-        piece
-        for source in list_sources(place, "ingest.path")
-        for piece in read_pieces(place, source, layout)
-    ]
+    layout, place = layout_of(format, columns, **more), Storage(str(path))
+    sources = list_sources(place, "ingest.path")
+    check_columns(place, sources, layout)
+    return [piece for source in sources for piece in read_pieces(place, source, layout)]
 
 
 def rows_of(pieces: list[Piece]) -> list[dict[str, Any]]:
@@ -116,7 +118,7 @@ def test_csv_with_a_mark_quotes_and_bad_rows(tmp_path: Path) -> None:
     ]
     (tmp_path / "x.csv").write_bytes(b"\r\n".join(rows))
     pieces = read(tmp_path, "csv")
-    assert refusals(pieces) == [(2, "bad_csv"), (3, "not_utf8"), (4, "bad_csv")]
+    assert refusals(pieces) == [(3, "bad_csv"), (4, "not_utf8"), (5, "bad_csv")]
     assert [r["item_id"] for r in rows_of(pieces)] == ["a,\nb", "c"]
     assert rows_of(pieces)[1]["user_id"] == "用户2"
 
@@ -124,18 +126,19 @@ def test_csv_with_a_mark_quotes_and_bad_rows(tmp_path: Path) -> None:
 def test_text_lines_are_searched_by_pattern(tmp_path: Path) -> None:
     (tmp_path / "x.log").write_text("[09:00] 用户1浏览了商品1\n服务器重启\n用户1购买了商品2\n\n")
     pattern = r"(?P<user_id>用户\d+)(?P<action>浏览|购买)了(?P<item_id>商品\d+)"
-    layout = Layout("ingest", "text", {}, ("user_id", "item_id"), COLUMNS, pattern)
+    files = FilesConfig(path="logs", format="text", pattern=pattern)
+    layout = Layout("ingest", files, ("user_id", "item_id"), COLUMNS)
     place = Storage(str(tmp_path))
     (source,) = list_sources(place, "ingest.path")
     pieces = list(read_pieces(place, source, layout))
     found = [(r["user_id"], r["action"], r["item_id"]) for r in rows_of(pieces)]
     assert found == [("用户1", "浏览", "商品1"), ("用户1", "购买", "商品2")]
     assert refusals(pieces) == [(2, "pattern_mismatch")]
-    assert count_rows(place, source, layout) == 4
+    assert count_rows(place, source, layout) == 3
     with pytest.raises(UserError, match=r"name a group \(\?P<item_id>...\) in ingest.pattern"):
-        list(read_pieces(place, source, Layout("ingest", "text", {}, ("item_id",), pattern="(x)")))
+        read(tmp_path, "text", pattern="(x)")
     with pytest.raises(UserError, match="ingest.pattern: not a regular expression"):
-        Layout("ingest", "text", {}, (), pattern="(")
+        layout_of("text", pattern="(")
 
 
 @pytest.mark.parametrize("size", [0, 20, 400])
