@@ -5,8 +5,10 @@ The folder of a table also holds files of deleted and overwritten rows until it 
 
 from __future__ import annotations
 
-from typing import Any
+import os
 from urllib.parse import unquote
+
+import pyarrow as pa
 
 from llmaug.errors import UserError
 from llmaug.storage import Storage
@@ -29,8 +31,7 @@ def live_files(place: Storage, setting: str) -> dict[str, dict[str, str | None]]
     try:
         table = deltalake.DeltaTable(uri, storage_options=_options(place))
         features = set(table.protocol().reader_features or ())
-        actions: Any = table.get_add_actions(flatten=False)
-        rows = actions.to_pylist() if hasattr(actions, "to_pylist") else _rows(actions)
+        rows = pa.table(table.get_add_actions(flatten=False)).to_pylist()
     except Exception as error:  # the library has many errors, all about the table
         why = " ".join(str(error).split())[:300]
         raise UserError(
@@ -46,22 +47,14 @@ def live_files(place: Storage, setting: str) -> dict[str, dict[str, str | None]]
     return {
         unquote(row["path"]): {
             key: None if value is None else str(value)
-            for key, value in (row.get("partition") or row.get("partition_values") or {}).items()
+            for key, value in (row.get("partition") or {}).items()
         }
         for row in rows
     }
 
 
-def _rows(actions: Any) -> list[dict[str, Any]]:
-    import pyarrow as pa
-
-    return pa.record_batch(actions).to_pylist()
-
-
 def _options(place: Storage) -> dict[str, str] | None:
     """Where the S3 server is; credentials come from the environment as everywhere."""
-    import os
-
     endpoint = place.endpoint_url or os.environ.get("AWS_ENDPOINT_URL")
     if place.is_local or not endpoint:
         return None

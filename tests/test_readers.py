@@ -135,7 +135,7 @@ def test_text_lines_are_searched_by_pattern(tmp_path: Path) -> None:
     assert found == [("用户1", "浏览", "商品1"), ("用户1", "购买", "商品2")]
     assert refusals(pieces) == [(2, "pattern_mismatch")]
     assert count_rows(place, source, layout) == 3
-    with pytest.raises(UserError, match=r"name a group \(\?P<item_id>...\) in ingest.pattern"):
+    with pytest.raises(UserError, match=r"name a group \(\?P<user_id>...\) in ingest.pattern"):
         read(tmp_path, "text", pattern="(x)")
     with pytest.raises(UserError, match="ingest.pattern: not a regular expression"):
         layout_of("text", pattern="(")
