@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import Any
 
 from llmaug.errors import UserError
 from llmaug.layout import Layout, Refused
-from llmaug.lines import lines
+from llmaug.lines import Stream, lines
 from llmaug.records import Record
 from llmaug.sources import Source
 
@@ -17,7 +16,7 @@ MAX_RECORD_LINES = 1_000
 """Lines of one row (line ends within quotes) at most."""
 
 
-def csv_records(stream: Any, source: Source, layout: Layout) -> Iterator[Record | Refused]:
+def csv_records(stream: Stream, source: Source, layout: Layout) -> Iterator[Record | Refused]:
     """One record a row; a row's number is that of its first line, without the header's."""
     rows = _Rows(stream, layout)
     header, num_before = _header(rows, source, layout)
@@ -62,7 +61,7 @@ def _names(fields: list[str]) -> list[str]:
 class _Rows:
     """(number of the first line, fields or Refused) of each row."""
 
-    def __init__(self, stream: Any, layout: Layout) -> None:
+    def __init__(self, stream: Stream, layout: Layout) -> None:
         self.width = 0
         """Fields of the header, once it is known."""
         self._lines = lines(stream, layout)

@@ -48,10 +48,17 @@ MARKS = {
 }
 
 
+class Stream:
+    """An opened file, and how much of it was read."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.readline = file.readline
+        self.num_bytes = 0
+
+
 @contextmanager
-def opened(place: Storage, source: Source, layout: Layout) -> Iterator[Any]:
-    """`source` as a buffered binary stream of UTF-8, or of one byte a character where
-    `encoding` says so.
+def opened(place: Storage, source: Source, layout: Layout) -> Iterator[Stream]:
+    """`source` as a stream of UTF-8, or of one byte a character where `encoding` says so.
 
     Raises UserError when it is a file that no line reader reads, EOFError and OSError when it
     is damaged.
@@ -60,27 +67,28 @@ def opened(place: Storage, source: Source, layout: Layout) -> Iterator[Any]:
         head = raw.read(16)
         raw.seek(0)
         for mark, what in FOREIGN.items():
-            if head.startswith(mark):
+            if head.startswith(mark) and any(byte < 9 for byte in head):  # no text has those
                 raise UserError(f"{source.name}: is {what.format(where=layout.where)}")
         stream = io.BufferedReader(_unpacked(raw, head, source), CHUNK)
         coding = wide_encoding(stream.peek(4)[:4], layout.files.encoding)
-        yield io.BufferedReader(_AsUtf8(stream, coding), CHUNK) if coding else stream
+        yield Stream(io.BufferedReader(_AsUtf8(stream, coding), CHUNK) if coding else stream)
 
 
-def lines(stream: Any, layout: Layout) -> Iterator[tuple[int, str | Refused]]:
+def lines(stream: Stream, layout: Layout) -> Iterator[tuple[int, str | Refused]]:
     """(number from 1, text without its line end) of every line that is not blank; a line that
     is too long or does not decode comes as Refused. A byte order mark is no text, wherever
     files were joined."""
     limit, where = layout.files.max_line_bytes, layout.where
     encoding = layout.files.encoding or "utf-8"
     encoding = "utf-8" if _is_wide(encoding) else encoding
-    number = 0
-    while line := stream.readline(limit + 1):
+    number, readline = 0, stream.readline
+    while line := readline(limit + 1):
         number += 1
+        stream.num_bytes += len(line)
         if len(line) > limit and not line.endswith(b"\n"):
             size = len(line)
             while line and not line.endswith(b"\n"):
-                line = stream.readline(CHUNK)
+                line = readline(CHUNK)
                 size += len(line)
             why = f"{size:,} bytes; {where}.max_line_bytes is {limit:,}"
             yield number, Refused(number, "line_too_long", why)
@@ -90,10 +98,11 @@ def lines(stream: Any, layout: Layout) -> Iterator[tuple[int, str | Refused]]:
         except UnicodeDecodeError as error:
             yield number, Refused(number, "not_utf8", _what_it_is(line, error, layout))
             continue
-        if text.startswith(BOM):
+        if text[0] == BOM:
             text = text.lstrip(BOM)
+        text = text.rstrip("\r\n")
         if text and not text.isspace():
-            yield number, text.rstrip("\r\n")
+            yield number, text
 
 
 def _unpacked(raw: Any, head: bytes, source: Source) -> Any:

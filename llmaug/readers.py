@@ -32,7 +32,7 @@ from llmaug.layout import (
     Refused,
     missing_column,
 )
-from llmaug.lines import opened
+from llmaug.lines import Stream, opened
 from llmaug.parquet_pieces import parquet_columns, parquet_pieces
 from llmaug.records import Record, json_records, odd_field, text_records
 from llmaug.sources import Source
@@ -130,30 +130,52 @@ def _paths(record: dict[str, Any], before: str = "", depth: int = 4) -> Iterator
 
 
 def _line_pieces(place: Storage, source: Source, layout: Layout) -> Iterator[Piece]:
-    is_json = layout.files.format == "jsonl"
     with opened(place, source, layout) as stream:
         records = RECORDS[layout.files.format](stream, source, layout)
         if layout.files.explode:
             records = _exploded(records, layout.files.explode)
-        for block in _blocks(records):
-            refused = [item for item in block if isinstance(item, Refused)]
-            good = [item for item in block if not isinstance(item, Refused)]
-            found = dict.fromkeys(key for _, record in good for key in record)
-            names = layout.columns_in(found, source)
-            kept: list[tuple[int, dict[str, Any]]] = []
-            for row, record in good:
-                fields = {ours: _at(record, theirs, source) for ours, theirs in names.items()}
-                if is_json and (odd := odd_field(fields, names, layout.where)):
-                    refused.append(Refused(row, "bad_json", odd))
-                else:
-                    kept.append((row, fields))
-            table = {
-                ours: pa.array([_as_text(fields[ours]) for _, fields in kept], pa.string())
-                for ours in names
-            }
-            rows = np.fromiter((row for row, _ in kept), np.int64, len(kept))
-            refused.sort(key=lambda item: item.row or 0)
-            yield Piece(pa.table(table), rows, refused)
+        for block in _blocks(records, stream):
+            yield _line_piece(block, source, layout)
+
+
+def _line_piece(block: list[Any], source: Source, layout: Layout) -> Piece:
+    """The records of `block` as columns of text."""
+    refused = [item for item in block if isinstance(item, Refused)]
+    good = [item for item in block if not isinstance(item, Refused)]
+    found = set().union(*(record for _, record in good))
+    names = layout.columns_in(found, source)
+    columns = {
+        ours: [record.get(theirs) for _, record in good]
+        if theirs in found and theirs not in source.partition
+        else [_at(record, theirs, source) for _, record in good]
+        for ours, theirs in names.items()
+    }
+    if layout.files.format == "jsonl":
+        odd = _odd_rows(columns, names, layout.where)
+        refused += [Refused(good[at][0], "bad_json", why) for at, why in odd.items()]
+        refused.sort(key=lambda item: item.row or 0)
+        good = [item for at, item in enumerate(good) if at not in odd] if odd else good
+        for ours, values in columns.items() if odd else ():
+            columns[ours] = [value for at, value in enumerate(values) if at not in odd]
+    table = {
+        ours: pa.array([v if type(v) is str else _as_text(v) for v in values], pa.string())
+        for ours, values in columns.items()
+    }
+    return Piece(
+        pa.table(table), np.fromiter((row for row, _ in good), np.int64, len(good)), refused
+    )
+
+
+def _odd_rows(columns: dict[str, list[Any]], names: dict[str, str], where: str) -> dict[int, str]:
+    """{place of the record: what is wrong with its field}."""
+    odd: dict[int, str] = {}
+    for ours in (*NAMES, "timestamp"):
+        for at, value in enumerate(columns.get(ours, ())):
+            if type(value) is not str and type(value) is not int and value is not None:
+                why = odd_field(ours, names[ours], value, where)
+                if why is not None:
+                    odd.setdefault(at, why)
+    return odd
 
 
 def _at(record: dict[str, Any], path: str, source: Source) -> Any:
@@ -198,17 +220,15 @@ def _with(record: dict[str, Any], steps: list[str], value: Any) -> dict[str, Any
     return {**record, step: _with(record[step], below, value) if below else value}
 
 
-def _blocks(records: Iterator[Any]) -> Iterator[list[Any]]:
+def _blocks(records: Iterator[Any], stream: Stream) -> Iterator[list[Any]]:
     block: list[Any] = []
-    size = 0
+    until = PIECE_BYTES
     try:
         for record in records:
             block.append(record)
-            if not isinstance(record, Refused):
-                size += sum(len(v) if isinstance(v, str) else 16 for v in record[1].values())
-            if len(block) == ROWS_PER_PIECE or size > PIECE_BYTES:
+            if len(block) == ROWS_PER_PIECE or stream.num_bytes > until:
                 yield block
-                block, size = [], 0
+                block, until = [], stream.num_bytes + PIECE_BYTES
     except Exception:
         yield block  # what stood before the damage counts
         raise

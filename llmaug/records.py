@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from llmaug.layout import NAMES, Layout, Refused
-from llmaug.lines import lines
+from llmaug.layout import Layout, Refused
+from llmaug.lines import Stream, lines
 from llmaug.sources import Source
 
 Record = tuple[int, dict[str, Any]]
@@ -21,7 +21,7 @@ _SPACE = " \t\r\n"
 MAX_DOCUMENT_LINES = 100_000  # of one value that is spread over lines
 
 
-def text_records(stream: Any, source: Source, layout: Layout) -> Iterator[Record | Refused]:
+def text_records(stream: Stream, source: Source, layout: Layout) -> Iterator[Record | Refused]:
     """Named groups of `pattern` in each line."""
     pattern = layout.pattern()
     for number, text in lines(stream, layout):
@@ -39,7 +39,7 @@ def text_records(stream: Any, source: Source, layout: Layout) -> Iterator[Record
             yield Refused(number, "pattern_mismatch", f"{len(text)} characters")
 
 
-def json_records(stream: Any, source: Source, layout: Layout) -> Iterator[Record | Refused]:
+def json_records(stream: Stream, source: Source, layout: Layout) -> Iterator[Record | Refused]:
     """Objects: one a line, several a line, the elements of an array, or spread over lines
     (where the first line does not end its value)."""
     last = 0
@@ -170,23 +170,17 @@ def _checked(value: Any, text: str, layout: Layout) -> Any:
     return value
 
 
-def odd_field(record: dict[str, Any], names: dict[str, str], where: str) -> str | None:
-    """What is wrong with a field that must be text or an integer."""
-    for ours in (*NAMES, "timestamp"):
-        value = record.get(ours)
-        if value is None or isinstance(value, str) or type(value) is int:
-            continue
-        if ours == "timestamp" and not isinstance(value, dict | list):
-            continue  # fractions of a second
-        theirs = names[ours]
-        if isinstance(value, dict) and value:
-            key = next(iter(value))
-            return f"{theirs} is an object: set {where}.columns.{ours}: {theirs}.{key}"
-        if isinstance(value, list):
-            return f"{theirs} is a list: set {where}.explode to read an event for each element"
-        kind = "boolean" if isinstance(value, bool) else type(value).__name__
-        return f"{theirs} is a {kind}, not a string or integer"
-    return None
+def odd_field(ours: str, theirs: str, value: Any, where: str) -> str | None:
+    """What is wrong with a field that must be text or an integer, or a time."""
+    if isinstance(value, dict) and value:
+        key = next(iter(value))
+        return f"{theirs} is an object: set {where}.columns.{ours}: {theirs}.{key}"
+    if isinstance(value, list):
+        return f"{theirs} is a list: set {where}.explode to read an event for each element"
+    if ours == "timestamp" and not isinstance(value, dict):
+        return None
+    kind = "boolean" if isinstance(value, bool) else type(value).__name__
+    return f"{theirs} is a {kind}, not a string or integer"
 
 
 def _why(text: str, error: json.JSONDecodeError) -> str:
