@@ -38,7 +38,7 @@ def parquet_pieces(place: Storage, source: Source, layout: Layout) -> Iterator[P
                 rows = np.arange(row, row + part.num_rows)
                 row += part.num_rows
                 piece = _piece(part, rows, names, source, layout, last)
-                last = max(last, *piece.rows[-1:])
+                last = max([last, *piece.rows[-1:]])
                 yield piece
 
 

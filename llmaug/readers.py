@@ -39,6 +39,10 @@ from llmaug.sources import Source
 from llmaug.storage import Storage
 
 RECORDS = {"jsonl": json_records, "csv": csv_records, "text": text_records}
+# UnicodeDecodeError: the names in a Parquet file; ArrowMemoryError: sizes in it, mostly.
+DAMAGE = (
+    pa.ArrowException, EOFError, UnicodeDecodeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 LOOKED_AT = 20
 """Files that are looked at for a column before it is said to be in none."""
 
@@ -63,7 +67,7 @@ def count_rows(place: Storage, source: Source, layout: Layout) -> int:
     """The highest row number that `read_pieces` gives."""
     highest = 0
     for piece in read_pieces(place, source, layout):
-        highest = max(highest, *piece.rows[-1:], *(row.row or 0 for row in piece.refused))
+        highest = max([highest, *piece.rows[-1:], *(row.row or 0 for row in piece.refused)])
     return int(highest)
 
 
@@ -296,10 +300,8 @@ def _is_damage(error: Exception) -> bool:
     """The bytes are wrong, not the network or the permission (those have an errno)."""
     if isinstance(error, UserError):
         return False
-    if isinstance(
-        error, pa.ArrowException | EOFError | zlib.error | lzma.LZMAError | zipfile.BadZipFile
-    ):
-        return not isinstance(error, pa.ArrowMemoryError)
+    if isinstance(error, DAMAGE):
+        return True
     return type(error).__name__ in ("OSError", "BadGzipFile") and (
         getattr(error, "errno", None) is None
     )
