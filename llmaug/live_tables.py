@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug import schema
-from llmaug.columns import mask_of, number_column, parse_times, text_column
+from llmaug.columns import id_column, mask_of, number_column, parse_times, text_column
 from llmaug.config import FilesConfig, Format
 from llmaug.errors import UserError
 from llmaug.layout import Layout, Piece
@@ -126,7 +126,12 @@ def _typed(
             refuse(times.beyond, f"{name}_out_of_range")
             columns[name] = pa.array(times.us).cast(field.type)
             continue
-        if pa.types.is_floating(field.type):
+        if name in ("user_id", "item_id"):  # as ingest writes them: they have to meet
+            found = id_column(column, name, file)
+            refuse(found.not_utf8, "not_utf8")
+            refuse(found.bad, f"bad_{name}")
+            columns[name] = found.ids
+        elif pa.types.is_floating(field.type):
             columns[name], bad = number_column(column, name, file)
             refuse(bad, f"bad_{name}")
         else:

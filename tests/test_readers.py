@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmaug.cleaning import Cleaned, clean_piece, user_hash
-from llmaug.columns import number_column, parse_times, text_column
+from llmaug.columns import parse_times
 from llmaug.config import FilesConfig, IngestConfig
 from llmaug.errors import UserError
 from llmaug.layout import Layout, Piece
 from llmaug.readers import check_columns, count_rows, read_pieces
-from llmaug.side_tables import split_tags
 from llmaug.sources import list_sources, prune
 from llmaug.storage import Storage
 
@@ -220,22 +219,6 @@ def test_times_that_are_none() -> None:
         parse_times(pa.chunked_array([[True]]), None, "x")
 
 
-def test_ids_and_numbers() -> None:
-    ids, broken = text_column(pa.chunked_array([[1, None]]), "user_id", "x")
-    assert ids.to_pylist() == ["1", None] and not broken.any()
-    raw = pa.array([b"u1", b"\xff", b" ", None])
-    ids, broken = text_column(pa.chunked_array([raw]), "user_id", "x")
-    assert ids.to_pylist() == ["u1", None, None, None]
-    assert broken.tolist() == [False, True, False, False]
-    coded = pa.chunked_array([pa.array(["a", "b", "a"]).dictionary_encode()])
-    assert text_column(coded, "item_id", "x")[0].to_pylist() == ["a", "b", "a"]
-    with pytest.raises(UserError, match="x: column 'user_id' is double, neither text nor integer"):
-        text_column(pa.chunked_array([[1.0]]), "user_id", "x")
-    value, bad = number_column(pa.chunked_array([["1.5", "", "nan", "five", "1e99"]]), "value", "x")
-    assert value.to_pylist()[:4] == [1.5, None, None, None]
-    assert bad.tolist() == [False, False, False, True, True]
-
-
 def test_each_bad_row_has_its_reason() -> None:
     good = "2025-12-31T00:00:00Z"
     cleaned = clean(
@@ -293,10 +276,3 @@ def _blake(text: str) -> bytes:
     import hashlib
 
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def test_tags_come_as_lists_or_text() -> None:
-    texts = pa.chunked_array([["a|b, c", "a, b", '["x", "y"]', "", None]])
-    expected: list[list[str]] = [["a", "b, c"], ["a", "b"], ["x", "y"], [], []]
-    assert split_tags(texts).to_pylist() == expected
-    assert split_tags(pa.chunked_array([[["a", None, "a"], None]])).to_pylist() == [["a"], []]
