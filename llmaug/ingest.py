@@ -198,6 +198,12 @@ STAGE = Stage(
     code=tuple(
         f"llmaug.{name}"
         for name in (
+            "sources",
+            "layout",
+            "lines",
+            "records",
+            "csv_records",
+            "parquet_pieces",
             "readers",
             "columns",
             "time_text",

@@ -82,7 +82,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"split": {"validation_quantile": 0.9, "test_quantile": 0.8}}, "must be below"),
         ({"split": {"kind": "temporal", "num_test_events": 5}}, "is for leave_one_out"),
         ({"split": {"kind": "leave_one_out", "num_test_events": 5}}, "evaluate.targets: all"),
-        ({"ingest": {"format": "text"}}, "ingest.pattern"),
+        ({"ingest": {"format": "text"}}, "ingest: pattern"),
         ({"ray": {"num_cpus": 2}}, "ray.num_cpus"),
         (
             {
