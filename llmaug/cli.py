@@ -103,6 +103,12 @@ def run_job(
     else:
         skipped = sum(m["skipped"] for m in manifests.values())
         Console().print(f"Ran to {until}: {len(manifests)} stages, {skipped} unchanged.")
+        if "ingest" in manifests:
+            from llmaug.ledger_table import counted_otherwise, ledger_table
+
+            counts = manifests["ingest"]["counts"]
+            Console().print(ledger_table(counts))
+            Console().print(counted_otherwise(counts))
     return manifests
 
 

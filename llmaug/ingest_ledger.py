@@ -29,6 +29,12 @@ NOTED = {
     "twin_items": f"{{:,}} items {_TWINS}",
 }
 """What may be odd about rows that were accepted."""
+HINTS = {
+    "null_user_id": "as for visitors without an account",
+    "null_item_id": "as for events without an item",
+    "bad_value": "or pass the column over with ingest.columns.value: null",
+}
+"""What may be the fix where most rows were quarantined for a reason."""
 
 
 def check_sums(where: str, rows_read: int, accepted: int, counts: Mapping[str, int]) -> None:
@@ -74,9 +80,10 @@ def judge_quarantine(
         f"\n  {row['file']} row {row['row'] or '-'}: {row['reason']}: {row['detail'] or ''}"
         for row in examples()
     )
+    hint = HINTS.get(max(reasons, key=lambda reason: reasons[reason]), "")
     raise UserError(
         f"{text}. That is more than ingest.max_quarantined {limit:.2%}: mend the config or the "
-        f"logs, or raise it.{shown}"
+        f"logs, or raise it{hint and f' ({hint})'}.{shown}"
     )
 
 
