@@ -144,6 +144,12 @@ def _check_quarantine(context: Context, counts: Counter[str]) -> None:
         raise UserError(_unreadable(storage, folder, reasons["unreadable_file"], config))
     if not read:
         raise UserError(f"{_uri(context)}: the files hold no rows; check ingest.path and start/end")
+    for name, theirs in config.columns.items():
+        if theirs is not None and not counts[f"found.{name}"]:
+            raise UserError(
+                f"{_uri(context)}: no file has a column '{theirs}' for {name}; set "
+                f"ingest.columns.{name} to the right one, or to null"
+            )
     if counts["bot_users"]:
         context.progress.note(
             f"{counts['bot_users']:,} users with more than {config.max_events_per_day:,} events "

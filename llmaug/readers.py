@@ -43,6 +43,7 @@ RECORDS = {"jsonl": json_records, "csv": csv_records, "text": text_records}
 DAMAGE = (
     pa.ArrowException, EOFError, UnicodeDecodeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+ROWS_LOOKED_AT = 1_000
 LOOKED_AT = 20
 """Files that are looked at for a column before it is said to be in none."""
 
@@ -74,18 +75,20 @@ def count_rows(place: Storage, source: Source, layout: Layout) -> int:
 def check_columns(place: Storage, sources: list[Source], layout: Layout) -> None:
     """Look whether the first files have the columns that are needed or named in the config.
 
-    Raises UserError naming the column, what is there and the fix.
+    Raises UserError naming the column, what is there and the fix. An optional key of JSON that
+    may come later is left to who reads all of it.
     """
     missing = list(dict.fromkeys([*layout.required, *layout.mapped()]))
     found: dict[str, None] = {}
-    first, explode = None, layout.files.explode
+    first, explode, seen_all = None, layout.files.explode, len(sources) <= LOOKED_AT
     for source in sources[:LOOKED_AT]:
         try:
-            there = columns_of(place, source, layout)
+            there, is_whole = columns_of(place, source, layout)
         except Exception as error:
             if not _is_damage(error):
                 raise
             continue  # counted when it is read
+        seen_all &= is_whole
         if not there and layout.files.format != "text":
             continue  # no rows
         first = first or source
@@ -94,24 +97,27 @@ def check_columns(place: Storage, sources: list[Source], layout: Layout) -> None
         missing = [name for name in missing if not _is_there(name, names, there, explode)]
         if not missing:
             return
-    if first is not None:
+    missing = [name for name in missing if seen_all or name in layout.required]
+    if first is not None and missing:
         raise missing_column(missing[0], found, first, layout)
 
 
-def columns_of(place: Storage, source: Source, layout: Layout) -> list[str]:
-    """Columns of a file, by its head: names, and dotted paths of what is nested in them."""
+def columns_of(place: Storage, source: Source, layout: Layout) -> tuple[list[str], bool]:
+    """Columns of a file, by its head: names, and dotted paths of what is nested in them; and
+    whether there can be no others in the rest of it."""
     if layout.files.format == "parquet":
-        return parquet_columns(place, source)
+        return parquet_columns(place, source), True
     if layout.files.format == "text":
-        return list(layout.pattern().groupindex)
+        return list(layout.pattern().groupindex), True
+    is_csv = layout.files.format == "csv"
+    found: dict[str, None] = {}
     with opened(place, source, layout) as stream:
-        found: dict[str, None] = {}
         for num_seen, record in enumerate(RECORDS[layout.files.format](stream, source, layout)):
             if not isinstance(record, Refused):
                 found |= dict.fromkeys(_paths(record[1]))
-            if num_seen >= ROWS_PER_PIECE:
-                break
-    return list(found)
+            if (is_csv and found) or num_seen >= ROWS_LOOKED_AT:
+                return list(found), is_csv
+    return list(found), True
 
 
 def _is_there(name: str, names: dict[str, str], there: list[str], explode: str | None) -> bool:

@@ -167,6 +167,7 @@ def _shuffled(
         "rows_read": len(piece.rows) + len(piece.refused),
         "dropped.out_of_range_date": cleaned.num_out_of_range_date,
         "dropped.sampled_out": int((~sampled).sum()),
+        **{f"found.{name}": 1 for name in piece.table.column_names},
         **{f"noted.{name}": count for name, count in cleaned.noted.items()},
     }
     rows = [_conform(events), _conform(refused), _counted(source, num_parts, counts)]

@@ -65,7 +65,7 @@ def test_a_packed_file_that_was_cut_off_is_unreadable_after_its_last_row(
     tmp_path: Path, kind: str
 ) -> None:
     ids = [os.urandom(9).hex() for _ in range(9_999)]
-    noise = "".join(f'{{"user_id": "{each}", "item_id": "a"}}\n' for each in ids)
+    noise = "".join(f'{{"user_id": "{each}", "item_id": "a", "timestamp": 1}}\n' for each in ids)
     data = noise.encode()
     packed = {
         "gzip": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress,
@@ -284,6 +284,16 @@ def test_a_column_that_one_file_lacks_is_null_there(tmp_path: Path) -> None:
     (tmp_path / "c.csv").unlink()
     with pytest.raises(UserError, match="no column 'stars' for value"):
         read(tmp_path, "csv", {"value": "stars"})
+
+
+def test_a_key_that_comes_late_is_no_missing_column(tmp_path: Path) -> None:
+    rows = JSON + JSON + b'{"user_id": "u", "item_id": "a", "timestamp": 1, "stars": 5}'
+    (tmp_path / "x.jsonl").write_bytes(rows)
+    found = rows_of(read(tmp_path, "jsonl", {"value": "stars"}))
+    assert [row["value"] for row in found] == [*[None] * 2_000, "5"]
+    (tmp_path / "x.jsonl").write_bytes(JSON[: len(JSON) // 2])
+    with pytest.raises(UserError, match="no column 'stars' for value"):
+        read(tmp_path, "jsonl", {"value": "stars"})
 
 
 # -- which files -------------------------------------------------------------------------
