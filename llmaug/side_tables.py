@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import pyarrow.compute as pc
 
 from llmaug import schema
 from llmaug.cleaning import Reasons, checked_ids, shorten
+from llmaug.columns import text_column
 from llmaug.config import IngestConfig, TableConfig, mapped
 from llmaug.errors import UserError
 from llmaug.ingest_ledger import check_sums, judge_quarantine
-from llmaug.item_fields import FIELDS
+from llmaug.item_fields import BAD, FIELDS, plain_values
 from llmaug.readers import Layout, Piece, Refused, read_pieces
 from llmaug.sources import list_sources, resolve_uri
 from llmaug.storage import Storage
@@ -91,7 +93,11 @@ def read_users(storage: Storage, config: IngestConfig, note: Callable[[str], Non
 
     def typed(piece: Piece, file: str) -> pa.Table:
         names = [n for n in piece.table.column_names if n != "user_id" and n not in absent]
-        texts = [_as_texts(piece.table[name]) for name in names]
+        texts = []
+        for name in names:
+            found, num_bad = _as_texts(piece.table[name], name, file)
+            side.emptied.update({"attributes": num_bad} if num_bad else {})
+            texts.append(found)
         maps = [
             [(name, value) for name, value in zip(names, values, strict=True) if value]
             for values in zip(*texts, strict=True)
@@ -264,9 +270,18 @@ def _field(
     return found
 
 
-def _as_texts(column: pa.ChunkedArray) -> list[str | None]:
+def _as_texts(column: pa.ChunkedArray, name: str, file: str) -> tuple[list[str | None], int]:
+    """Values of any type as text, and how many of them have none."""
     try:
-        return list(column.cast(pa.string()).to_pylist())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        values = column.to_pylist()
-        return [None if v is None else json.dumps(v, default=str) for v in values]
+        text, broken = text_column(column, name, file)
+        return text.to_pylist(), int(broken.sum())
+    except UserError:  # dates, lists, structs
+        values = plain_values(column)
+    texts = [v if isinstance(v, str) else _shown(v) for v in values]
+    return texts, sum(value is BAD for value in values)
+
+
+def _shown(value: Any) -> str | None:
+    if value is None or value is BAD:
+        return None
+    return str(value) if isinstance(value, date | time) else json.dumps(value, default=str)

@@ -48,6 +48,8 @@ _ZONE_NAME = re.compile(r"\d ?(?:[A-Z][A-Za-z]+/[A-Za-z_/]+|[A-Z]{3,5})$")
 def read_notations(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Microseconds since 1970 of each value, and a mask of those that are read; 0 elsewhere."""
     us, todo = np.zeros(len(text), np.int64), _valid(text)
+    _by_arrow(text, us, todo, _LOCAL, pa.timestamp("us"))
+    _by_arrow(text, us, todo, _ZONED, pa.timestamp("us", "UTC"))
     if todo.any():
         plain = text
         for liberty, replacement in _LIBERTIES:

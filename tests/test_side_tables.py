@@ -4,6 +4,7 @@ in what is optional, and counted to the row. No Ray."""
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,24 @@ def test_users_keep_their_attributes_and_count_too(tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(UserError, match="ingest.users: 1 of 4 rows quarantined"):
         Read(tmp_path, "users", IngestConfig(users=table))
+
+
+def test_attributes_of_any_type_are_text(tmp_path: Path) -> None:
+    broken = pa.array([b"\xff", b"Ulm"]).view(pa.string())  # as a Parquet writer may leave it
+    table = pa.table(
+        {
+            "user_id": [1, 2], "age": [30.0, None], "born": [date(2000, 1, 31), None],
+            "tags": [["a"], None], "city": broken, "pro": [True, False],
+        }
+    )  # fmt: skip
+    pq.write_table(table, tmp_path / "users.parquet")
+    config = IngestConfig(users={"path": str(tmp_path / "users.parquet")})  # type: ignore
+    read = Read(tmp_path, "users", config)
+    assert [dict(row["attributes"]) for row in read.rows] == [
+        {"age": "30", "born": "2000-01-31", "tags": '["a"]', "pro": "true"},
+        {"city": "Ulm", "pro": "false"},
+    ]
+    assert read.counts["bad_attributes"] == 1
 
 
 def test_ids_of_another_catalogue_stop_the_run_and_few_are_noted(tmp_path: Path) -> None:
