@@ -172,6 +172,9 @@ def test_what_is_no_number_is_marked() -> None:
         "Tue, 01 Oct 2019 15:04:05 GMT",
         "Tue Oct 01 15:04:05 UTC 2019",
         "Tue Oct  1 15:04:05 2019",
+        "Tue Oct 01 2019 17:04:05 GMT+0200 (Central European Summer Time)",  # JavaScript
+        "2019-10-1 15:4:05",
+        "2019/10/1 15:04:05",
         "Oct 1, 2019, 3:04:05 PM",
         " 2019-10-01T15:04:05z ",
     ],
