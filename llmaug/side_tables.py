@@ -198,7 +198,7 @@ def _read(
     place = resolve_uri(table.path, storage)
     layout = Layout(side.where, table.format, mapped(table.columns), (key,), wanted)
     words = config.null_words(table.format)
-    pieces, origins = [fields.empty_table()], []
+    pieces, files, numbers = [fields.empty_table()], [], [np.zeros(0, np.int64)]
     for source in list_sources(place, f"{side.where}.path"):
         for piece in read_pieces(place, source, layout):
             side.rows_read += len(piece.rows) + len(piece.refused)
@@ -217,12 +217,16 @@ def _read(
             good = pa.array(~reasons.refused)
             found = typed(piece, source.name).add_column(0, key, ids).filter(good)
             pieces.append(schema.validate(found, fields, side.where))
-            origins += [(source.name, int(row)) for row in piece.rows[~reasons.refused]]
-    side.rows = _first_of_each(side, pa.concat_tables(pieces).combine_chunks(), origins)
+            files += [source.name] * found.num_rows
+            numbers.append(piece.rows[~reasons.refused])
+    rows = pa.concat_tables(pieces).combine_chunks()
+    side.rows = _first_of_each(side, rows, files, np.concatenate(numbers))
     return side
 
 
-def _first_of_each(side: SideTable, rows: pa.Table, origins: list[tuple[str, int]]) -> pa.Table:
+def _first_of_each(
+    side: SideTable, rows: pa.Table, files: list[str], numbers: np.ndarray
+) -> pa.Table:
     """The first row of each id. Another that equals it is counted, one that does not refused."""
     coded = rows[0].combine_chunks().dictionary_encode().indices.to_numpy()
     _, first, of = np.unique(coded, return_index=True, return_inverse=True)
@@ -235,8 +239,8 @@ def _first_of_each(side: SideTable, rows: pa.Table, origins: list[tuple[str, int
         if ours == theirs:
             side.num_repeated += 1
         else:
-            file, row = origins[at]
-            side.refused.append((file, Refused(row, "duplicate_id", None)))
+            again_at = Refused(int(numbers[at]), "duplicate_id", None)
+            side.refused.append((files[at], again_at))
     return rows.filter(pa.array(~again))
 
 
