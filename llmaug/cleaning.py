@@ -19,7 +19,6 @@ from llmaug.columns import (
     MAX_ID_BYTES,
     MICROSECONDS,
     id_column,
-    is_text,
     mask_of,
     number_column,
     parse_times,
@@ -118,11 +117,9 @@ def checked_ids(
     reasons.put(found.not_utf8, "not_utf8")
     why = " stands for nothing (ingest.null_values)"
     reasons.put(found.null_word, f"null_{name}", column, why)
-    if is_text(column.type):
-        reasons.put(found.bad, f"bad_{name}", why=f"more than {MAX_ID_BYTES:,} bytes")
-    else:
-        why = " is no id: a fraction, or too large for floats to tell it from its neighbours"
-        reasons.put(found.bad, f"bad_{name}", column, why)
+    why = " is no id: a fraction, or too large for floats to tell it from its neighbours"
+    reasons.put(found.bad, f"bad_{name}", column, why)
+    reasons.put(found.long, f"bad_{name}", why=f"more than {MAX_ID_BYTES:,} bytes")
     reasons.put(mask_of(pc.is_null(found.ids)), f"null_{name}")
     return found.ids
 
@@ -247,12 +244,11 @@ def _checked_times(
 def _advised(column: pa.ChunkedArray, bad: np.ndarray) -> dict[str, np.ndarray]:
     """Masks of the `bad` rows by what there is to say about them."""
     found: dict[str, np.ndarray] = {}
-    for at in np.flatnonzero(bad):
-        try:
-            why = advice(str(column[int(at)].as_py()).strip())
-        except UnicodeDecodeError:
-            why = ""
-        found.setdefault(why, np.zeros(len(bad), bool))[at] = True
+    if bad.any():
+        text = text_column(column, "timestamp", "")[0]
+        for at in np.flatnonzero(bad):
+            why = advice(text[int(at)].as_py() or "")
+            found.setdefault(why, np.zeros(len(bad), bool))[at] = True
     return found
 
 

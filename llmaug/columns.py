@@ -29,7 +29,8 @@ class Ids(NamedTuple):
 
     ids: pa.Array  # strings; null where there is none, or one of the masks is set
     not_utf8: np.ndarray  # (rows,) bool
-    bad: np.ndarray  # fractions, whole numbers that floats cannot tell apart, endless text
+    bad: np.ndarray  # fractions, and whole numbers that floats cannot tell apart
+    long: np.ndarray  # more than MAX_ID_BYTES
     null_word: np.ndarray  # a word that stands for nothing
 
 
@@ -80,11 +81,12 @@ def id_column(column: pa.ChunkedArray, name: str, file: str, null_words: Sequenc
     if pa.types.is_boolean(array.type):
         raise _no_scalar(array.type, name, file, "an id")
     text, broken = text_column(column, name, file)
-    bad = mask_of(pc.greater(pc.binary_length(text), MAX_ID_BYTES))
+    long = mask_of(pc.greater(pc.binary_length(text), MAX_ID_BYTES))
+    bad = np.zeros(len(text), bool)
     if pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
-        bad |= ~mask_of(pc.match_substring_regex(text, r"^-?\d+$")) & mask_of(pc.is_valid(text))
+        bad = ~mask_of(pc.match_substring_regex(text, r"^-?\d+$")) & mask_of(pc.is_valid(text))
     words = mask_of(pc.is_in(text, pa.array(null_words, pa.string())))
-    return Ids(_without(text, bad | words), broken, bad, words)
+    return Ids(_without(text, bad | long | words), broken, bad, long, words)
 
 
 def number_column(

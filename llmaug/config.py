@@ -35,9 +35,10 @@ Format = Literal["parquet", "jsonl", "csv", "text"]
 
 NULL_WORDS = (
     "\\N", "null", "Null", "NULL", "(null)", "<null>", "nil", "None", "NONE", "undefined", "nan",
-    "NaN", "NAN", "-nan", "-NaN", "NaT", "NA", "<NA>", "#N/A", "N/A", "n/a",
+    "NaN", "NAN", "-nan", "-NaN", "NaT", "NA", "<NA>", "#N/A", "N/A", "n/a", "(not set)", "-",
 )  # fmt: skip
-"""What databases, pandas, Python, R, JavaScript and spreadsheets write where there is nothing."""
+"""What databases, pandas, Python, R, JavaScript, spreadsheets, analytics and web servers write
+where there is nothing."""
 
 
 class FilesConfig(_Model):

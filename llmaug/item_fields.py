@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from llmaug.columns import mask_of, number_column, text_column
 
 _Column = tuple[pa.Array, np.ndarray]  # values, and a mask of the bad ones (null there)
-_BAD = object()
+BAD = object()
 MAX_DEPTH = 8  # of lists in lists
 
 
@@ -26,7 +26,7 @@ def texts(column: pa.ChunkedArray, name: str, file: str, null_words: Sequence[st
     Raises UserError when the type has no text in it.
     """
     if _is_list(column.type):
-        values = _plain_values(column)
+        values = plain_values(column)
     else:
         text, broken = text_column(column, name, file)
         words = pa.array(null_words, pa.string())
@@ -36,10 +36,10 @@ def texts(column: pa.ChunkedArray, name: str, file: str, null_words: Sequence[st
             return text, broken
         values = [_nested_text(value) for value in text.to_pylist()]
         for at in np.flatnonzero(broken):
-            values[at] = _BAD
+            values[at] = BAD
     found = [_joined(value) for value in values]
-    bad = [value is _BAD for value in found]
-    plain = [None if value is _BAD else value or None for value in found]
+    bad = [value is BAD for value in found]
+    plain = [None if value is BAD else value or None for value in found]
     return pa.array(plain, pa.string()), np.array(bad, bool)
 
 
@@ -50,12 +50,12 @@ def tags(column: pa.ChunkedArray, name: str, file: str, null_words: Sequence[str
     Raises UserError when the type has none of these in it.
     """
     if _is_list(column.type):
-        values = _plain_values(column)
+        values = plain_values(column)
     else:
         text, broken = text_column(column, name, file)
         values = [_split(value) for value in text.to_pylist()]
         for at in np.flatnonzero(broken):
-            values[at] = _BAD
+            values[at] = BAD
     found = [_flat(value) for value in values]
     lists = [
         list(dict.fromkeys(tag for tag in each or () if tag and tag not in null_words))
@@ -103,11 +103,11 @@ def _json(text: str | None) -> Any:
 
 
 def _joined(value: Any) -> Any:
-    """Text, or `_BAD` for what has none in it."""
+    """Text, or `BAD` for what has none in it."""
     if isinstance(value, list):
         parts = _flat(value)
-        return _BAD if parts is None else " ".join(part for part in parts if part)
-    return _BAD if isinstance(value, dict) and value else value or None
+        return BAD if parts is None else " ".join(part for part in parts if part)
+    return BAD if isinstance(value, dict) and value else value or None
 
 
 def _flat(value: Any, depth: int = 0) -> list[str] | None:
@@ -130,8 +130,8 @@ def _encodes(text: str) -> bool:
         return False
 
 
-def _plain_values(column: pa.ChunkedArray) -> list[Any]:
-    """`column` as Python values, `_BAD` where Python has none (bytes that are not UTF-8)."""
+def plain_values(column: pa.ChunkedArray) -> list[Any]:
+    """`column` as Python values, `BAD` where Python has none (bytes that are not UTF-8)."""
     try:
         return list(column.to_pylist())
     except (ValueError, OverflowError):
@@ -142,7 +142,7 @@ def _plain_value(value: pa.Scalar) -> Any:
     try:
         return value.as_py()
     except (ValueError, OverflowError):
-        return _BAD
+        return BAD
 
 
 def _is_list(kind: pa.DataType) -> bool:

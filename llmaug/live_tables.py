@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from llmaug import schema
 from llmaug.columns import id_column, mask_of, number_column, parse_times, text_column
-from llmaug.config import FilesConfig, Format
+from llmaug.config import NULL_WORDS, FilesConfig, Format
 from llmaug.errors import UserError
 from llmaug.layout import Layout, Piece
 from llmaug.readers import check_columns, read_pieces
@@ -127,9 +127,10 @@ def _typed(
             columns[name] = pa.array(times.us).cast(field.type)
             continue
         if name in ("user_id", "item_id"):  # as ingest writes them: they have to meet
-            found = id_column(column, name, file)
+            words = () if _format(file) == "jsonl" else NULL_WORDS
+            found = id_column(column, name, file, words)
             refuse(found.not_utf8, "not_utf8")
-            refuse(found.bad, f"bad_{name}")
+            refuse(found.bad | found.long, f"bad_{name}")
             columns[name] = found.ids
         elif pa.types.is_floating(field.type):
             columns[name], bad = number_column(column, name, file)

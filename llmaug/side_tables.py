@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import pyarrow.compute as pc
 
 from llmaug import schema
 from llmaug.cleaning import Reasons, checked_ids, shorten
+from llmaug.columns import text_column
 from llmaug.config import IngestConfig, TableConfig
 from llmaug.errors import UserError
 from llmaug.ingest_ledger import check_sums, judge_quarantine
-from llmaug.item_fields import FIELDS
+from llmaug.item_fields import BAD, FIELDS, plain_values
 from llmaug.layout import Layout, Piece, Refused
 from llmaug.readers import check_columns, read_pieces
 from llmaug.sources import list_sources, resolve_uri
@@ -92,7 +94,11 @@ def read_users(storage: Storage, config: IngestConfig, note: Callable[[str], Non
 
     def typed(piece: Piece, file: str) -> pa.Table:
         names = [n for n in piece.table.column_names if n != "user_id" and n not in absent]
-        texts = [_as_texts(piece.table[name]) for name in names]
+        texts = []
+        for name in names:
+            found, num_bad = _as_texts(piece.table[name], name, file)
+            side.emptied.update({"attributes": num_bad} if num_bad else {})
+            texts.append(found)
         maps = [
             [(name, value) for name, value in zip(names, values, strict=True) if value]
             for values in zip(*texts, strict=True)
@@ -195,7 +201,7 @@ def _read(
     sources = list_sources(place, f"{side.where}.path", note)
     check_columns(place, sources, layout)
     words = config.null_words(table.format)
-    pieces, origins = [fields.empty_table()], []
+    pieces, files, numbers = [fields.empty_table()], [], [np.zeros(0, np.int64)]
     for source in sources:
         for piece in read_pieces(place, source, layout):
             side.rows_read += len(piece.rows) + len(piece.refused)
@@ -214,12 +220,16 @@ def _read(
             good = pa.array(~reasons.refused)
             found = typed(piece, source.name).add_column(0, key, ids).filter(good)
             pieces.append(schema.validate(found, fields, side.where))
-            origins += [(source.name, int(row)) for row in piece.rows[~reasons.refused]]
-    side.rows = _first_of_each(side, pa.concat_tables(pieces).combine_chunks(), origins)
+            files += [source.name] * found.num_rows
+            numbers.append(piece.rows[~reasons.refused])
+    rows = pa.concat_tables(pieces).combine_chunks()
+    side.rows = _first_of_each(side, rows, files, np.concatenate(numbers))
     return side
 
 
-def _first_of_each(side: SideTable, rows: pa.Table, origins: list[tuple[str, int]]) -> pa.Table:
+def _first_of_each(
+    side: SideTable, rows: pa.Table, files: list[str], numbers: np.ndarray
+) -> pa.Table:
     """The first row of each id. Another that equals it is counted, one that does not refused."""
     coded = rows[0].combine_chunks().dictionary_encode().indices.to_numpy()
     _, first, of = np.unique(coded, return_index=True, return_inverse=True)
@@ -232,8 +242,8 @@ def _first_of_each(side: SideTable, rows: pa.Table, origins: list[tuple[str, int
         if ours == theirs:
             side.num_repeated += 1
         else:
-            file, row = origins[at]
-            side.refused.append((file, Refused(row, "duplicate_id", None)))
+            again_at = Refused(int(numbers[at]), "duplicate_id", None)
+            side.refused.append((files[at], again_at))
     return rows.filter(pa.array(~again))
 
 
@@ -267,9 +277,18 @@ def _field(
     return found
 
 
-def _as_texts(column: pa.ChunkedArray) -> list[str | None]:
+def _as_texts(column: pa.ChunkedArray, name: str, file: str) -> tuple[list[str | None], int]:
+    """Values of any type as text, and how many of them have none."""
     try:
-        return list(column.cast(pa.string()).to_pylist())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        values = column.to_pylist()
-        return [None if v is None else json.dumps(v, default=str) for v in values]
+        text, broken = text_column(column, name, file)
+        return text.to_pylist(), int(broken.sum())
+    except UserError:  # dates, lists, structs
+        values = plain_values(column)
+    texts = [v if isinstance(v, str) else _shown(v) for v in values]
+    return texts, sum(value is BAD for value in values)
+
+
+def _shown(value: Any) -> str | None:
+    if value is None or value is BAD:
+        return None
+    return str(value) if isinstance(value, date | time) else json.dumps(value, default=str)

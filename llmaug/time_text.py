@@ -1,7 +1,8 @@
 """Times as people and programs write them, to microseconds since 1970.
 
 Read is what says by itself which number is the day: ISO 8601 with its usual liberties, and
-notations that name the month. What does not (1/2/2019) takes a format. No zone is UTC.
+notations that begin with the year or name the month. What does not (1/2/2019) takes a format. No
+zone is UTC.
 """
 
 from __future__ import annotations
@@ -29,14 +30,21 @@ _NAMED = (
     "%d/%b/%Y:%H:%M:%S %z",  # web servers
     "%a, %d %b %Y %H:%M:%S %z",  # mail, HTTP
     "%a %b %d %H:%M:%S %z %Y",  # Ruby, Java
+    "%a %b %d %Y %H:%M:%S GMT%z",  # JavaScript
     "%a %b %d %H:%M:%S %Y",  # C
     "%d %b %Y %H:%M:%S",
     "%d-%b-%Y %H:%M:%S",  # Oracle
     "%b %d, %Y %I:%M:%S %p",
     "%b %d, %Y, %I:%M:%S %p",
     "%b %d, %Y %H:%M:%S",
+    "%Y-%m-%d %H:%M:%S",  # with a month or an hour of one digit
+    "%Y-%m-%d %H:%M",
     "%Y-%m-%d %I:%M:%S %p",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y/%m/%d",
 )
+_ASIDE = re.compile(r" \([^()]*\)$")  # (Coordinated Universal Time)
 _UTC_NAME = re.compile(r"\b(?:UTC|GMT)\b(?=$| \d{4}$)")
 _DAY_OR_MONTH = re.compile(
     r"^(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})"
@@ -48,6 +56,8 @@ _ZONE_NAME = re.compile(r"\d ?(?:[A-Z][A-Za-z]+/[A-Za-z_/]+|[A-Z]{3,5})$")
 def read_notations(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Microseconds since 1970 of each value, and a mask of those that are read; 0 elsewhere."""
     us, todo = np.zeros(len(text), np.int64), _valid(text)
+    _by_arrow(text, us, todo, _LOCAL, pa.timestamp("us"))
+    _by_arrow(text, us, todo, _ZONED, pa.timestamp("us", "UTC"))
     if todo.any():
         plain = text
         for liberty, replacement in _LIBERTIES:
@@ -127,7 +137,7 @@ def _one_by_one(
         value = text[int(at)].as_py()
         if value not in known:
             found = None if iso is None else _parse_iso(iso[int(at)].as_py())
-            plain = value if iso is None else _UTC_NAME.sub("+0000", value)
+            plain = value if iso is None else _UTC_NAME.sub("+0000", _ASIDE.sub("", value))
             known[value] = _parse(plain, order) if found is None else found
         if known[value] is not None:
             us[at], todo[at] = known[value], False

@@ -117,6 +117,8 @@ def test_a_time_that_is_not_read_says_how_it_can_be() -> None:
         f"'{found[3]}' names a zone: logs have to write its offset (+01:00) or UTC",
         "'soon'",
     ]
+    numbers = clean({"timestamp": [20190131, 31]}, time_format="%Y%m%d")
+    assert refusals(numbers) == [(2, "bad_timestamp", "31")]
     read = clean({"timestamp": found[:1]}, time_format="%m/%d/%Y %I:%M:%S %p")
     assert read.events["timestamp"].to_pylist() == [datetime(2019, 1, 31, 15, 4, 5, tzinfo=UTC)]
 

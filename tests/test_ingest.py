@@ -129,6 +129,7 @@ def test_a_messy_night(tmp_path: Path, make_context: MakeContext) -> None:
             "keep_actions": ["view"],
             "max_events_per_day": 5,
             "max_quarantined": 0.5,
+            "max_unreadable_files": 1,
             "items": {
                 "path": "{root}/items.jsonl",
                 "format": "jsonl",

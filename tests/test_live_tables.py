@@ -36,6 +36,19 @@ def test_formats_mix_in_a_folder(tmp_path: Path) -> None:
     assert found.refused == {} and found.warnings("feedback") == []
 
 
+def test_ids_meet_those_of_other_tables_and_of_the_logs(tmp_path: Path) -> None:
+    """BigQuery's times, floats of pandas, and a word for nobody."""
+    (tmp_path / "a.csv").write_text(
+        "user_id,action,timestamp\n 1 ,click,2025-06-01 01:00:00 UTC\nnull,click,2025-06-01\n"
+    )
+    rows = {"user_id": [1.0, 1.5], "action": ["click"] * 2, "timestamp": [hour(2)] * 2}
+    pq.write_table(pa.table(rows), tmp_path / "b.parquet")
+    found = feedback(tmp_path)
+    assert found.table["user_id"].to_pylist() == ["1", "1"]
+    assert found.table["timestamp"].to_pylist() == [hour(1), hour(2)]
+    assert found.refused == {"bad_user_id": 1, "null_user_id": 1} and found.rows_read == 4
+
+
 def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     good = '{"user_id": "u", "action": "click", "timestamp": 1748736000000}'
     lines = [

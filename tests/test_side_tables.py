@@ -4,6 +4,8 @@ in what is optional, and counted to the row. No Ray."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from hypothesis import strategies as st
 from llmaug import side_tables
 from llmaug.config import IngestConfig
 from llmaug.errors import UserError
+from llmaug.ingest import _check_users
 from llmaug.item_fields import tags, texts
 from llmaug.side_tables import SideTable
+from llmaug.stage import Context
 from llmaug.storage import Storage
 
 
@@ -183,6 +187,24 @@ def test_users_keep_their_attributes_and_count_too(tmp_path: Path) -> None:
         Read(tmp_path, "users", IngestConfig(users=table))
 
 
+def test_attributes_of_any_type_are_text(tmp_path: Path) -> None:
+    broken = pa.array([b"\xff", b"Ulm"]).view(pa.string())  # as a Parquet writer may leave it
+    table = pa.table(
+        {
+            "user_id": [1, 2], "age": [30.0, None], "born": [date(2000, 1, 31), None],
+            "tags": [["a"], None], "city": broken, "pro": [True, False],
+        }
+    )  # fmt: skip
+    pq.write_table(table, tmp_path / "users.parquet")
+    config = IngestConfig(users={"path": str(tmp_path / "users.parquet")})  # type: ignore
+    read = Read(tmp_path, "users", config)
+    assert [dict(row["attributes"]) for row in read.rows] == [
+        {"age": "30", "born": "2000-01-31", "tags": '["a"]', "pro": "true"},
+        {"city": "Ulm", "pro": "false"},
+    ]
+    assert read.counts["bad_attributes"] == 1
+
+
 def test_ids_of_another_catalogue_stop_the_run_and_few_are_noted(tmp_path: Path) -> None:
     notes: list[str] = []
     side = items(tmp_path, [{"item_id": f"SKU-{at}"} for at in range(3)]).side
@@ -197,6 +219,24 @@ def test_ids_of_another_catalogue_stop_the_run_and_few_are_noted(tmp_path: Path)
     assert not notes
     assert side_tables.check_overlap(side, pa.array(["SKU-1", "x", "y"]), notes.append) == 1
     assert "only 1 of 3 items of the logs are in ingest.items" in notes[0]
+
+
+def test_a_users_table_of_other_people_stops_the_run(
+    tmp_path: Path, make_context: Callable[..., Context]
+) -> None:
+    """Looked for part by part, until one user is known: nobody holds all of them."""
+    context = make_context()
+    side = SideTable("users", pa.table({"user_id": ["u3", "x"], "attributes": [[], []]}))
+    parts = ["part-00000", "part-00001"]
+    for part, users in zip(parts, (["u1", "u1"], ["u2"]), strict=True):
+        table = pa.table({"user_id": users})
+        context.storage.write_part(table, {}, context.folder("ingest"), part)
+    with pytest.raises(UserError, match="^0 of 2 users of the logs are in ingest.users: the logs"):
+        _check_users(context, side, parts, 2)
+    context.storage.write_part(
+        pa.table({"user_id": ["u3"]}), {}, context.folder("ingest"), "part-00002"
+    )
+    _check_users(context, side, [*parts, "part-00002"], 3)
 
 
 def test_tags_come_as_lists_or_text() -> None:
