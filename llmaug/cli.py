@@ -77,11 +77,12 @@ def run_job(
     from llmaug import pipeline, report
     from llmaug.cluster import disconnect
     from llmaug.config import load_config
+    from llmaug.names import check_name
     from llmaug.progress import Progress
 
     config = load_config(config_path)
     storage = _storage(config, root, endpoint_url)
-    run_id = run_id or config.name
+    run_id = config.name if run_id is None else check_name(run_id, "--run-id")
     console = Console(stderr=True)
     try:
         manifests = pipeline.run(
@@ -166,7 +167,7 @@ def forecast(
     console = Console(stderr=True)
     try:
         predicted = predict(
-            parsed, storage, run_id or parsed.name, probe_units,
+            parsed, storage, parsed.name if run_id is None else run_id, probe_units,
             lambda publish: Progress(console, publish),
         )  # fmt: skip
     finally:
