@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llmaug import publish
+from llmaug import pointer
 from llmaug.pipeline import reopened
 from llmaug.progress import Progress
 from llmaug.recommend import score_all
@@ -25,7 +25,7 @@ def recommend_all(
     Returns {users, rows, users_per_s: of one actor, model, folder}. Raises UserError when there
     is no published model, or its run is gone or held by another process.
     """
-    card = publish.current(storage, name)
+    card = pointer.current(storage, name)
     with reopened(storage, card["run_id"], progress) as context:
         config = context.config.recommend.model_copy(update={"k": k})
         storage.delete(to)

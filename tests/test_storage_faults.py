@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from llmaug import lease as lease_module
-from llmaug import publish, s3
+from llmaug import pointer, s3
 from llmaug.errors import UserError
 from llmaug.lease import Lease
 from llmaug.readers import Layout, read_pieces
@@ -259,9 +259,11 @@ def test_the_published_pointer_moves_once_though_answers_are_lost(
 ) -> None:
     for night in ("monday", "tuesday", "wednesday"):
         proxy.next("cut_after")
-        publish.point_to(storage, "films", {"version": night})
-    current = publish.current(storage, "films")
-    assert current == {"version": "wednesday", "previous": "tuesday"}
+        version = f"published/films/versions/{night}"
+        pointer.advance(storage, "films", {"run_id": "night", "version": version})
+    current = pointer.current(storage, "films")
+    assert current["version"].endswith("wednesday") and current["previous"].endswith("tuesday")
+    assert len(current["earlier"]) == 1
     assert proxy.counts["cut_after"] == 3
 
 
