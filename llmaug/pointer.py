@@ -13,13 +13,12 @@ were current before.
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 from llmaug.errors import UserError
 from llmaug.names import PUBLISHED, check_name
-from llmaug.storage import Storage
+from llmaug.storage import Storage, json_object
 
 CARD = "published.json"
 """In a version's folder, written last: what it is, and that it is whole."""
@@ -103,7 +102,7 @@ def read_version(storage: Storage, name: str, version: str) -> dict[str, Any]:
     """The card of a version that is whole. Raises UserError when there is none."""
     folder = f"{versions_folder(name)}/{version}"
     there = storage.names(folder)
-    card = _json(storage.read(folder, CARD)) if CARD in there else None
+    card = json_object(storage.read(folder, CARD)) if CARD in there else None
     missing = [file for file in (card or {}).get("files", ()) if file not in there]
     if card is None or missing:
         what = f"{', '.join(missing)} is missing" if missing else f"no whole version ({CARD})"
@@ -116,7 +115,7 @@ def _look(storage: Storage, name: str) -> tuple[dict[str, Any], str | None]:
     data, version = storage.read_bytes_version(*_place(name))
     if version is None:
         return {}, None
-    card = _json(data)
+    card = json_object(data)
     points_to = str(card.get("version")) if card else ""
     folder, _, step = points_to.rpartition("/")
     if folder != versions_folder(name) or step in ("", ".", ".."):
@@ -196,17 +195,9 @@ def _cards(storage: Storage, name: str) -> list[dict[str, Any]]:
     found = []
     for version in storage.names(versions_folder(name)):
         folder = f"{versions_folder(name)}/{version}"
-        if CARD in storage.names(folder) and (card := _json(storage.read(folder, CARD))):
+        if CARD in storage.names(folder) and (card := json_object(storage.read(folder, CARD))):
             found.append(card)
     return found
-
-
-def _json(data: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _done(outcome: str, card: dict[str, Any], why: str = "") -> dict[str, str]:

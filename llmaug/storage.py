@@ -33,6 +33,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(value).hexdigest()[:32]
 
 
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in `data`; None when there is none, or it is damaged."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 @dataclass(frozen=True)
 class Storage:
     """A filesystem and a root in it. Small and picklable: workers rebuild the connection."""
