@@ -19,17 +19,17 @@ _MAX_CHARACTERS = 128
 _MAX_BYTES = 200  # disks take 255 of a file name, and a version has a digest behind its run
 
 
-def check_name(name: str, what: str = "name") -> str:
+def check_name(name: str, what: str = "") -> str:
     """`name`, composed. Raises UserError unless it may be the name of a folder.
 
-    what: the option or the field that it came by, for the message.
+    what: the option that it came by, for the message.
     """
     composed = unicodedata.normalize("NFC", name)
     if not _is_name(composed):
         shown = repr(name if len(name) <= 60 else f"{name[:57]}...")
         raise UserError(
-            f"{what} {shown} cannot be a folder's name: it begins with a letter or a digit and has "
-            f"only letters, digits, '.', '_' and '-', at most {_MAX_CHARACTERS} "
+            f"{what} {shown}".lstrip() + " cannot be a folder's name: it begins with a letter or a "
+            f"digit and has only letters, digits, '.', '_' and '-', at most {_MAX_CHARACTERS} "
             f"({_MAX_BYTES} bytes in UTF-8)"
         )
     return composed

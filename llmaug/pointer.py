@@ -36,10 +36,7 @@ def current(storage: Storage, name: str) -> dict[str, Any]:
     or points to anything but a version of its own."""
     card, version = _look(storage, check_name(name, "--name"))
     if version is None:
-        raise UserError(
-            f"{storage.uri(PUBLISHED, name)}: no published model here. Run the job first "
-            "(`llmaug run --config ... --root ...`), or give the right --root and --name"
-        )
+        raise _nothing(storage, name)
     return card
 
 
@@ -87,6 +84,8 @@ def roll_back(storage: Storage, name: str, to: str | None = None) -> dict[str, A
             # Damaged: what it held is not known, and was no later than the latest version.
             seen = {"night": max((_night(card) for card in _cards(storage, name)), default=())}
             version = storage.read_bytes_version(*_place(name))[1]
+        if version is None and to is None:
+            raise _nothing(storage, name)
         to = to or _before(storage, name, seen)  # once: a repeated try goes no further back
         card = read_version(storage, name, to)
         past = _versions(seen)
@@ -102,7 +101,7 @@ def read_version(storage: Storage, name: str, version: str) -> dict[str, Any]:
     """The card of a version that is whole. Raises UserError when there is none."""
     folder = f"{versions_folder(name)}/{version}"
     there = storage.names(folder)
-    card = json_object(storage.read(folder, CARD)) if CARD in there else None
+    card = _card(storage.read(folder, CARD)) if CARD in there else None
     missing = [file for file in (card or {}).get("files", ()) if file not in there]
     if card is None or missing:
         what = f"{', '.join(missing)} is missing" if missing else f"no whole version ({CARD})"
@@ -115,17 +114,24 @@ def _look(storage: Storage, name: str) -> tuple[dict[str, Any], str | None]:
     data, version = storage.read_bytes_version(*_place(name))
     if version is None:
         return {}, None
+    card, damage = _card(data), "is damaged"
+    if card is not None:
+        folder, _, step = card["version"].rpartition("/")
+        if folder == versions_folder(name) and step not in ("", ".", ".."):
+            return card, version
+        damage = f"points to {card['version']!r}, no version of its own"
+    raise UserError(
+        f"{storage.uri(*_place(name))} {damage}. Point it to a version: `llmaug publish "
+        f"--rollback --to VERSION --name {name}`; versions here: {_known(storage, name)}"
+    )
+
+
+def _card(data: bytes) -> dict[str, Any] | None:
+    """None where it is damaged."""
     card = json_object(data)
-    points_to = str(card.get("version")) if card else ""
-    folder, _, step = points_to.rpartition("/")
-    if folder != versions_folder(name) or step in ("", ".", ".."):
-        damage = f"points to {points_to!r}, no version of its own" if card else "is damaged"
-        raise UserError(
-            f"{storage.uri(*_place(name))} {damage}. Point it to a version: `llmaug publish "
-            f"--rollback --to VERSION --name {name}`; versions here: {_known(storage, name)}"
-        )
-    assert card is not None
-    return card, version
+    if card is None or not all(isinstance(card.get(f), str) for f in ("run_id", "version", "arm")):
+        return None
+    return card
 
 
 def _objection(card: dict[str, Any], seen: dict[str, Any]) -> str:
@@ -187,7 +193,9 @@ def _before(storage: Storage, name: str, seen: dict[str, Any]) -> str:
 
 
 def _known(storage: Storage, name: str) -> str:
-    return ", ".join(storage.names(versions_folder(name))) or "none"
+    names = storage.names(versions_folder(name))
+    shown = ", ".join(names[-_REMEMBERED:]) or "none"
+    return f"... {shown}" if len(names) > _REMEMBERED else shown
 
 
 def _cards(storage: Storage, name: str) -> list[dict[str, Any]]:
@@ -195,7 +203,7 @@ def _cards(storage: Storage, name: str) -> list[dict[str, Any]]:
     found = []
     for version in storage.names(versions_folder(name)):
         folder = f"{versions_folder(name)}/{version}"
-        if CARD in storage.names(folder) and (card := json_object(storage.read(folder, CARD))):
+        if CARD in storage.names(folder) and (card := _card(storage.read(folder, CARD))):
             found.append(card)
     return found
 
@@ -210,6 +218,13 @@ def _short(card: dict[str, Any]) -> str:
 
 def _place(name: str) -> tuple[str, str, str]:
     return PUBLISHED, name, "CURRENT"
+
+
+def _nothing(storage: Storage, name: str) -> UserError:
+    return UserError(
+        f"{storage.uri(PUBLISHED, name)}: no published model here. Run the job first "
+        "(`llmaug run --config ... --root ...`), or give the right --root and --name"
+    )
 
 
 def _crowded(storage: Storage, name: str) -> UserError:

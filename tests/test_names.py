@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmaug import pipeline
 from llmaug.config import load_config, parse_config
 from llmaug.errors import UserError
 from llmaug.names import check_folder, check_name, run_folder
@@ -90,3 +92,12 @@ def test_names_in_a_config_follow_the_rule(section: dict, field: str) -> None:
 @pytest.mark.parametrize("config", ["demo", "demo_thin", "three_ways", "instruct"])
 def test_the_names_in_our_own_configs_do(config: str) -> None:
     assert check_name(load_config(f"configs/{config}.yaml").name)
+
+
+def test_a_folder_of_somebody_elses_runs_is_not_taken_for_one_of_ours(tmp_path: Path) -> None:
+    theirs = tmp_path / "runs" / "exp1" / "ingest" / "weights.pt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("months of training")
+    with pytest.raises(UserError, match="runs/exp1: holds files and is no run of llmaug"):
+        pipeline.run(parse_config({}), Storage(str(tmp_path)), "exp1")
+    assert [p.name for p in tmp_path.rglob("*")] == ["runs", "exp1", "ingest", "weights.pt"]

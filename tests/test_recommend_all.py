@@ -33,23 +33,23 @@ def read(storage: Storage, folder: str = "tonight") -> list[str]:
 
 
 def files(storage: Storage) -> dict[str, bytes]:
-    """All files below the root and beside it, but for what runs and locks leave."""
-    top = Path(storage.root).parent
+    """All files below the root and beside it, but for what a lease leaves in a run."""
     return {
-        str(path.relative_to(top)): path.read_bytes()
-        for path in top.rglob("*")
-        if path.is_file() and "runs/" not in str(path) and not path.name.endswith(".lock")
+        str(path): path.read_bytes()
+        for top in (storage.root, f"{storage.root}-victim")
+        for path in Path(top).rglob("*")
+        if path.is_file() and "/lease.json" not in str(path)
     }
 
 
 def test_nothing_is_deleted_wherever_the_lists_were_to_go(published: Storage) -> None:
     for name in ("logs/events/x", "outcomes_cache/x", "mine/deeper/x"):
         published.write(b"theirs", name)
-    victim = Path(published.root).with_name("victim")
-    victim.mkdir(exist_ok=True)
+    victim = Path(f"{published.root}-victim")
+    victim.mkdir()
     (victim / "x").write_text("theirs")
     before = files(published)
-    for to in ("", ".", "..", "../victim", "/", "/tmp", "logs", "logs/events", "published", "runs",
+    for to in ("", ".", "..", f"../{victim.name}", "/", "/tmp", "logs", "logs/events", "published", "runs",
                "Runs", "runs/monday", "outcomes_cache", "models", "mine", "mine/deeper",
                "tonight/../mine"):  # fmt: skip
         with pytest.raises(UserError, match="^--to "):

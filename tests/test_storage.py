@@ -86,14 +86,16 @@ def test_a_folder_outside_of_a_run_is_emptied_for_nobody(storage: Storage, folde
     [("",), ("..",), (".",), ("/etc",), ("a", ""), ("a//b",), ("a/",), ("a/../../b",),
      ("a", "../b"), ("runs/../../victim", "x"), ("a\0b",)],
 )  # fmt: skip
-def test_no_name_leads_out_of_the_root(storage: Storage, names: tuple[str, ...]) -> None:
-    Path(storage.root).with_name("victim").write_text("kept")
+def test_no_name_leads_out_of_the_root(tmp_path: Path, names: tuple[str, ...]) -> None:
+    storage, victim = Storage(str(tmp_path / "root")), tmp_path / "victim"
+    victim.write_text("kept")
     for act in (storage.path, storage.exists, storage.read, storage.names, storage.delete):
         with pytest.raises(UserError, match="no path below"):
             act(*names)
     with pytest.raises(UserError, match="no path below"):
         storage.write(b"x", *names)
-    assert Path(storage.root).with_name("victim").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["victim"]
+    assert victim.read_text() == "kept"
 
 
 @given(st.lists(st.text(st.sampled_from("a./~\\é\0 ")), max_size=3))
