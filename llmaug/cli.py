@@ -328,7 +328,7 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
     to: Annotated[
-        str, typer.Option(help="Everybody: folder below the root for the Parquet parts.")
+        str, typer.Option(help="Everybody: folder below the root, new or of an earlier time.")
     ] = "recommendations",
     name: NAME = "recommender",
     root: ROOT = None,

@@ -49,8 +49,8 @@ def test_nothing_is_deleted_wherever_the_lists_were_to_go(published: Storage) ->
     victim.mkdir()
     (victim / "x").write_text("theirs")
     before = files(published)
-    for to in ("", ".", "..", f"../{victim.name}", "/", "/tmp", "logs", "logs/events", "published", "runs",
-               "Runs", "runs/monday", "outcomes_cache", "models", "mine", "mine/deeper",
+    for to in ("", ".", "..", f"../{victim.name}", "/", "/tmp", "logs", "logs/events", "published",
+               "runs", "Runs", "runs/monday", "outcomes_cache", "models", "mine", "mine/deeper",
                "tonight/../mine"):  # fmt: skip
         with pytest.raises(UserError, match="^--to "):
             recommend_all(published, "recommender", 1, to)
