@@ -77,11 +77,12 @@ def run_job(
     from llmaug import pipeline, report
     from llmaug.cluster import disconnect
     from llmaug.config import load_config
+    from llmaug.names import check_name
     from llmaug.progress import Progress
 
     config = load_config(config_path)
     storage = _storage(config, root, endpoint_url)
-    run_id = run_id or config.name
+    run_id = config.name if run_id is None else check_name(run_id, "--run-id")
     console = Console(stderr=True)
     try:
         manifests = pipeline.run(
@@ -172,7 +173,7 @@ def forecast(
     console = Console(stderr=True)
     try:
         predicted = predict(
-            parsed, storage, run_id or parsed.name, probe_units,
+            parsed, storage, parsed.name if run_id is None else run_id, probe_units,
             lambda publish: Progress(console, publish),
         )  # fmt: skip
     finally:
@@ -262,40 +263,68 @@ def evaluate(
 
 @app.command()
 def publish(
-    run: Annotated[str, typer.Argument(help="Run id.")],
+    run: Annotated[str | None, typer.Argument(help="Run id.", show_default=False)] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="The augmented model, although the gate refused it.")
+        bool,
+        typer.Option("--force", help="Although the gate refused it, or a newer night is current."),
     ] = False,
     reason: Annotated[str | None, typer.Option(help="Why; goes with --force.")] = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Back to the version before, or to that of --to.")
+    ] = False,
+    to: Annotated[str | None, typer.Option(help="Version; goes with --rollback.")] = None,
+    name: NAME = "recommender",
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Publish a run that has come to the gate: what the gate chose, or by force what it refused.
+    """Publish a run that has come to the gate, or roll back what is published.
 
-    A force, its reason and what the gate had said are recorded with the published model, in
-    the run and in its report. Without --force an earlier force is taken back.
+    What the gate chose is published, by --force the augmented model that it refused. A night
+    does not replace a newer one: it is kept as a version, and the command says so. --force
+    replaces it all the same, for this once. A force, its reason and what the gate had said are
+    recorded. Without --force an earlier force is taken back.
 
-    Example: `llmaug publish 2026-01-31 --force --reason "agreed with the shop team, ticket 71"`
+    --rollback points model --name to the version that was current before. It stays until a newer
+    night is published; resuming an old one does not bring it back.
+
+    Example: `llmaug publish 2026-01-31 --force --reason "agreed with the shop team, ticket 71"`,
+    or `llmaug publish --rollback`
     """
+    if force != (reason is not None):
+        raise typer.BadParameter("--force and --reason go together")
+    if rollback == (run is not None) or (rollback and force):
+        raise typer.BadParameter("give a run to publish, or --rollback (without --force)")
+    if to is not None and not rollback:
+        raise typer.BadParameter("--to goes with --rollback")
+    storage = _storage(None, root, endpoint_url)
+    if run is None:
+        return _roll_back(storage, name, to, as_json)
     from llmaug.cluster import disconnect
     from llmaug.force import publish_run
     from llmaug.progress import Progress
+    from llmaug.publish import said
 
-    if force != (reason is not None):
-        raise typer.BadParameter("--force and --reason go together")
     console = Console(stderr=True)
     try:
-        card = publish_run(
-            _storage(None, root, endpoint_url), run, reason,
-            lambda put: Progress(console, put),
-        )  # fmt: skip
+        card = publish_run(storage, run, reason, lambda put: Progress(console, put))
     finally:
         disconnect()
     if as_json:
         return _print_json(card)
-    by_force = " by force" if card["forced"] else ""
-    Console().print(f"published arm {card['arm']}{by_force}: {card['uri']}", soft_wrap=True)
+    Console().print(escape(said(card)), soft_wrap=True)
+
+
+def _roll_back(storage: Storage, name: str, to: str | None, as_json: bool) -> None:
+    from llmaug import pointer
+
+    card = pointer.roll_back(storage, name, to)
+    if as_json:
+        return _print_json(card)
+    Console().print(
+        f"rolled back: {storage.uri(card['version'])} (arm {card['arm']}) is current, until a "
+        "night is published that is newer than all before", soft_wrap=True, markup=False,
+    )  # fmt: skip
 
 
 @app.command()
@@ -305,7 +334,7 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
     to: Annotated[
-        str, typer.Option(help="Everybody: folder below the root for the Parquet parts.")
+        str, typer.Option(help="Everybody: folder below the root, new or of an earlier time.")
     ] = "recommendations",
     name: NAME = "recommender",
     root: ROOT = None,

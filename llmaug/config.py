@@ -13,9 +13,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from llmaug.errors import UserError
+from llmaug.names import check_name
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""Of a folder."""
 
 
 class _Model(BaseModel):
@@ -271,7 +282,7 @@ class LmConfig(OptimiserConfig):
     model: Literal["causal", "masked", "ngram", "instruct"] = "causal"
     """causal: a small Llama over item tokens; masked: a small BERT, which fills gaps; ngram:
     counts with Kneser-Ney smoothing; instruct: a chat model, which chooses among candidates."""
-    name: str = ""
+    name: Name = ""
     """Folder below `lm/` and first half of the generator's name. Default: as `model`."""
     folder: str | None = None
     """instruct: the Hugging Face folder of the chat model: `{root}/...`, an absolute path or a
@@ -296,11 +307,11 @@ class LmConfig(OptimiserConfig):
     """Longest sequence in tokens, prompt and continuation together."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout on embeddings and on the last hidden state while training."""
-    from_run: str | None = None
+    from_run: Name | None = None
     """Generate with the behaviour model (and vocabulary) of this earlier run instead of
     training one: its outcomes cache then answers whatever has not changed since. Refused when
     that run trained on events that are held out now."""
-    warm_start: str | None = None
+    warm_start: Name | None = None
     """causal: start training from the model of this earlier run (of the same lm.name and
     shape), last night's or another domain's in the same root. Refused when that run trained on
     events that are held out now."""
@@ -765,7 +776,7 @@ class GateConfig(_Model):
 class PublishConfig(_Model):
     """The versioned model folder."""
 
-    name: str = "recommender"
+    name: Name = "recommender"
     """Folder below `published/`."""
 
 
@@ -794,7 +805,7 @@ class RayConfig(_Model):
 class Config(_Model):
     """One nightly job."""
 
-    name: str = "llmaug"
+    name: Name = "llmaug"
     """Name of the job; also the run id when none is given."""
     seed: int = 7
     """Of everything random."""

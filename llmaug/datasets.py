@@ -7,6 +7,7 @@ inside the package `recbole`; its files are read, the package is never imported.
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from llmaug.storage import Storage, digest
 _LAYOUT = 1  # counts up when what is written changes, so that old copies are replaced
 _NOTE = "_written.json"
 _FOLDERS = ("events", "items", "users")
+_OURS = re.compile(
+    r"(events/dt=\d{4}-\d\d-\d\d|items|users)/((part-0|items|users)\.parquet|\._\w+)"
+)
+"""With the temporary files of a write that was killed."""
 _AGES = ((18, "under 18"), (25, "18-24"), (35, "25-34"), (45, "35-44"), (55, "45-54"))
 _DAY_S = 86_400
 
@@ -75,22 +80,23 @@ def _source() -> Path:
 def _is_whole(storage: Storage, note: dict[str, Any]) -> bool:
     return (
         note["complete"]
-        and len(storage.names("events")) == note["counts"]["days"]
+        and len(storage.files("events")) == note["counts"]["days"]
         and storage.exists("items", "items.parquet")
         and storage.exists("users", "users.parquet")
     )
 
 
 def _make_room(storage: Storage, note: dict[str, Any] | None) -> None:
-    """Remove an older copy of ours; refuse to touch anything else."""
-    for folder in _FOLDERS:
-        if note:
-            storage.delete(folder)
-        elif storage.names(folder):
-            raise UserError(
-                f"{storage.uri(folder)}: holds files that this command did not write "
-                f"(there is no {_NOTE}); choose an empty target"
-            )
+    """Remove an older copy of ours, file by file; refuse to touch anything else."""
+    there = [f"{folder}/{name}" for folder in _FOLDERS for name in storage.files(folder)]
+    theirs = [path for path in there if not (note and _OURS.fullmatch(path))]
+    if theirs:
+        raise UserError(
+            f"{storage.uri(theirs[0])}: this command did not write it, and replaces nothing but "
+            "its own files; choose an empty target"
+        )
+    for path in [*there, *_FOLDERS]:  # the folders last, for what is left of a disk's is empty
+        storage.delete(path)
 
 
 def _read(data: bytes) -> pa.Table:

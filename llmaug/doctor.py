@@ -265,7 +265,7 @@ def storage_checks(storage: Storage) -> list[Check]:
     finally:
         if len(out) > 1:  # something was written, perhaps; an endpoint that is down stays untouched
             with contextlib.suppress(Exception):
-                storage.delete(folder)
+                _remove(storage, folder)
         for path in missing:
             with contextlib.suppress(OSError):
                 os.rmdir(path)
@@ -338,7 +338,13 @@ def _conditional(storage: Storage, folder: str) -> str:
 
 
 def _delete(storage: Storage, folder: str) -> str:
-    storage.delete(folder)
+    _remove(storage, folder)
     if storage.exists(folder, "probe"):
         raise ValueError("the deleted object is still there")
     return "removed what it wrote"
+
+
+def _remove(storage: Storage, folder: str) -> None:
+    for name in storage.names(folder):
+        storage.delete(folder, name)
+    storage.delete(folder)

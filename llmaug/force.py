@@ -1,21 +1,27 @@
-"""`llmaug publish`: publish a finished run by hand, against the gate if it must be.
+"""`llmaug publish`: publish a finished run by hand, against the gate if it must be, and behind
+a newer night that is current.
 
-A force is for one decision of one run. It is recorded in `runs/<run_id>/forced.json`, which is
-an input of the stage `publish`: whatever follows from what is published (recommendations, the
-report) is renewed with it, and a later decision of the gate makes it void.
+A force against the gate is for one decision of one run. It is recorded in
+`runs/<run_id>/forced.json`, which is an input of the stage `publish`: whatever follows from what
+is published (recommendations, the report) is renewed with it, and a later decision of the gate
+makes it void. That CURRENT may step back behind a newer night is for this one time, and recorded
+in CURRENT: the same run resumed later has no such right.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from llmaug import publish
 from llmaug.arms import AUGMENTED
 from llmaug.errors import UserError
 from llmaug.pipeline import reopened, stages
+from llmaug.pointer import in_the_way
 from llmaug.progress import Progress
-from llmaug.publish import FORCED
 from llmaug.stage import MANIFEST, Context, run_stage
 from llmaug.storage import Storage
 
@@ -26,11 +32,11 @@ def publish_run(
     reason: str | None = None,
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
 ) -> dict[str, Any]:
-    """Publish what the gate of a run chose; with a `reason`, the augmented model although the
-    gate refused it.
+    """Publish what the gate of a run chose, unless a newer night is current; with a `reason`, all
+    the same, and the augmented model although the gate refused it.
 
-    Returns the card of the published model. Raises UserError when there is no such run, it has
-    not come to the gate, or there is nothing to force.
+    Returns the card of the model and what became of it (`publish.publish`). Raises UserError when
+    there is no such run, it has not come to the gate, or there is nothing to force.
     """
     with reopened(storage, run_id, progress) as context:
         if not storage.exists(context.folder("gate"), MANIFEST):
@@ -38,34 +44,46 @@ def publish_run(
                 f"run {run_id} has not come to the gate: run the job first "
                 "(`llmaug run`, or `llmaug run --until gate`)"
             )
+        folder = f"runs/{context.run_id}"
         if reason is None:
-            storage.delete(f"runs/{run_id}", FORCED)
-        else:
-            storage.write_json(_record(context, reason), f"runs/{run_id}", FORCED)
+            storage.delete(folder, publish.FORCED)
+        elif _refused(context, reason):
+            storage.write_json(_record(context, reason), folder, publish.FORCED)
         path = [
-            stage
+            replace(stage, run=partial(publish.run, by_force=reason))
+            if step == "publish"
+            else stage
             for step, stage in stages(context.config)
             if step in ("publish", "recommend", "report")
         ]
         context.progress.plan([stage.name for stage in path])
-        manifests = {stage.name: run_stage(stage, context) for stage in path}
-        return manifests["publish"]["counts"]
+        published, *_ = [run_stage(stage, context) for stage in path]
+        if published["skipped"]:  # that night's stage stands; CURRENT may have moved since
+            return publish.publish(context, reason)
+        return dict(published["counts"])
+
+
+def _refused(context: Context, reason: str) -> bool:
+    """Did the gate refuse what `reason` forces? Raises UserError when nothing is to be forced."""
+    if not reason.strip():
+        raise UserError("--reason is empty: say why this model may go out all the same")
+    if not context.manifest("gate")["counts"]["passed"]:
+        return True
+    if not in_the_way(context.storage, context.config.publish.name, publish.card_of(context)):
+        raise UserError(
+            f"run {context.run_id}: the gate passed and no newer night is current, there is "
+            "nothing to force; leave out --force"
+        )
+    return False
 
 
 def _record(context: Context, reason: str) -> dict[str, Any]:
     gate = context.manifest("gate")
-    decision = gate["counts"]
-    if decision["passed"]:
-        raise UserError(
-            f"run {context.run_id}: the gate passed, there is nothing to force; leave out --force"
-        )
     if not context.storage.exists(context.folder(f"model/{AUGMENTED}"), MANIFEST):
         raise UserError(f"run {context.run_id} trained no augmented model that could be forced")
-    if not reason.strip():
-        raise UserError("--reason is empty: say why this model may go out all the same")
     return {
         "reason": reason.strip(),
-        "refused": decision["reasons"],
+        "refused": gate["counts"]["reasons"],
         "forced_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "gate": gate["fingerprint"],
     }

@@ -21,6 +21,7 @@ from llmaug.filters import filter_parts
 from llmaug.generate import run_engines
 from llmaug.generators import generator_of
 from llmaug.lease import Lease
+from llmaug.names import check_name, run_folder
 from llmaug.outcome_cache import cache_folder, recall
 from llmaug.part_worker import Place
 from llmaug.pipeline import run as run_pipeline
@@ -50,8 +51,9 @@ def forecast(
     """
     if not config.plan.strategies:
         raise UserError("plan.strategies is empty: there is nothing to forecast")
+    run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
     run_pipeline(config, storage, run_id, "plan", progress)
-    with Lease(storage, f"runs/{run_id}") as lease:
+    with Lease(storage, folder) as lease:
         shown = progress(lambda state: None) if progress else Progress()
         context = Context(storage, config, run_id, shown, lease)
         parts = read_parts(storage, context.folder("plan"))
@@ -62,7 +64,7 @@ def forecast(
         _write_probe(context, parts, num_units or 2 * config.generate.max_num_seqs)
         seen = _run_probe(context)
         predicted = _predict(context, parts, hits, seen)
-        storage.write_json(predicted, f"runs/{run_id}", FORECAST)
+        storage.write_json(predicted, folder, FORECAST)
         return predicted
 
 

@@ -22,7 +22,7 @@ def adopt_folder(
     `needed`, or the weights, are missing: it is no `what` then.
     """
     source = resolve_uri(uri, storage)
-    names = source.names("")
+    names = source.names()
     for name in needed:
         if name not in names:
             raise UserError(

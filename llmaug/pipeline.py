@@ -34,6 +34,7 @@ from llmaug.errors import UserError
 from llmaug.lease import Lease
 from llmaug.lm import adopt as lm_adopt
 from llmaug.lm import train as lm_train
+from llmaug.names import check_name, run_folder
 from llmaug.progress import Progress
 from llmaug.stage import Context, Stage, run_stage
 from llmaug.storage import Storage
@@ -99,7 +100,8 @@ def run(
         raise UserError(f"no step '{until}'; steps are: {', '.join(STEPS)}")
     wanted = STEPS[: STEPS.index(until) + 1]
     path = [stage for step, stage in stages(config, publishing) if step in wanted]
-    folder = f"runs/{run_id}"
+    run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
+    _refuse_others(storage, folder)
     with Lease(storage, folder) as lease:
         put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))
         shown = progress(put) if progress else Progress(publish=put)
@@ -121,13 +123,24 @@ def reopened(
 ) -> Iterator[Context]:
     """A run that was made before, with its own config, held by us meanwhile. Raises UserError
     when there is none."""
-    run = storage.read_json(f"runs/{run_id}", "run.json")
+    run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
+    run = storage.read_json(folder, "run.json")
     if run is None:
         known = ", ".join(storage.names("runs")) or "none"
-        raise UserError(f"{storage.uri('runs', run_id)}: no such run; runs here: {known}")
-    with Lease(storage, f"runs/{run_id}") as lease:
+        raise UserError(f"{storage.uri(folder)}: no such run; runs here: {known}")
+    with Lease(storage, folder) as lease:
         shown = progress(lambda state: None) if progress else Progress()
         yield Context(storage, Config(**run["config"]), run_id, shown, lease)
+
+
+def _refuse_others(storage: Storage, folder: str) -> None:
+    """Stages empty their folders: `folder` must be a run, or nothing yet."""
+    there = storage.names(folder)
+    if there and not {"run.json", "lease.json"} & set(there):
+        raise UserError(
+            f"{storage.uri(folder)}: holds files and is no run of llmaug (no run.json); choose "
+            "another --run-id or --root"
+        )
 
 
 class _Throttled:

@@ -1,52 +1,87 @@
-"""The versioned model folder and the pointer that serving follows.
+"""The versioned model folder, and the stage that publishes it.
 
-`published/<name>/versions/<run_id>/` is written whole, then `CURRENT` is moved to it with
-compare-and-swap: a reader sees the old model or the new one, never half of one. A forced model
-(force.py) is a version of its own, `versions/<run_id>-forced/`.
+`published/<name>/versions/<run_id>-<digest>/` is named after its content, written whole and never
+changed; then `CURRENT` is moved to it (pointer.py). A reader sees the old model or the new one,
+whatever is killed in between. A forced model (force.py) is another content, and another version.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+from llmaug import pointer
 from llmaug.arms import AUGMENTED
 from llmaug.errors import UserError
 from llmaug.stage import Context, Stage
-from llmaug.storage import Storage
+from llmaug.storage import digest
 
 FORCED = "forced.json"
 
 
-def run(context: Context) -> dict[str, Any]:
-    config, storage = context.config, context.storage
+def run(context: Context, by_force: str | None = None) -> dict[str, Any]:
+    published = publish(context, by_force)
+    context.progress.note(said(published))
+    return published
+
+
+def publish(context: Context, by_force: str | None = None) -> dict[str, Any]:
+    """Write the version of a run that has come to the gate, and move CURRENT to it.
+
+    by_force: the reason for which CURRENT may move although a newer night is current. Returns its
+    card with `uri`, `outcome`, `current` and `why` (see `pointer.advance`).
+    """
+    storage, name = context.storage, context.config.publish.name
+    card = card_of(context)
+    written = _write(context, card)
+    if context.lease:
+        context.lease.check()
+    # The same content may be that of a later night: what is on disk keeps its first.
+    done = pointer.advance(storage, name, {**written, "night": card["night"]}, by_force)
+    return {**written, **done, "uri": storage.uri(card["version"])}
+
+
+def card_of(context: Context) -> dict[str, Any]:
+    """What is published of a run that has come to the gate: the model, why, and its version."""
     decision, force = context.manifest("gate")["counts"], forced(context)
     arm = AUGMENTED if force else decision["arm"]
-    seed = config.train.seeds[0]
-    source = context.folder(f"model/{arm}/seed-{seed}")
-    # The version of the refused night may be serving: it is left as it is.
-    name_of_version = f"{context.run_id}-forced" if force else context.run_id
-    version = f"published/{config.publish.name}/versions/{name_of_version}"
-    facts = storage.read_json(source, "_trained.json")
-    for name in storage.names(source):
-        if not name.startswith("_"):
-            storage.write(storage.read(source, name), version, name)
-    card = {
+    seed = context.config.train.seeds[0]
+    source = _source(context, arm, seed)
+    files = {
+        file: digest(context.storage.read(source, file))
+        for file in context.storage.names(source)
+        if not file.startswith("_")
+    }
+    facts = context.storage.read_json(source, "_trained.json") or {}
+    if digest(files) != facts.get("model_digest"):
+        folder = context.storage.uri(context.folder(f"model/{arm}"))
+        raise UserError(
+            f"{context.storage.uri(source)}: not the files that training wrote; remove {folder} "
+            "and run the job again: this arm is trained anew"
+        )
+    content = {
         "run_id": context.run_id,
-        "version": version,
         "model_digest": facts["model_digest"],
+        "files": files,
         "arm": arm,
         "seed": seed,
         "gate": decision,
         "forced": force,
-        "published_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    storage.write_json(card, version, "published.json")
-    if context.lease:
-        context.lease.check()
-    point_to(storage, config.publish.name, card)
-    context.progress.note(f"published {storage.uri(version)}")
-    return {**card, "uri": storage.uri(version)}
+    folder = pointer.versions_folder(context.config.publish.name)
+    version = f"{folder}/{context.run_id}-{digest(content)[:16]}"
+    return {
+        **content,
+        "version": version,
+        "night": night_of(context),
+        "published_utc": pointer.utc_now(),
+    }
+
+
+def night_of(context: Context) -> list[str]:
+    """What orders nights: how far the logs of a run can reach, when they were read, its id."""
+    read = context.manifest("ingest")["finished_utc"]
+    end = context.config.ingest.end
+    return [min(f"{end}T24:00:00Z", read) if end else read, read, context.run_id]
 
 
 def forced(context: Context) -> dict[str, Any] | None:
@@ -55,34 +90,34 @@ def forced(context: Context) -> dict[str, Any] | None:
     return record if record and record["gate"] == context.manifest("gate")["fingerprint"] else None
 
 
-def point_to(storage: Storage, name: str, card: dict[str, Any]) -> None:
-    """Move CURRENT of model `name` to `card`; the card it replaces is remembered in it.
-
-    Raises UserError when others keep moving it at the same time.
-    """
-    place = (f"published/{name}", "CURRENT")
-    for _ in range(5):
-        current, version = storage.read_version(*place)
-        if version is None:
-            if storage.create(card, *place):
-                return
-            continue
-        assert current is not None
-        previous = current["version"] if current["version"] != card["version"] else None
-        if storage.swap({**card, "previous": previous or current.get("previous")}, version, *place):
-            return
-    raise UserError(f"{storage.uri(*place)}: others are publishing at the same time; try again")
+def said(published: dict[str, Any]) -> str:
+    """In words, what became of a version: it was published, was current already, or was left."""
+    arm, uri, outcome = published["arm"], published["uri"], published["outcome"]
+    by_force = " by force" if published["forced"] else ""
+    if outcome != pointer.LEFT:
+        return f"{outcome}: arm {arm}{by_force}, {uri}"
+    name = uri.rpartition("/")[2]
+    return (
+        f"not published, CURRENT is left as it was: {published['why']}. Arm {arm}{by_force} is "
+        f"kept at {uri}; to serve it: `llmaug publish --rollback --to {name}`, or `llmaug publish "
+        f"{published['run_id']} --force --reason ...`"
+    )
 
 
-def current(storage: Storage, name: str) -> dict[str, Any]:
-    """The card of the published model. Raises UserError when there is none."""
-    card = storage.read_json(f"published/{name}", "CURRENT")
-    if card is None:
-        raise UserError(
-            f"{storage.uri('published', name)}: no published model here. Run the job first "
-            "(`llmaug run --config ... --root ...`), or give the right --root and --name"
-        )
-    return card
+def _source(context: Context, arm: str, seed: int) -> str:
+    return context.folder(f"model/{arm}/seed-{seed}")
+
+
+def _write(context: Context, card: dict[str, Any]) -> dict[str, Any]:
+    """The version's files, then its card; what is there already is left. Returns the card there."""
+    storage, version = context.storage, card["version"]
+    source = _source(context, card["arm"], card["seed"])
+    there = storage.names(version)
+    for file in card["files"]:
+        if file not in there:
+            storage.write(storage.read(source, file), version, file)
+    storage.create(card, version, pointer.CARD)
+    return pointer.read_version(storage, context.config.publish.name, version.rpartition("/")[2])
 
 
 STAGE = Stage(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from llmaug import publish, recommenders
+from llmaug import pointer, recommenders
 from llmaug.cleaning import user_hash
 from llmaug.config import RecommendConfig
 from llmaug.errors import UserError
@@ -123,7 +123,7 @@ def for_user(storage: Storage, name: str, user_id: str, k: int) -> dict[str, Any
     A user who is not in the logs gets what the model says of an empty history, and
     `known_user` is false.
     """
-    card = publish.current(storage, name)
+    card = pointer.current(storage, name)
     model, vocabulary, _ = recommenders.load(storage, card["version"])
     history = history_of(storage, card["run_id"], user_id, vocabulary)
     titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
@@ -170,7 +170,7 @@ def score_pairs(storage: Storage, name: str, pairs: list[tuple[str, str]]) -> li
     """
     import torch
 
-    card = publish.current(storage, name)
+    card = pointer.current(storage, name)
     model, vocabulary, _ = recommenders.load(storage, card["version"])
     users = [user for user, _ in pairs]
     tokens = vocabulary.encode([item for _, item in pairs]).tolist()

@@ -10,6 +10,7 @@ from typing import Any
 from llmaug.arms import ARMS
 from llmaug.bootstrap import lift_text
 from llmaug.config import Config
+from llmaug.names import run_folder
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 from llmaug.stage import Context, Stage
 from llmaug.storage import Storage
@@ -224,7 +225,7 @@ def _sample(context: Context) -> list[dict[str, Any]]:
 
 
 def load_metrics(storage: Storage, run_id: str) -> dict[str, Any] | None:
-    return storage.read_json(f"runs/{run_id}/report", "metrics.json")
+    return storage.read_json(run_folder(run_id), "report", "metrics.json")
 
 
 def stage(names: tuple[str, ...]) -> Stage:

@@ -170,17 +170,17 @@ def _reduced(matrix: Any, seed: int) -> np.ndarray:
     return TruncatedSVD(size, random_state=seed).fit_transform(matrix).astype(np.float32)
 
 
-def write_ids(storage: Storage, folder: str, ids: SemanticIds) -> None:
+def write_ids(storage: Storage, ids: SemanticIds, *folder: str) -> None:
     table = pa.table({"codes": pa.FixedSizeListArray.from_arrays(ids.codes.ravel(), ids.word_len)})
-    storage.write_table(table, folder, IDS_FILE)
+    storage.write_table(table, *folder, IDS_FILE)
 
 
-def read_ids(storage: Storage, folder: str) -> SemanticIds | None:
+def read_ids(storage: Storage, *folder: str) -> SemanticIds | None:
     """Those in `folder` (of a vocabulary, or of a model that writes them); None where there
     are none, and an item is one token."""
-    if not storage.exists(folder, IDS_FILE):
+    if not storage.exists(*folder, IDS_FILE):
         return None
-    codes = storage.read_table(folder, IDS_FILE)["codes"].combine_chunks()
+    codes = storage.read_table(*folder, IDS_FILE)["codes"].combine_chunks()
     return SemanticIds(codes.flatten().to_numpy().reshape(len(codes), -1))
 
 

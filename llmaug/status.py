@@ -6,6 +6,7 @@ from typing import Any
 
 from llmaug.errors import UserError
 from llmaug.lease import is_alive
+from llmaug.names import run_folder
 from llmaug.stage import MANIFEST, STARTED
 from llmaug.storage import Storage
 
@@ -15,7 +16,7 @@ def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
 
     Raises UserError when there is no such run, listing those that there are.
     """
-    folder = f"runs/{run_id}"
+    folder = run_folder(run_id)
     run = storage.read_json(folder, "run.json")
     if run is None:
         known = ", ".join(storage.names("runs")) or "none"

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmaug.errors import UserError
+from llmaug.names import RUNS
 
 
 def digest(value: Any) -> str:
@@ -30,6 +31,15 @@ def digest(value: Any) -> str:
     if not isinstance(value, bytes):
         value = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False).encode()
     return hashlib.sha256(value).hexdigest()[:32]
+
+
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in `data`; None when there is none, or it is damaged."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class Storage:
             object.__setattr__(self, "root", os.path.abspath(self.root.removeprefix("file://")))
         elif not self.root.startswith("s3://"):
             raise UserError(f"{self.root}: roots are folders or s3://bucket/prefix")
+        elif not self.root.removeprefix("s3://").strip("/"):
+            raise UserError(f"{self.root}: which bucket? roots are folders or s3://bucket/prefix")
 
     @property
     def is_local(self) -> bool:
@@ -62,9 +74,17 @@ class Storage:
         return s3.connect(self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL"))
 
     def path(self, *names: str) -> str:
-        """Path inside the filesystem (no protocol) of `names` below the root."""
+        """Path inside the filesystem (no protocol) of `names` below the root.
+
+        Raises UserError for names that lead out of the root, or that a disk and S3 would read
+        differently: whoever asks, and whatever the names were made from.
+        """
         base = self.root.removeprefix("s3://").rstrip("/")
-        return "/".join([base, *names])
+        path = "/".join([base, *names])
+        steps = path[len(base) + 1 :].split("/") if names else []
+        if any(step in ("", ".", "..") or "\0" in step for step in steps):
+            raise UserError(f"{'/'.join(names)!r}: no path below {self.root}")
+        return path
 
     def uri(self, *names: str) -> str:
         return ("" if self.is_local else "s3://") + self.path(*names)
@@ -130,10 +150,26 @@ class Storage:
         listed = [name for name in listed if name.rstrip("/") != own]
         return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in listed)
 
+    def files(self, *folder: str) -> list[str]:
+        """Sorted names below `folder` of the objects in it, at any depth; [] for an object."""
+        path = self.path(*folder)
+        with _explained(self.uri(*folder)):
+            return sorted(str(name)[len(path) + 1 :] for name in self.fs.find(path) if name != path)
+
     def delete(self, *names: str) -> None:
-        """Remove an object or a whole folder; nothing to remove is fine."""
+        """Remove an object, or a folder inside a run; nothing to remove is fine.
+
+        Below `runs/<run_id>/` everything is ours and held by a lease. Anywhere else a folder may
+        hold what people put there: unless it is empty, UserError is raised and it stays.
+        """
+        path = self.path(*names)
         with _explained(self.uri(*names)), contextlib.suppress(FileNotFoundError):
-            self.fs.rm(self.path(*names), recursive=True)
+            if not _is_in_a_run("/".join(names)) and (there := self.files(*names)):
+                raise UserError(
+                    f"{self.uri(*names)}: not deleted: {len(there):,} files are in it, and llmaug "
+                    "empties folders of its own runs only. Remove it yourself if nobody needs it"
+                )
+            self.fs.rm(path, recursive=True)
 
     # -- conditional writes ----------------------------------------------------------
 
@@ -152,16 +188,21 @@ class Storage:
 
     def read_version(self, *names: str) -> tuple[Any, str | None]:
         """(parsed JSON, version) for `swap`; (None, None) when there is no such object."""
+        data, version = self.read_bytes_version(*names)
+        return (None if version is None else json.loads(data)), version
+
+    def read_bytes_version(self, *names: str) -> tuple[bytes, str | None]:
+        """The same unparsed: also of an object that is no JSON any more."""
         path = self.path(*names)
         with _explained(self.uri(*names)):
             try:
                 if not self.is_local:
                     data, tag = self.fs.read_object(path)
-                    return json.loads(data), tag
+                    return data, str(tag)
                 data = Path(path).read_bytes()
-                return json.loads(data), digest(data)
+                return data, digest(data)
             except FileNotFoundError:
-                return None, None
+                return b"", None
 
     def swap(self, value: Any, version: str, *names: str) -> bool:
         """Put JSON only if the object still has `version`; False when it has changed.
@@ -177,7 +218,7 @@ class Storage:
 
             with open(f"{path}.lock", "a") as guard:
                 fcntl.flock(guard, fcntl.LOCK_EX)
-                if self.read_version(*names)[1] != version:
+                if self.read_bytes_version(*names)[1] != version:
                     return False
                 self.write(_dumps(value), *names)
                 return True
@@ -246,6 +287,11 @@ class Storage:
                     os.rename(temporary, target)
                     os.mkdir(temporary)
         return str(target)
+
+
+def _is_in_a_run(path: str) -> bool:
+    steps = path.split("/")
+    return steps[0] == RUNS and len(steps) > 2
 
 
 def _dumps(value: Any) -> bytes:

@@ -11,6 +11,7 @@ from rich.table import Table
 from llmaug.arms import CONTROLS, REAL
 from llmaug.bootstrap import lift_text
 from llmaug.metrics import ACCURACY
+from llmaug.pointer import LEFT
 from llmaug.report import covers
 from llmaug.storage import Storage
 
@@ -27,7 +28,9 @@ def print_summary(console: Console, storage: Storage, run_id: str, metrics: dict
         _print_generation(console, metrics)
     gate = metrics["gate"]
     verdict = "[green]passed[/green]" if gate["passed"] else "[yellow]not passed[/yellow]"
-    console.print(f"gate: {verdict}, arm [bold]{metrics['published']['arm']}[/bold] is published")
+    left = metrics["published"].get("outcome") == LEFT
+    fate = f"kept, not published: {escape(metrics['published']['why'])}" if left else "published"
+    console.print(f"gate: {verdict}, arm [bold]{metrics['published']['arm']}[/bold] is {fate}")
     if force := metrics["published"]["forced"]:
         console.print(f"[red]by force[/red] ({force['forced_utc']}): {escape(force['reason'])}")
     for reason in gate["reasons"]:

@@ -211,7 +211,7 @@ def _write_semantic_ids(context: Context, train: str, vocabulary: Vocabulary) ->
     config, seed = context.config.vocabulary, context.config.seed
     vectors = item_vectors(context.storage, train, vocabulary, seed)
     ids = build(vectors, config.num_levels, config.num_codes, seed)
-    write_ids(context.storage, context.folder("vocabulary"), ids)
+    write_ids(context.storage, ids, context.folder("vocabulary"))
     context.progress.note(
         f"{vocabulary.num_items:,} items as paths of {ids.word_len} words out of "
         f"{ids.num_words:,}, the last one of {ids.sizes[-1]:,}"

@@ -1,14 +1,22 @@
-"""The whole job with its logs on, and everything written to, a real S3 server."""
+"""On a real S3 server: the whole job, and what published models and lists stand on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from llmaug import pointer, publish, recommend_all
+from llmaug.config import parse_config
+from llmaug.errors import UserError
+from llmaug.names import check_name
+from llmaug.stage import Context
 from llmaug.storage import Storage
 from tests.jobs import SMALL, llmaug, write_config, write_logs
 from tests.servers import BUCKET, SECRET_KEY
+from tests.tables import write_finished
+from tests.test_publish import read_logs, write_model
 
 pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("shared_ray")]
 ROOT = f"s3://{BUCKET}/team/llmaug"
@@ -33,7 +41,7 @@ def test_the_job_runs_on_s3_and_leaks_no_secret(endpoint: str, tmp_path: Path) -
     answer = llmaug("recommend", "--user", "1", "--k", "3", "--root", ROOT,
                     "--endpoint-url", endpoint)  # fmt: skip
     assert answer.returncode == 0, answer.stderr
-    assert "model published/recommender/versions/small" in answer.stdout
+    assert "model published/recommender/versions/small-" in answer.stdout
 
     again = llmaug(*command)
     assert again.returncode == 0, again.stderr
@@ -80,3 +88,57 @@ def test_conditional_writes_hold_on_s3(endpoint: str) -> None:
     assert storage.swap({"n": 3}, version, "pointer.json")
     assert not storage.swap({"n": 4}, version, "pointer.json"), "a stale version must not win"
     assert storage.read_json("pointer.json") == {"n": 3}
+
+
+def test_names_of_every_script_come_back_from_s3(endpoint: str) -> None:
+    storage = Storage(ROOT, endpoint)
+    names = sorted(
+        check_name(name) for name in ("a..b", "A_b-c", "cafe\u0301", "夜間", "ночь", "𐐀")
+    )
+    for name in names:
+        storage.write(b"x", "names", name, f"{name}-1")
+    assert storage.names("names") == names
+    assert [storage.names("names", name) for name in names] == [[f"{name}-1"] for name in names]
+
+
+def test_only_folders_of_runs_are_emptied_on_s3(endpoint: str) -> None:
+    storage = Storage(ROOT, endpoint)
+    for name in ("theirs/a", "theirs/b/c", "runs/n1/stage/a", "runs/n1/stage2/a"):
+        storage.write(b"x", name)
+    for folder in ("theirs", "theirs/b", "runs", "runs/n1"):
+        with pytest.raises(UserError, match="not deleted"):
+            storage.delete(folder)
+    storage.delete("theirs/a")
+    storage.delete("runs/n1/stage")
+    assert storage.files("theirs") == ["b/c"]
+    assert storage.files("runs/n1") == ["stage2/a"]
+
+
+def test_publishing_rolling_back_and_renewing_lists_hold_on_s3(endpoint: str) -> None:
+    storage = Storage(f"{ROOT}/shop", endpoint)
+
+    def night(run_id: str, read_utc: str) -> Context:
+        context = Context(storage, parse_config({"publish": {"name": "films"}}), run_id)
+        read_logs(context, read_utc)
+        write_model(context, "real", run_id.encode())
+        write_finished(context, "gate", passed=False, arm="real", reasons=[])
+        return context
+
+    monday = night("monday", "2026-01-27T02:00:00Z")
+    tuesday = night("tuesday", "2026-01-28T02:00:00Z")
+    assert [publish.publish(n)["outcome"] for n in (monday, tuesday, monday, tuesday)] == [
+        "published", "published", "left", "already current"
+    ]  # fmt: skip
+    version = pointer.roll_back(storage, "films")["version"]
+    assert storage.read(version, "model.safetensors") == b"monday"
+    assert publish.publish(tuesday)["outcome"] == "left"
+    assert pointer.current(storage, "films")["version"] == version
+    assert len(storage.names("published/films/versions")) == 2
+
+    for number in range(2):
+        table = pa.table({"n": [number]})
+        storage.write_part(table, {}, "runs/monday/lists", "part-00000")
+        recommend_all._replace(monday, "runs/monday/lists", "tonight", {"k": 1})
+        [part] = storage.parts("tonight")
+        assert storage.read_json("tonight", "_llmaug.json")["parts"][0]["part"] == part
+        assert storage.read_part("tonight", part).equals(table)

@@ -90,7 +90,7 @@ def test_the_trie_leads_to_items_only() -> None:
 def test_ids_are_kept_as_parquet(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert read_ids(storage, "words") is None
-    write_ids(storage, "words", IDS)
+    write_ids(storage, IDS, "words")
     found = read_ids(storage, "words")
     assert found is not None and found.digest == IDS.digest
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmaug.errors import UserError
 from llmaug.storage import Storage, digest
@@ -56,13 +58,56 @@ def test_names_of_a_folder_that_is_not_there_are_none(storage: Storage) -> None:
     storage.delete("nowhere")  # nothing to remove is fine
 
 
-def test_delete_removes_an_object_or_a_whole_folder(storage: Storage) -> None:
+def test_delete_removes_an_object_or_a_whole_folder_of_a_run(storage: Storage) -> None:
+    stage = "runs/monday/stage"
     for name in ("a", "b"):
-        storage.write(b"x", "folder", "inner", name)
-    storage.delete("folder", "inner", "a")
-    assert storage.names("folder", "inner") == ["b"]
-    storage.delete("folder")
-    assert not storage.exists("folder")
+        storage.write(b"x", stage, "inner", name)
+    storage.delete(stage, "inner", "a")
+    assert storage.names(stage, "inner") == ["b"]
+    storage.delete(stage)
+    assert not storage.exists(stage)
+    assert storage.exists("runs/monday")
+
+
+@pytest.mark.parametrize("folder", ["logs", "logs/events", "runs", "runs/monday", "published/m"])
+def test_a_folder_outside_of_a_run_is_emptied_for_nobody(storage: Storage, folder: str) -> None:
+    theirs = (folder, "events", "theirs.parquet")
+    storage.write(b"years of logs", *theirs)
+    with pytest.raises(UserError, match="not deleted: 1 files are in it.*its own runs only"):
+        storage.delete(folder)
+    assert storage.read(*theirs) == b"years of logs"
+    storage.delete(*theirs)  # an object that is named
+    storage.delete(folder)  # nothing but empty folders
+    assert not storage.exists(folder)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("",), ("..",), (".",), ("/etc",), ("a", ""), ("a//b",), ("a/",), ("a/../../b",),
+     ("a", "../b"), ("runs/../../victim", "x"), ("a\0b",)],
+)  # fmt: skip
+def test_no_name_leads_out_of_the_root(tmp_path: Path, names: tuple[str, ...]) -> None:
+    storage, victim = Storage(str(tmp_path / "root")), tmp_path / "victim"
+    victim.write_text("kept")
+    for act in (storage.path, storage.exists, storage.read, storage.names, storage.delete):
+        with pytest.raises(UserError, match="no path below"):
+            act(*names)
+    with pytest.raises(UserError, match="no path below"):
+        storage.write(b"x", *names)
+    assert [path.name for path in tmp_path.iterdir()] == ["victim"]
+    assert victim.read_text() == "kept"
+
+
+@given(st.lists(st.text(st.sampled_from("a./~\\é\0 ")), max_size=3))
+def test_every_path_lies_below_the_root_or_is_refused(names: list[str]) -> None:
+    for storage in (Storage("/data/llmaug"), Storage("s3://bucket/prefix")):
+        base = storage.path()
+        try:
+            path = storage.path(*names)
+        except UserError:
+            continue
+        assert os.path.normpath(path) == path
+        assert path == base or path.startswith(f"{base}/")
 
 
 def test_a_relative_root_is_made_absolute_because_workers_stand_elsewhere(

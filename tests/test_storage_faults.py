@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from llmaug import lease as lease_module
-from llmaug import publish, s3
+from llmaug import pointer, s3
 from llmaug.config import FilesConfig
 from llmaug.errors import UserError
 from llmaug.layout import Layout
@@ -62,7 +62,7 @@ def test_nothing_is_lost_or_half_read_when_one_call_in_ten_goes_wrong(
 ) -> None:
     proxy.share = 0.1
     with ThreadPoolExecutor(8) as pool:
-        for _ in pool.map(lambda number: every_call(storage, f"worker-{number}"), range(8)):
+        for _ in pool.map(lambda n: every_call(storage, f"runs/monday/worker-{n}"), range(8)):
             pass
     assert proxy.counts.total() > 500
     assert all(proxy.counts[fault] for fault in FAULTS), proxy.counts
@@ -189,11 +189,11 @@ def test_an_object_that_breaks_off_again_and_again_is_read_whole(
 
 
 def test_what_a_server_did_not_delete_is_deleted_again(proxy: FaultProxy, storage: Storage) -> None:
-    storage.write_part(TABLE, {}, "stage", "part")
+    storage.write_part(TABLE, {}, "runs/monday/stage", "part")
     proxy.next("not_deleted", "POST")
-    storage.delete("stage")
+    storage.delete("runs/monday/stage")
     assert proxy.counts["not_deleted"] == 1
-    assert storage.names("stage") == []
+    assert storage.names("runs/monday/stage") == []
 
 
 def test_a_large_upload_whose_end_was_not_heard_is_there(
@@ -261,9 +261,11 @@ def test_the_published_pointer_moves_once_though_answers_are_lost(
 ) -> None:
     for night in ("monday", "tuesday", "wednesday"):
         proxy.next("cut_after")
-        publish.point_to(storage, "films", {"version": night})
-    current = publish.current(storage, "films")
-    assert current == {"version": "wednesday", "previous": "tuesday"}
+        version = f"published/films/versions/{night}"
+        pointer.advance(storage, "films", {"run_id": "n", "arm": "real", "version": version})
+    current = pointer.current(storage, "films")
+    assert current["version"].endswith("wednesday") and current["previous"].endswith("tuesday")
+    assert len(current["earlier"]) == 1
     assert proxy.counts["cut_after"] == 3
 
 

@@ -143,6 +143,6 @@ def save(
     """Write the folded model as an ordinary Hugging Face folder; returns its digest."""
     with tempfile.TemporaryDirectory() as local:
         if model.language.items:
-            write_ids(Storage(local), "", model.language.items)
+            write_ids(Storage(local), model.language.items)
         notes = {"language": model.language.as_json(), **facts}
         return write_model(storage, folder, local, model.folded(), "causal", vocabulary, notes)

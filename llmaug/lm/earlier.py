@@ -12,6 +12,7 @@ from functools import partial
 import pyarrow as pa
 
 from llmaug.errors import UserError
+from llmaug.names import run_folder
 from llmaug.split import TEST, TRAIN, VALIDATION
 from llmaug.stage import MANIFEST, Context, map_parts
 from llmaug.storage import Storage
@@ -32,7 +33,7 @@ def find_earlier(context: Context, run_id: str, setting: str) -> EarlierModel:
     """The model of run `run_id` that is named like this run's. Raises UserError, naming
     `setting`, when there is none."""
     storage, name = context.storage, context.config.lm.name
-    folder = f"runs/{run_id}/lm/{name}"
+    folder = f"{run_folder(run_id)}/lm/{name}"
     manifest = storage.read_json(folder, MANIFEST)
     if manifest is None:
         raise UserError(

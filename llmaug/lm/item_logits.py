@@ -34,7 +34,7 @@ class ItemLogits(LogitsProcessor):
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         model = vllm_config.model_config
         notes = json.loads(Path(model.model, NOTES).read_text(encoding="utf-8"))
-        language = language_of(notes["language"], read_ids(Storage(model.model), ""))
+        language = language_of(notes["language"], read_ids(Storage(model.model)))
         if language.ids is None:
             num_rows, num_tokens = vllm_config.scheduler_config.max_num_seqs, model.get_vocab_size()
             self._rules: Any = _Items(num_rows, language.num_words, num_tokens, device)
