@@ -120,7 +120,9 @@ def status(run: Annotated[str, typer.Argument(help="Run id.")], root: ROOT = Non
         return _print_json(state)
     console = Console()
     holder = state["holder"]
-    held = f"running: process {holder['pid']} on {holder['host']}" if holder else "not running"
+    held = (
+        f"{'running' if holder['alive'] else 'held'}: {holder['seen']}" if holder else "not running"
+    )
     console.print(f"run [bold]{run}[/bold], {held}")
     table = Table("stage", "state", "seconds", "rows", box=None)
     for stage in state["stages"]:

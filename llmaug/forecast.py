@@ -51,8 +51,8 @@ def forecast(
     if not config.plan.strategies:
         raise UserError("plan.strategies is empty: there is nothing to forecast")
     run_pipeline(config, storage, run_id, "plan", progress)
-    with Lease(storage, f"runs/{run_id}") as lease:
-        shown = progress(lambda state: None) if progress else Progress()
+    shown = progress(lambda state: None) if progress else Progress()
+    with Lease(storage, f"runs/{run_id}", tell=shown.note) as lease:
         context = Context(storage, config, run_id, shown, lease)
         parts = read_parts(storage, context.folder("plan"))
         if not parts:

@@ -100,9 +100,9 @@ def run(
     wanted = STEPS[: STEPS.index(until) + 1]
     path = [stage for step, stage in stages(config, publishing) if step in wanted]
     folder = f"runs/{run_id}"
-    with Lease(storage, folder) as lease:
-        put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))
-        shown = progress(put) if progress else Progress(publish=put)
+    put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))
+    shown = progress(put) if progress else Progress(publish=put)
+    with Lease(storage, folder, tell=shown.note) as lease:
         shown.plan([stage.name for stage in path])
         context = Context(storage, config, run_id, shown, lease)
         storage.write_json(
@@ -125,8 +125,8 @@ def reopened(
     if run is None:
         known = ", ".join(storage.names("runs")) or "none"
         raise UserError(f"{storage.uri('runs', run_id)}: no such run; runs here: {known}")
-    with Lease(storage, f"runs/{run_id}") as lease:
-        shown = progress(lambda state: None) if progress else Progress()
+    shown = progress(lambda state: None) if progress else Progress()
+    with Lease(storage, f"runs/{run_id}", tell=shown.note) as lease:
         yield Context(storage, Config(**run["config"]), run_id, shown, lease)
 
 

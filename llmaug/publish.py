@@ -42,8 +42,7 @@ def run(context: Context) -> dict[str, Any]:
         "published_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     storage.write_json(card, version, "published.json")
-    if context.lease:
-        context.lease.check()
+    context.confirm_lease()
     point_to(storage, config.publish.name, card)
     context.progress.note(f"published {storage.uri(version)}")
     return {**card, "uri": storage.uri(version)}

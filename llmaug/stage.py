@@ -54,6 +54,12 @@ class Context:
         """Folder of stage `name` below the storage root."""
         return f"runs/{self.run_id}/{on_track(self.track, name)}"
 
+    def confirm_lease(self) -> None:
+        """Raises UserError when another run holds this one's folder; call before what cannot be
+        taken back."""
+        if self.lease:
+            self.lease.confirm()
+
     def manifest(self, name: str) -> dict[str, Any]:
         """Manifest of a stage that has happened."""
         manifest = self.storage.read_json(self.folder(name), MANIFEST)
@@ -139,6 +145,7 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
         context.progress.skipped(stage.name)
         context.skipped.add(stage.name)
         return {**manifest, "skipped": True}
+    context.confirm_lease()
     started = storage.read_json(folder, STARTED)
     storage.delete(folder, MANIFEST)  # first: a folder that is half emptied has not happened
     if not started or started.get("basis") != identity["basis"]:
@@ -151,8 +158,7 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
             counts = stage.run(context)
         except Exception as error:
             raise find_user_error(error) or error from error
-    if context.lease:
-        context.lease.check()
+    context.confirm_lease()
     manifest = {
         **identity,
         "counts": counts,

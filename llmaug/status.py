@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from llmaug.errors import UserError
-from llmaug.lease import is_alive
+from llmaug.lease import Holder, lives
 from llmaug.stage import MANIFEST, STARTED
 from llmaug.storage import Storage
 
@@ -20,13 +21,22 @@ def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
     if run is None:
         known = ", ".join(storage.names("runs")) or "none"
         raise UserError(f"{storage.uri(folder)}: no such run; runs here: {known}")
-    lease = storage.read_json(folder, "lease.json")
     return {
         "run_id": run_id,
-        "holder": lease if lease and is_alive(lease) else None,
+        "holder": _holder(storage, folder),
         "progress": storage.read_json(folder, "progress.json"),
         "stages": [_stage(storage, folder, name) for name in run["stages"]],
     }
+
+
+def _holder(storage: Storage, folder: str) -> dict[str, Any] | None:
+    """Who holds the run, with `alive` (null: that cannot be seen from this machine)."""
+    value, version = storage.read_any(folder, "lease.json")
+    holder = Holder.read(value)
+    alive = lives(holder)
+    if version is None or alive is False:
+        return None
+    return {**asdict(holder), "alive": alive, "seen": f"{holder}, {holder.last_seen}"}
 
 
 def _stage(storage: Storage, folder: str, name: str) -> dict[str, Any]:

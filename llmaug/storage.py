@@ -152,14 +152,25 @@ class Storage:
 
     def read_version(self, *names: str) -> tuple[Any, str | None]:
         """(parsed JSON, version) for `swap`; (None, None) when there is no such object."""
+        data, version = self._versioned(*names)
+        return (None if data is None else json.loads(data)), version
+
+    def read_any(self, *names: str) -> tuple[Any, str | None]:
+        """As `read_version`, with None for an object that is no JSON."""
+        data, version = self._versioned(*names)
+        try:
+            return (None if data is None else json.loads(data)), version
+        except (ValueError, RecursionError):
+            return None, version
+
+    def _versioned(self, *names: str) -> tuple[bytes | None, str | None]:
         path = self.path(*names)
         with _explained(self.uri(*names)):
             try:
                 if not self.is_local:
-                    data, tag = self.fs.read_object(path)
-                    return json.loads(data), tag
+                    return self.fs.read_object(path)  # type: ignore[no-any-return]
                 data = Path(path).read_bytes()
-                return json.loads(data), digest(data)
+                return data, digest(data)
             except FileNotFoundError:
                 return None, None
 
@@ -177,7 +188,7 @@ class Storage:
 
             with open(f"{path}.lock", "a") as guard:
                 fcntl.flock(guard, fcntl.LOCK_EX)
-                if self.read_version(*names)[1] != version:
+                if self._versioned(*names)[1] != version:
                     return False
                 self.write(_dumps(value), *names)
                 return True
@@ -287,7 +298,7 @@ def _explained(uri: str) -> Iterator[None]:
                 f"{uri}: the disk is full. Free space and run the same command again: "
                 "finished parts are kept"
             ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EROFS):
+        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS):
             raise UserError(f"{uri}: cannot write here: {error.strerror}") from error
         if uri.startswith("s3://"):
             raise UserError(

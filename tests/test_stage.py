@@ -157,16 +157,35 @@ def test_what_the_user_can_mend_reaches_the_caller_as_it_was_raised(
     assert str(caught.value) == caught.value.message == "part.csv row 3: mend this"
 
 
-def test_a_stage_that_lost_its_lease_commits_nothing(make_context: MakeContext) -> None:
-    class LostLease:
-        def check(self) -> None:
+class FakeLease:
+    lost = False
+
+    def confirm(self) -> None:
+        if self.lost:
             raise UserError("run lease lost")
 
-    made = make_context()
-    context = Context(made.storage, made.config, "test", lease=LostLease())  # type: ignore[arg-type]
+
+def test_a_stage_that_lost_its_lease_commits_nothing(make_context: MakeContext) -> None:
+    made, lease = make_context(), FakeLease()
+    context = Context(made.storage, made.config, "test", lease=lease)  # type: ignore[arg-type]
+
+    def run(context: Context) -> dict[str, Any]:
+        lease.lost = True
+        return {}
+
     with pytest.raises(UserError, match="lease lost"):
-        run_stage(Stage(name="late", run=lambda context: {}), context)
+        run_stage(Stage(name="late", run=run), context)
     assert not context.storage.exists(context.folder("late"), MANIFEST)
+
+
+def test_a_run_that_lost_its_lease_deletes_nothing(make_context: MakeContext) -> None:
+    made, lease = make_context(), FakeLease()
+    run_stage(Stage(name="late", run=lambda context: {}, settings=lambda config: 1), made)
+    lease.lost = True
+    context = Context(made.storage, made.config, "test", lease=lease)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="lease lost"):
+        run_stage(Stage(name="late", run=lambda context: {}, settings=lambda config: 2), context)
+    assert context.storage.exists(context.folder("late"), MANIFEST)
 
 
 def test_a_later_stage_runs_again_when_its_input_has_changed(make_context: MakeContext) -> None:
