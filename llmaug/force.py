@@ -19,20 +19,24 @@ from llmaug.publish import FORCED
 from llmaug.stage import MANIFEST, Context, run_stage
 from llmaug.storage import Storage
 
+RENEWED = ("publish", "recommendations", "report")  # stages
+
 
 def publish_run(
     storage: Storage,
     run_id: str,
     reason: str | None = None,
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """Publish what the gate of a run chose; with a `reason`, the augmented model although the
     gate refused it.
 
     Returns the card of the published model. Raises UserError when there is no such run, it has
-    not come to the gate, or there is nothing to force.
+    not come to the gate, files of it are missing or damaged, or there is nothing to force.
+    verify: digests of all files are checked too.
     """
-    with reopened(storage, run_id, progress) as context:
+    with reopened(storage, run_id, progress, RENEWED, verify) as context:
         if not storage.exists(context.folder("gate"), MANIFEST):
             raise UserError(
                 f"run {run_id} has not come to the gate: run the job first "
@@ -42,11 +46,7 @@ def publish_run(
             storage.delete(f"runs/{run_id}", FORCED)
         else:
             storage.write_json(_record(context, reason), f"runs/{run_id}", FORCED)
-        path = [
-            stage
-            for step, stage in stages(context.config)
-            if step in ("publish", "recommend", "report")
-        ]
+        path = [stage for _, stage in stages(context.config) if stage.name in RENEWED]
         context.progress.plan([stage.name for stage in path])
         manifests = {stage.name: run_stage(stage, context) for stage in path}
         return manifests["publish"]["counts"]

@@ -18,15 +18,17 @@ def recommend_all(
     k: int,
     to: str,
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """Top k of every user in the logs of the run that published model `name`, written anew to
     folder `to` below the root (schema RECOMMENDATION).
 
     Returns {users, rows, users_per_s: of one actor, model, folder}. Raises UserError when there
-    is no published model, or its run is gone or held by another process.
+    is no published model, or its run is gone, damaged (`verify`: by digest too) or held by
+    another process.
     """
     card = publish.current(storage, name)
-    with reopened(storage, card["run_id"], progress) as context:
+    with reopened(storage, card["run_id"], progress, verify=verify) as context:
         config = context.config.recommend.model_copy(update={"k": k})
         storage.delete(to)
         context.progress.start("recommendations")

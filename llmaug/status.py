@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from llmaug.contents import MANIFEST, damage_of, read_object
 from llmaug.errors import UserError
 from llmaug.lease import Holder, lives
-from llmaug.stage import MANIFEST, STARTED
+from llmaug.stage import STARTED
 from llmaug.storage import Storage
 
 
 def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
-    """{run_id, holder, progress, stages: [{name, state, seconds, rows}]}.
+    """{run_id, holder, progress, stages: [{name, state, seconds, rows, damage}]}; damage:
+    {file: what is wrong}, by names and sizes.
 
     Raises UserError when there is no such run, listing those that there are.
     """
@@ -40,10 +42,15 @@ def _holder(storage: Storage, folder: str) -> dict[str, Any] | None:
 
 
 def _stage(storage: Storage, folder: str, name: str) -> dict[str, Any]:
-    manifest = storage.read_json(f"{folder}/{name}", MANIFEST)
+    manifest = read_object(storage, f"{folder}/{name}", MANIFEST)
     if manifest:
         rows = sum(part["rows"] for part in manifest["parts"])
-        return {"name": name, "state": "done", "seconds": manifest["seconds"], "rows": rows}
+        damage = damage_of(storage, f"{folder}/{name}", manifest)
+        state = "damaged" if damage else "done"
+        return {
+            "name": name, "state": state, "seconds": manifest["seconds"], "rows": rows,
+            "damage": damage,
+        }  # fmt: skip
     started = storage.exists(f"{folder}/{name}", STARTED)
     state = "started" if started else "waiting"
-    return {"name": name, "state": state, "seconds": None, "rows": 0}
+    return {"name": name, "state": state, "seconds": None, "rows": 0, "damage": {}}

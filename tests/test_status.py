@@ -31,9 +31,9 @@ def storage(tmp_path: Path) -> Storage:
 def test_stages_are_done_started_or_waiting(storage: Storage) -> None:
     status = read_status(storage, "tonight")
     assert status["stages"] == [
-        {"name": "ingest", "state": "done", "seconds": 1.5, "rows": 7},
-        {"name": "lm/causal", "state": "started", "seconds": None, "rows": 0},
-        {"name": "plan", "state": "waiting", "seconds": None, "rows": 0},
+        {"name": "ingest", "state": "done", "seconds": 1.5, "rows": 7, "damage": {}},
+        {"name": "lm/causal", "state": "started", "seconds": None, "rows": 0, "damage": {}},
+        {"name": "plan", "state": "waiting", "seconds": None, "rows": 0, "damage": {}},
     ]
     assert (status["progress"]["done"], status["progress"]["total"]) == (5, 9)
 
