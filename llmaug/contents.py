@@ -49,9 +49,8 @@ def describe(storage: Storage, folder: str) -> tuple[Files, dict[str, dict[str, 
 def of_manifest(manifest: dict[str, Any]) -> Files:
     """What a manifest promises; of one by an earlier version the names and digests of parts."""
     if "files" in manifest:
-        files: Files = manifest["files"]
-        return files
-    files = {}
+        return {n: facts for n, facts in manifest["files"].items() if isinstance(facts, dict)}
+    files: Files = {}
     for part in manifest.get("parts", []):
         if "part" in part:
             name = f"{part.get('folder', '')}/{part['part']}".lstrip("/")
@@ -90,7 +89,8 @@ def read_manifest(storage: Storage, folder: str) -> dict[str, Any] | None:
     """The manifest in `folder`; None when there is none, or none that can be read: then the stage
     has not happened."""
     manifest = read_object(storage, folder, MANIFEST)
-    return manifest if manifest and "fingerprint" in manifest else None
+    whole = "fingerprint" in manifest and isinstance(manifest.get("files", {}), dict)
+    return manifest if whole else None
 
 
 def check_stage(storage: Storage, run_id: str, name: str, verify: bool = False) -> None:

@@ -30,7 +30,7 @@ from llmaug import (
 from llmaug.arms import AUGMENTED, NGRAM, chosen, needed_shards
 from llmaug.baseline import baseline_config, of_baseline
 from llmaug.config import Config
-from llmaug.contents import check_stage
+from llmaug.contents import check_stage, read_object
 from llmaug.errors import UserError
 from llmaug.lease import Lease
 from llmaug.lm import adopt as lm_adopt
@@ -127,13 +127,13 @@ def reopened(
     """A run that was made before, with its own config, held by us meanwhile. Raises UserError
     when there is none, or files of a stage are missing or damaged: `renewed` are left aside, the
     caller runs them."""
-    run = storage.read_json(f"runs/{run_id}", "run.json")
-    if run is None:
+    run = read_object(storage, f"runs/{run_id}", "run.json")
+    if "config" not in run:
         known = ", ".join(storage.names("runs")) or "none"
         raise UserError(f"{storage.uri('runs', run_id)}: no such run; runs here: {known}")
     shown = progress(lambda state: None) if progress else Progress()
     with Lease(storage, f"runs/{run_id}", tell=shown.note) as lease:
-        for name in run["stages"]:
+        for name in run.get("stages", []):
             if name not in renewed:
                 check_stage(storage, run_id, name, verify)
         yield Context(storage, Config(**run["config"]), run_id, shown, lease, verify=verify)

@@ -223,7 +223,7 @@ def _mend(stage: Stage, context: Context, manifest: dict[str, Any] | None) -> bo
         context.progress.note(f"and {len(found) - 3:,} more files of {stage.name}")
     context.confirm_lease()
     if manifest:  # before anything is gone, and the manifest after it: a kill costs a look more
-        promise = {name: manifest.get(name) for name in ("revision", "files")}
+        promise = {"revision": manifest.get("revision"), "files": contents.of_manifest(manifest)}
         storage.write_json(promise, folder, REBUILT)
     keep = (MANIFEST, STARTED, REVISION, REBUILT)
     contents.remove(storage, folder, found if stage.independent else (), keep)
@@ -242,10 +242,10 @@ def _note_once(context: Context, name: str) -> None:
 def _revision(storage: Storage, folder: str, files: contents.Files) -> int:
     """How often what follows had to be done again though the fingerprint stayed: after failures
     were tried again, and after a damaged stage came out otherwise than before."""
-    revision = int((storage.read_json(folder, REVISION) or {}).get("revision", 0))
-    before = storage.read_json(folder, REBUILT)
-    if before and not contents.same_data(before["files"] or {}, files):
-        revision = max(revision, before["revision"] or 0) + 1
+    revision: int = read_object(storage, folder, REVISION).get("revision", 0)
+    before = read_object(storage, folder, REBUILT)
+    if before and not contents.same_data(contents.of_manifest(before), files):
+        revision = max(revision, before.get("revision") or 0) + 1
         storage.write_json({"revision": revision}, folder, REVISION)
     return revision
 
