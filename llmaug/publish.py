@@ -33,8 +33,7 @@ def publish(context: Context, by_force: str | None = None) -> dict[str, Any]:
     storage, name = context.storage, context.config.publish.name
     card = card_of(context)
     written = _write(context, card)
-    if context.lease:
-        context.lease.check()
+    context.confirm_lease()
     # The same content may be that of a later night: what is on disk keeps its first.
     done = pointer.advance(storage, name, {**written, "night": card["night"]}, by_force)
     return {**written, **done, "uri": storage.uri(card["version"])}

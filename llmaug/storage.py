@@ -25,6 +25,8 @@ import pyarrow.parquet as pq
 from llmaug.errors import UserError
 from llmaug.names import RUNS
 
+FILES = "files.json"  # in a folder of plain files: {name: {"bytes", "digest"}} of the others
+
 
 def digest(value: Any) -> str:
     """Content digest (32 hex digits of SHA-256) of bytes, or of a JSON-able value."""
@@ -152,9 +154,21 @@ class Storage:
 
     def files(self, *folder: str) -> list[str]:
         """Sorted names below `folder` of the objects in it, at any depth; [] for an object."""
-        path = self.path(*folder)
+        return sorted(self.sizes(*folder))
+
+    def sizes(self, *folder: str) -> dict[str, int]:
+        """{name below `folder`: bytes} of all objects in it and its sub-folders, by listing."""
+        own = self.path(*folder).rstrip("/") + "/"
         with _explained(self.uri(*folder)):
-            return sorted(str(name)[len(path) + 1 :] for name in self.fs.find(path) if name != path)
+            try:
+                found = self.fs.find(self.path(*folder), detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+        return {
+            str(path)[len(own) :]: int(facts["size"] or 0)
+            for path, facts in found.items()
+            if str(path).startswith(own) and not str(path).endswith("/")
+        }
 
     def delete(self, *names: str) -> None:
         """Remove an object, or a folder inside a run; nothing to remove is fine.
@@ -190,6 +204,14 @@ class Storage:
         """(parsed JSON, version) for `swap`; (None, None) when there is no such object."""
         data, version = self.read_bytes_version(*names)
         return (None if version is None else json.loads(data)), version
+
+    def read_any(self, *names: str) -> tuple[Any, str | None]:
+        """As `read_version`, with None for an object that is no JSON."""
+        data, version = self.read_bytes_version(*names)
+        try:
+            return (None if version is None else json.loads(data)), version
+        except (ValueError, RecursionError):
+            return None, version
 
     def read_bytes_version(self, *names: str) -> tuple[bytes, str | None]:
         """The same unparsed: also of an object that is no JSON any more."""
@@ -233,20 +255,19 @@ class Storage:
 
     def write_table(self, table: pa.Table, *names: str) -> str:
         """Write Parquet; returns the content digest of the file."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        data = sink.getvalue().to_pybytes()
+        data = _parquet(table)
         self.write(data, *names)
         return digest(data)
 
     def write_part(self, table: pa.Table, counts: dict[str, Any], folder: str, part: str) -> dict:
         """Write `part` (a table), then the small JSON beside it that makes it count as done.
 
-        The note holds rows, digest and `counts`, so that a resumed stage adds up the same
+        The note holds rows, bytes, digest and `counts`, so that a resumed stage adds up the same
         ledger without reading the rows again.
         """
-        note = {"part": part, "rows": table.num_rows}
-        note["digest"] = self.write_table(table, folder, f"{part}.parquet")
+        data = _parquet(table)
+        self.write(data, folder, f"{part}.parquet")
+        note = {"part": part, "rows": table.num_rows, "bytes": len(data), "digest": digest(data)}
         note["counts"] = counts
         self.write_json(note, folder, f"{part}.json")
         return note
@@ -263,13 +284,15 @@ class Storage:
     # -- folders of plain files (models) ----------------------------------------------
 
     def put_folder(self, local: str | os.PathLike, folder: str) -> str:
-        """Copy the files of a local folder; returns a digest over their names and bytes."""
-        digests = {}
+        """Copy the files of a local folder, and what they are to `files.json` beside them;
+        returns a digest over their names and bytes."""
+        files = {}
         for file in sorted(Path(local).iterdir()):
             data = file.read_bytes()
             self.write(data, folder, file.name)
-            digests[file.name] = digest(data)
-        return digest(digests)
+            files[file.name] = {"bytes": len(data), "digest": digest(data)}
+        self.write_json(files, folder, FILES)
+        return digest({name: facts["digest"] for name, facts in files.items()})
 
     def fetch_folder(self, folder: str, version: str) -> str:
         """A local folder with the files of `folder`; downloaded once a `version` and machine."""
@@ -292,6 +315,12 @@ class Storage:
 def _is_in_a_run(path: str) -> bool:
     steps = path.split("/")
     return steps[0] == RUNS and len(steps) > 2
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _dumps(value: Any) -> bytes:
@@ -333,7 +362,7 @@ def _explained(uri: str) -> Iterator[None]:
                 f"{uri}: the disk is full. Free space and run the same command again: "
                 "finished parts are kept"
             ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EROFS):
+        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS):
             raise UserError(f"{uri}: cannot write here: {error.strerror}") from error
         if uri.startswith("s3://"):
             raise UserError(
