@@ -256,7 +256,9 @@ class CausalScorer:
 
         storage, users = context.storage, context.folder("ingest/users")
         self._language = load_language(storage, folder, vocabulary)
-        self._model = AutoModelForCausalLM.from_pretrained(storage.path(folder)).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(
+            storage.path(folder), trust_remote_code=False
+        ).eval()
         self._max_len = context.config.lm.context_len
         self._attributes = {
             row["user_id"]: dict(row["attributes"] or ())

@@ -23,14 +23,32 @@ WORKER_ENV = {
     "MALLOC_TOP_PAD_": "67108864",
 }
 
-# Settings that are given to the driver and meant for its workers; none of them is a secret.
-_PASSED_ON = ("VLLM_", "LLMAUG_", "OMP_NUM_THREADS")
+# Settings that are given to the driver and meant for its workers. Ray writes what is passed on
+# into its logs and shows it on the dashboard, so each one is named here, and none is a secret:
+# VLLM_API_KEY begins as the others do. Rights on S3 come from the machine or the pod.
+_PASSED_ON = (
+    "CUDA_DEVICE_ORDER",
+    "LLMAUG_S3_READ_TIMEOUT_S",
+    "NCCL_DEBUG",
+    "NCCL_IB_DISABLE",
+    "NCCL_P2P_DISABLE",
+    "NCCL_SOCKET_IFNAME",
+    "OMP_NUM_THREADS",
+    "VLLM_ATTENTION_BACKEND",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU",
+    "VLLM_CPU_OMP_THREADS_BIND",
+    "VLLM_CPU_SGL_KERNEL",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
+    "VLLM_LOGGING_LEVEL",
+    "VLLM_USE_FLASHINFER_SAMPLER",
+    "VLLM_WORKER_MULTIPROC_METHOD",
+)
 
 
 def worker_env() -> dict[str, str]:
     """Environment of the workers on a cluster, which do not inherit the driver's."""
-    given = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    return WORKER_ENV | given
+    return WORKER_ENV | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
 def connect(config: RayConfig) -> None:

@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from llmaug.config_file import read_config_file, unusable_texts
 from llmaug.errors import UserError
 from llmaug.names import check_name
 
@@ -30,7 +30,10 @@ Name = Annotated[str, AfterValidator(check_name)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # A comparison with NaN is false: a gate with `min_lift: .nan` lets every model pass.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class StorageConfig(_Model):
@@ -756,7 +759,7 @@ class GateConfig(_Model):
     against: list[ArmName] | None = None
     """Arms that the augmented one must beat, each by the rule of `min_lift`. None: `real`
     (what goes out otherwise), and the control `oversampled` where it is trained."""
-    min_lift: float = 0.0
+    min_lift: float = Field(default=0.0, ge=-1)
     """The whole 95% interval of the relative NDCG lift must lie above this."""
     max_segment_loss: float = Field(default=0.0, ge=0)
     """A segment fails the gate when it is significantly worse than `real` by more than this
@@ -884,46 +887,33 @@ _STRATEGIES_OF = {
 }
 
 
+_MAX_MISTAKES = 20  # are told at once
+
+
 def load_config(path: str | Path) -> Config:
     """Read a YAML config, its `base` first.
 
     Raises UserError naming the file, the field and, for an unknown key, the likely one.
     """
-    return parse_config(_read_yaml(Path(path)), str(path))
+    return parse_config(read_config_file(Path(path)), str(path))
 
 
 def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
     """Check a config that was read already; `where` names it in messages."""
+    lines = [f"{field}: {wrong}" for field, wrong in unusable_texts(raw)]
+    if lines:
+        raise UserError(_listed(lines, where))
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from error
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        lines = [_explain(problem) for problem in problems[:_MAX_MISTAKES]]
+        raise UserError(_listed(lines, where, len(problems) - len(lines))) from error
 
 
-def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in above:
-        raise UserError(f"{path}: its `base` leads back to itself")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such config file; examples are in configs/") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path}: not a YAML file: {error}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: a config is a mapping of sections, not a {type(raw).__name__}")
-    base = raw.pop("base", None)
-    if not base:
-        return raw
-    return _merged(_read_yaml(path.parent / base, (*above, path.resolve())), raw)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _merged(out[key], value) if both else value
-    return out
+def _listed(lines: list[str], where: str, num_left_out: int = 0) -> str:
+    more = [f"and {num_left_out} more"] if num_left_out else []
+    return "\n".join(f"{where}: {line}" for line in [*lines[:_MAX_MISTAKES], *more])
 
 
 def _explain(problem: Any) -> str:

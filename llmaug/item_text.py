@@ -44,8 +44,9 @@ def write_vectors(context: Context, items: pa.Table) -> dict[str, Any]:
         )
     uri = str(context.config.vocabulary.text_encoder)
     model = adopt_folder(
-        storage, uri, _SETTING, "a sentence encoder", ("config.json", "tokenizer.json")
-    )
+        storage, uri, _SETTING, "a sentence encoder", ("config.json", "tokenizer.json"),
+        context.progress.note,
+    )  # fmt: skip
     on_gpu = has_gpus(context.config.ray)
     parts = [f"part-{n:05d}" for n in range(-(-items.num_rows // _ITEMS_PER_PART))]
     counts = map_parts(

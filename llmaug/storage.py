@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from llmaug.errors import UserError
 from llmaug.names import RUNS
+from llmaug.urls import ADVICE, has_password
 
 FILES = "files.json"  # in a folder of plain files: {name: {"bytes", "digest"}} of the others
 
@@ -54,6 +55,9 @@ class Storage:
     """S3 endpoint of a server that is not AWS; default: AWS_ENDPOINT_URL, then AWS."""
 
     def __post_init__(self) -> None:
+        for url in (self.root, self.endpoint_url or "", os.environ.get("AWS_ENDPOINT_URL", "")):
+            if has_password(url):
+                raise UserError(f"{url}: {ADVICE}")  # the error hides it
         # Workers have another working folder: a relative root would be another place there.
         if "://" not in self.root or self.root.startswith("file://"):
             object.__setattr__(self, "root", os.path.abspath(self.root.removeprefix("file://")))
