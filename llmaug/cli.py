@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from llmaug import __version__
 from llmaug.errors import Interrupted, UserError
+from llmaug.terminal import Terminal, emit, emit_json, plain
 
 if TYPE_CHECKING:
     from llmaug.config import Config
@@ -82,7 +81,7 @@ def run_job(
     config = load_config(config_path)
     storage = _storage(config, root, endpoint_url)
     run_id = run_id or config.name
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         manifests = pipeline.run(
             config, storage, run_id, until, lambda publish: Progress(console, publish)
@@ -95,14 +94,14 @@ def run_job(
         disconnect()
     metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
     if as_json:
-        _print_json(metrics or {name: m["counts"] for name, m in manifests.items()})
+        emit_json(metrics or {name: m["counts"] for name, m in manifests.items()})
     elif metrics:
         from llmaug.summary import print_summary
 
-        print_summary(Console(), storage, run_id, metrics)
+        print_summary(Terminal(), storage, run_id, metrics)
     else:
         skipped = sum(m["skipped"] for m in manifests.values())
-        Console().print(f"Ran to {until}: {len(manifests)} stages, {skipped} unchanged.")
+        Terminal().print(f"Ran to {until}: {len(manifests)} stages, {skipped} unchanged.")
     return manifests
 
 
@@ -117,11 +116,11 @@ def status(run: Annotated[str, typer.Argument(help="Run id.")], root: ROOT = Non
 
     state = read_status(_storage(None, root, endpoint_url), run)
     if as_json:
-        return _print_json(state)
-    console = Console()
+        return emit_json(state)
+    console = Terminal()
     holder = state["holder"]
     held = f"running: process {holder['pid']} on {holder['host']}" if holder else "not running"
-    console.print(f"run [bold]{run}[/bold], {held}")
+    console.print(Text.assemble("run ", (run, "bold"), f", {held}"))
     table = Table("stage", "state", "seconds", "rows", box=None)
     for stage in state["stages"]:
         seconds = f"{stage['seconds']:.1f}" if stage["seconds"] is not None else ""
@@ -163,7 +162,7 @@ def forecast(
 
     parsed = load_config(config)
     storage = _storage(parsed, root, endpoint_url)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         predicted = predict(
             parsed, storage, run_id or parsed.name, probe_units,
@@ -172,8 +171,8 @@ def forecast(
     finally:
         disconnect()
     if as_json:
-        return _print_json(predicted)
-    Console().print(forecast_table(predicted))
+        return emit_json(predicted)
+    Terminal().print(forecast_table(predicted))
 
 
 @app.command("retry-failed")
@@ -194,7 +193,7 @@ def retry_failed(
     from llmaug.progress import Progress
     from llmaug.retry import retry_failed as retry
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         done = retry(
             _storage(None, root, endpoint_url), run, reason,
@@ -203,11 +202,11 @@ def retry_failed(
     finally:
         disconnect()
     if as_json:
-        return _print_json(done)
+        return emit_json(done)
     listed = ", ".join(f"{name} {number:,}" for name, number in done["by_reason"].items())
-    Console().print(f"{done['retried']:,} units tried again ({listed}); "
+    Terminal().print(f"{done['retried']:,} units tried again ({listed}); "
                     f"{done['still_failed']:,} units of the run fail still")  # fmt: skip
-    Console().print("Run the job again to renew what follows: filter, merge, train, report.")
+    Terminal().print("Run the job again to renew what follows: filter, merge, train, report.")
 
 
 @app.command()
@@ -230,7 +229,7 @@ def evaluate(
     paths = [Path(name.strip()) for name in datasets.split(",") if name.strip()]
     if not paths:
         raise typer.BadParameter("name at least one config", param_hint="--datasets")
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     places: list[Storage] = []
 
     def storage_of(config: Config) -> Storage:
@@ -245,11 +244,11 @@ def evaluate(
         ) from stop
     page = across.write(places[0] if places else _storage(None, root, endpoint_url), summary)
     if as_json:
-        _print_json(summary)
+        emit_json(summary)
     else:
-        Console().print(across.table(summary))
-        Console().print(escape(summary["claim"]), soft_wrap=True)
-        Console().print(f"page: {page}", soft_wrap=True)
+        Terminal().print(across.table(summary))
+        Terminal().print(summary["claim"], soft_wrap=True)
+        Terminal().print(f"page: {page}", soft_wrap=True)
     if summary["num_failed"]:
         raise typer.Exit(1)
 
@@ -278,7 +277,7 @@ def publish(
 
     if force != (reason is not None):
         raise typer.BadParameter("--force and --reason go together")
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         card = publish_run(
             _storage(None, root, endpoint_url), run, reason,
@@ -287,9 +286,9 @@ def publish(
     finally:
         disconnect()
     if as_json:
-        return _print_json(card)
+        return emit_json(card)
     by_force = " by force" if card["forced"] else ""
-    Console().print(f"published arm {card['arm']}{by_force}: {card['uri']}", soft_wrap=True)
+    Terminal().print(f"published arm {card['arm']}{by_force}: {card['uri']}", soft_wrap=True)
 
 
 @app.command()
@@ -316,17 +315,17 @@ def recommend(
 
     answer = for_user(_storage(None, root, endpoint_url), name, user, k)
     if as_json:
-        return _print_json(answer)
-    console = Console()
+        return emit_json(answer)
+    console = Terminal()
     if not answer["known_user"]:
-        console.print(f"[yellow]user {escape(user)} is not in the logs: what suits anyone[/yellow]")
+        console.print(f"user {user} is not in the logs: what suits anyone", style="yellow")
     table = Table("#", "item", "title", "score", box=None)
     for row in answer["items"]:
         table.add_row(
-            str(row["position"]), row["item_id"], escape(row["title"] or ""), f"{row['score']:.4f}"
+            str(row["position"]), row["item_id"], row["title"] or "", f"{row['score']:.4f}"
         )
     console.print(table)
-    console.print(f"[dim]model {answer['model']} (arm {answer['arm']})[/dim]")
+    console.print(f"model {answer['model']} (arm {answer['arm']})", style="dim")
 
 
 def _recommend_all(storage: Storage, name: str, k: int, to: str, as_json: bool) -> None:
@@ -334,16 +333,16 @@ def _recommend_all(storage: Storage, name: str, k: int, to: str, as_json: bool) 
     from llmaug.progress import Progress
     from llmaug.recommend_all import recommend_all
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         done = recommend_all(storage, name, k, to, lambda publish: Progress(console, publish))
     finally:
         disconnect()
     if as_json:
-        return _print_json(done)
-    Console().print(
+        return emit_json(done)
+    Terminal().print(
         f"top {k} of {done['users']:,} users by {done['model']}, {done['users_per_s']:,.0f} users "
-        f"a second and actor: {done['folder']}", soft_wrap=True, highlight=False,
+        f"a second and actor: {done['folder']}", soft_wrap=True,
     )  # fmt: skip
 
 
@@ -360,15 +359,18 @@ def score(
     Example: `llmaug score --pairs pairs.csv`
     """
     import csv
+    import io
 
     from llmaug.recommend import read_pairs, score_pairs
 
     rows = score_pairs(_storage(None, root, endpoint_url), name, read_pairs(pairs))
     if as_json:
-        return _print_json(rows)
-    writer = csv.DictWriter(sys.stdout, list(rows[0]))
+        return emit_json(rows)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
+    emit(plain(table.getvalue()) if sys.stdout.isatty() else table.getvalue())
 
 
 @app.command()
@@ -435,10 +437,10 @@ def ab(
     result["warnings"] += [*shown.warnings("exposures"), *said.warnings("feedback")]
     result["ledger"]["refused"] = {"exposures": shown.refused, "feedback": said.refused}
     if as_json:
-        return _print_json(result)
+        return emit_json(result)
     from llmaug.live_summary import print_ab
 
-    print_ab(Console(), result)
+    print_ab(Terminal(), result)
 
 
 @app.command()
@@ -471,10 +473,10 @@ def counterfactual(
     result["warnings"] += rows.warnings("log")
     result["refused"] = rows.refused
     if as_json:
-        return _print_json(result)
+        return emit_json(result)
     from llmaug.live_summary import print_counterfactual
 
-    print_counterfactual(Console(), result)
+    print_counterfactual(Terminal(), result)
 
 
 @app.command()
@@ -493,7 +495,7 @@ def datasets(
     if dataset != "ml-100k":
         raise UserError(f"no data set '{dataset}'; there is: ml-100k")
     counts = write_ml_100k(to, endpoint_url=endpoint_url, max_users=max_users)
-    Console().print(f"{to}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+    Terminal().print(f"{to}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
 
 
 @config_app.command("schema")
@@ -504,7 +506,7 @@ def schema() -> None:
     """
     from llmaug.config import Config
 
-    _print_json(Config.model_json_schema())
+    emit_json(Config.model_json_schema())
 
 
 @config_app.command("check")
@@ -517,7 +519,7 @@ def check(config: CONFIG) -> None:
 
     from llmaug.config import load_config
 
-    print(yaml.safe_dump(load_config(config).model_dump(mode="json"), sort_keys=False), end="")
+    emit(yaml.safe_dump(load_config(config).model_dump(mode="json"), sort_keys=False))
 
 
 @app.command()
@@ -532,17 +534,17 @@ def doctor(root: ROOT = None, endpoint_url: ENDPOINT = None, as_json: AS_JSON = 
 
     found = checks(_storage(None, root, endpoint_url))
     if as_json:
-        _print_json([asdict(check) for check in found])
+        emit_json([asdict(check) for check in found])
     else:
         table = Table("", "check", "found", "what to do", box=None)
         marks = {
-            True: "[green]ok[/green]",
-            None: "[yellow]note[/yellow]",
-            False: "[red]wrong[/red]",
+            True: Text("ok", "green"),
+            None: Text("note", "yellow"),
+            False: Text("wrong", "red"),
         }
         for item in found:
-            table.add_row(marks[item.ok], item.name, escape(item.found), escape(item.fix or ""))
-        Console().print(table)
+            table.add_row(marks[item.ok], item.name, item.found, item.fix)
+        Terminal().print(table)
     if any(check.ok is False for check in found):
         raise typer.Exit(1)
 
@@ -552,7 +554,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        print(__version__)
+        emit(f"{__version__}\n")
         raise typer.Exit
 
 
@@ -585,10 +587,10 @@ def guarded(command: Any) -> None:
     try:
         command()
     except Interrupted as stop:
-        Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
+        Terminal(stderr=True).print(str(stop), soft_wrap=True)
         sys.exit(130)
     except UserError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        Terminal(stderr=True).print(Text.assemble(("error:", "red"), f" {error}"), soft_wrap=True)
         sys.exit(1)
 
 
@@ -599,7 +601,3 @@ def _storage(config: Config | None, root: str | None, endpoint_url: str | None) 
         root = root or config.storage.root
         endpoint_url = endpoint_url or config.storage.endpoint_url
     return Storage(root or _DEFAULT_ROOT, endpoint_url)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))

@@ -66,9 +66,9 @@ def run(context: Context) -> dict[str, Any]:
     if planned and counts[FAILED] == answered:
         raise UserError(f"all {answered} units failed: {_first_failure(storage, folder)}")
     if left_out:
-        context.progress.note(
-            f"[yellow]{stopped or 'limit'} reached: {left_out:,} of {planned:,} units are left "
-            f"out, {answered:,} are answered[/yellow]"
+        context.progress.warn(
+            f"{stopped or 'limit'} reached: {left_out:,} of {planned:,} units are left "
+            f"out, {answered:,} are answered"
         )
     return {
         **_figures(counts),

@@ -25,7 +25,7 @@ def run(names: tuple[str, ...], context: Context) -> dict[str, Any]:
     price = context.config.budget.price_per_hour
     metrics = {"run_id": context.run_id, **collect(manifests, context.skipped, predicted, price)}
     if metrics["generator"] and not metrics["generator"]["ahead"]:
-        context.progress.note(f"[yellow]{generator_text(metrics['generator'])}[/yellow]")
+        context.progress.warn(generator_text(metrics["generator"]))
     storage.write_json(metrics, folder, "metrics.json")
     sample = _sample(context) if metrics["published"] else []
     page = render(context.config, context.run_id, metrics, manifests, sample)
