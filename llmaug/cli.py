@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.table import Table
@@ -494,7 +494,7 @@ def datasets(
 
     if dataset != "ml-100k":
         raise UserError(f"no data set '{dataset}'; there is: ml-100k")
-    counts = write_ml_100k(to, endpoint_url=endpoint_url, max_users=max_users)
+    counts = write_ml_100k(_one_place(to), endpoint_url=endpoint_url, max_users=max_users)
     Terminal().print(f"{to}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
 
 
@@ -590,8 +590,15 @@ def guarded(command: Any) -> None:
         Terminal(stderr=True).print(str(stop), soft_wrap=True)
         sys.exit(130)
     except UserError as error:
-        Terminal(stderr=True).print(Text.assemble(("error:", "red"), f" {error}"), soft_wrap=True)
-        sys.exit(1)
+        _say_error(str(error))
+    except OSError as error:  # a disk, a network: the place and what it says
+        place = f"{error.filename}: " if error.filename else ""
+        _say_error(f"{place}{error.strerror or error}")
+
+
+def _say_error(text: str) -> NoReturn:
+    Terminal(stderr=True).print(Text.assemble(("error:", "red"), f" {text}"), soft_wrap=True)
+    sys.exit(1)
 
 
 def _storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:
@@ -600,4 +607,10 @@ def _storage(config: Config | None, root: str | None, endpoint_url: str | None) 
     if config:
         root = root or config.storage.root
         endpoint_url = endpoint_url or config.storage.endpoint_url
-    return Storage(root or _DEFAULT_ROOT, endpoint_url)
+    return Storage(_one_place(root or _DEFAULT_ROOT), endpoint_url)
+
+
+def _one_place(root: str) -> str:
+    if any(char in root for char in "*?["):
+        raise UserError(f"{root}: a root is one folder, not a pattern of names; give its own name")
+    return root

@@ -7,6 +7,7 @@ stand in a config: they come from the environment or the standard AWS files.
 from __future__ import annotations
 
 import difflib
+import os
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -808,20 +809,25 @@ def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
 
 
 def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in above:
+    found = Path(os.path.realpath(path))
+    if found in above:
         raise UserError(f"{path}: its `base` leads back to itself")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such config file; examples are in configs/") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not a YAML file: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a config: {error.strerror}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a config is a mapping of sections, not a {type(raw).__name__}")
     base = raw.pop("base", None)
     if not base:
         return raw
-    return _merged(_read_yaml(path.parent / base, (*above, path.resolve())), raw)
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base is the path of another config, such as demo.yaml")
+    return _merged(_read_yaml(path.parent / base, (*above, found)), raw)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

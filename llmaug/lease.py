@@ -122,6 +122,8 @@ def refuse_if_alive(held: dict[str, Any], where: str) -> None:
 
 def is_alive(held: dict[str, Any]) -> bool:
     """Has the holder renewed the lease lately, and (on this machine) does it still run?"""
+    if not isinstance(held, dict) or not isinstance(held.get("heartbeat"), int | float):
+        return False  # damaged: nobody renews such a lease
     if time.time() - held["heartbeat"] > EXPIRES_S:
         return False
     return held["host"] != socket.gethostname() or is_running(held)

@@ -37,6 +37,7 @@ from llmaug.lm import train as lm_train
 from llmaug.progress import Progress
 from llmaug.stage import Context, Stage, run_stage
 from llmaug.storage import Storage
+from llmaug.stored import read_config
 
 STEPS = ["ingest", "split", "vocabulary", "lm", "plan", "generate", "filter", "merge", "train",
          "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
@@ -121,13 +122,10 @@ def reopened(
 ) -> Iterator[Context]:
     """A run that was made before, with its own config, held by us meanwhile. Raises UserError
     when there is none."""
-    run = storage.read_json(f"runs/{run_id}", "run.json")
-    if run is None:
-        known = ", ".join(storage.names("runs")) or "none"
-        raise UserError(f"{storage.uri('runs', run_id)}: no such run; runs here: {known}")
+    config = read_config(storage, run_id)
     with Lease(storage, f"runs/{run_id}") as lease:
         shown = progress(lambda state: None) if progress else Progress()
-        yield Context(storage, Config(**run["config"]), run_id, shown, lease)
+        yield Context(storage, config, run_id, shown, lease)
 
 
 class _Throttled:

@@ -14,6 +14,7 @@ from llmaug.arms import AUGMENTED
 from llmaug.errors import UserError
 from llmaug.stage import Context, Stage
 from llmaug.storage import Storage
+from llmaug.stored import Card, Forced, Trained, checked, need_record, read_record
 
 FORCED = "forced.json"
 
@@ -27,7 +28,7 @@ def run(context: Context) -> dict[str, Any]:
     # The version of the refused night may be serving: it is left as it is.
     name_of_version = f"{context.run_id}-forced" if force else context.run_id
     version = f"published/{config.publish.name}/versions/{name_of_version}"
-    facts = storage.read_json(source, "_trained.json")
+    facts = need_record(storage, Trained, source, "_trained.json")
     for name in storage.names(source):
         if not name.startswith("_"):
             storage.write(storage.read(source, name), version, name)
@@ -51,7 +52,7 @@ def run(context: Context) -> dict[str, Any]:
 
 def forced(context: Context) -> dict[str, Any] | None:
     """{reason, refused, forced_utc, gate} when the gate's present decision was overruled."""
-    record = context.storage.read_json(f"runs/{context.run_id}", FORCED)
+    record = read_record(context.storage, Forced, f"runs/{context.run_id}", FORCED)
     return record if record and record["gate"] == context.manifest("gate")["fingerprint"] else None
 
 
@@ -67,7 +68,7 @@ def point_to(storage: Storage, name: str, card: dict[str, Any]) -> None:
             if storage.create(card, *place):
                 return
             continue
-        assert current is not None
+        checked(storage, Card, current, *place)
         previous = current["version"] if current["version"] != card["version"] else None
         if storage.swap({**card, "previous": previous or current.get("previous")}, version, *place):
             return
@@ -76,13 +77,13 @@ def point_to(storage: Storage, name: str, card: dict[str, Any]) -> None:
 
 def current(storage: Storage, name: str) -> dict[str, Any]:
     """The card of the published model. Raises UserError when there is none."""
-    card = storage.read_json(f"published/{name}", "CURRENT")
+    card = read_record(storage, Card, f"published/{name}", "CURRENT")
     if card is None:
         raise UserError(
             f"{storage.uri('published', name)}: no published model here. Run the job first "
             "(`llmaug run --config ... --root ...`), or give the right --root and --name"
         )
-    return card
+    return dict(card)
 
 
 STAGE = Stage(

@@ -25,12 +25,13 @@ from typing import Any
 
 from llmaug import __version__
 from llmaug.config import Config
-from llmaug.errors import find_user_error
+from llmaug.errors import UserError, find_user_error
 from llmaug.lease import Lease
 from llmaug.progress import MemoryMeter, Progress
 from llmaug.storage import Storage, digest
+from llmaug.stored import MANIFEST, STARTED, Manifest, read_note, read_record
 
-MANIFEST, STARTED, REVISION = "_manifest.json", "_started.json", "_revision.json"
+REVISION = "_revision.json"
 # Stages that a run may have once more for another generator, below a folder of their own.
 OF_GENERATOR = ("lm", "plan", "outcomes", "filtered", "forecast")
 
@@ -56,9 +57,13 @@ class Context:
 
     def manifest(self, name: str) -> dict[str, Any]:
         """Manifest of a stage that has happened."""
-        manifest = self.storage.read_json(self.folder(name), MANIFEST)
-        assert manifest is not None, f"stage {on_track(self.track, name)} has not run"
-        return manifest
+        manifest = read_record(self.storage, Manifest, self.folder(name), MANIFEST)
+        if manifest is None:
+            raise UserError(
+                f"{self.storage.uri(self.folder(name))}: stage {on_track(self.track, name)} is not "
+                "finished: give the command of the run (`llmaug run`) first"
+            )
+        return dict(manifest)
 
 
 def on_track(track: str, name: str) -> str:
@@ -134,12 +139,12 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
     """Run, resume or skip `stage`; returns its manifest with `skipped` added."""
     storage, folder = context.storage, context.folder(stage.name)
     identity = fingerprint(stage, context)
-    manifest = storage.read_json(folder, MANIFEST)
+    manifest = read_record(storage, Manifest, folder, MANIFEST)
     if manifest and manifest["fingerprint"] == identity["fingerprint"]:
         context.progress.skipped(stage.name)
         context.skipped.add(stage.name)
         return {**manifest, "skipped": True}
-    started = storage.read_json(folder, STARTED)
+    started = read_record(storage, dict, folder, STARTED)
     storage.delete(folder, MANIFEST)  # first: a folder that is half emptied has not happened
     if not started or started.get("basis") != identity["basis"]:
         storage.delete(folder)
@@ -158,7 +163,7 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
         "counts": counts,
         "revision": (storage.read_json(folder, REVISION) or {}).get("revision", 0),
         "parts": [
-            {**storage.read_json(path, f"{part}.json"), "folder": sub}
+            {**read_note(storage, path, part), "folder": sub}
             for sub in stage.part_folders
             for path in [f"{folder}/{sub}".rstrip("/")]
             for part in storage.parts(path)
@@ -216,7 +221,7 @@ def total_counts(storage: Storage, folder: str) -> Counter[str]:
     """The counts in the notes of all finished parts of `folder`, added up, and `rows`."""
     total: Counter[str] = Counter()
     for part in storage.parts(folder):
-        note = storage.read_json(folder, f"{part}.json")
+        note = read_note(storage, folder, part)
         total.update({"rows": note["rows"], **note["counts"]})
     return total
 

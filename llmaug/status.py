@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from llmaug.errors import UserError
 from llmaug.lease import is_alive
-from llmaug.stage import MANIFEST, STARTED
 from llmaug.storage import Storage
+from llmaug.stored import MANIFEST, STARTED, Finished, Running, read_record, read_run
 
 
 def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
@@ -16,21 +17,25 @@ def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
     Raises UserError when there is no such run, listing those that there are.
     """
     folder = f"runs/{run_id}"
-    run = storage.read_json(folder, "run.json")
-    if run is None:
-        known = ", ".join(storage.names("runs")) or "none"
-        raise UserError(f"{storage.uri(folder)}: no such run; runs here: {known}")
+    run = read_run(storage, run_id)
     lease = storage.read_json(folder, "lease.json")
     return {
         "run_id": run_id,
         "holder": lease if lease and is_alive(lease) else None,
-        "progress": storage.read_json(folder, "progress.json"),
-        "stages": [_stage(storage, folder, name) for name in run["stages"]],
+        "progress": _progress(storage, folder),
+        "stages": [_stage(storage, folder, name) for name in run.get("stages", [])],
     }
 
 
+def _progress(storage: Storage, folder: str) -> dict[str, Any] | None:
+    """None also where it is damaged: what is written every two seconds holds up nobody."""
+    with contextlib.suppress(UserError):
+        return read_record(storage, Running, folder, "progress.json")
+    return None
+
+
 def _stage(storage: Storage, folder: str, name: str) -> dict[str, Any]:
-    manifest = storage.read_json(f"{folder}/{name}", MANIFEST)
+    manifest = read_record(storage, Finished, f"{folder}/{name}", MANIFEST)
     if manifest:
         rows = sum(part["rows"] for part in manifest["parts"])
         return {"name": name, "state": "done", "seconds": manifest["seconds"], "rows": rows}

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmaug.errors import UserError
+from llmaug.stored import damaged, parse_json
 
 
 def digest(value: Any) -> str:
@@ -46,7 +47,7 @@ class Storage:
         if "://" not in self.root or self.root.startswith("file://"):
             object.__setattr__(self, "root", os.path.abspath(self.root.removeprefix("file://")))
         elif not self.root.startswith("s3://"):
-            raise UserError(f"{self.root}: roots are folders or s3://bucket/prefix")
+            raise UserError(_other_scheme(self.root))
 
     @property
     def is_local(self) -> bool:
@@ -112,9 +113,10 @@ class Storage:
     def read_json(self, *names: str) -> Any:
         """The parsed object, or None when there is none."""
         try:
-            return json.loads(self.read(*names))
+            data = self.read(*names)
         except FileNotFoundError:
             return None
+        return parse_json(self, data, *names)
 
     def write_json(self, value: Any, *names: str) -> None:
         self.write(_dumps(value), *names)
@@ -157,9 +159,9 @@ class Storage:
             try:
                 if not self.is_local:
                     data, tag = self.fs.read_object(path)
-                    return json.loads(data), tag
+                    return parse_json(self, data, *names), tag
                 data = Path(path).read_bytes()
-                return json.loads(data), digest(data)
+                return parse_json(self, data, *names), digest(data)
             except FileNotFoundError:
                 return None, None
 
@@ -187,8 +189,16 @@ class Storage:
     def read_table(self, *names: str, columns: list[str] | None = None) -> pa.Table:
         # Not `pq.read_table`: its background threads may let go of our bytes after the
         # interpreter has begun to end, and that aborts the process (seen with pyarrow 26).
-        file = pq.ParquetFile(pa.BufferReader(self.read(*names)), pre_buffer=False)
-        return file.read(columns=columns, use_threads=False)
+        try:
+            file = pq.ParquetFile(pa.BufferReader(self.read(*names)), pre_buffer=False)
+            table = file.read(columns=columns, use_threads=False)
+        except FileNotFoundError as error:
+            raise damaged(self, "it is missing", *names) from error
+        except (pa.ArrowException, OSError) as error:  # ArrowIOError is an OSError
+            raise damaged(self, f"it is no Parquet file ({error})", *names) from error
+        if missing := set(columns or ()) - set(table.column_names):
+            raise damaged(self, f"columns are missing: {', '.join(sorted(missing))}", *names)
+        return table
 
     def write_table(self, table: pa.Table, *names: str) -> str:
         """Write Parquet; returns the content digest of the file."""
@@ -249,7 +259,24 @@ class Storage:
 
 
 def _dumps(value: Any) -> bytes:
-    return json.dumps(value, indent=1, ensure_ascii=False, default=str).encode()
+    # Names of files that are no UTF-8 hold lone surrogates: `\\udcff` reads back as it was.
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    return text.encode(errors="backslashreplace")
+
+
+def _other_scheme(root: str) -> str:
+    scheme, _, rest = root.partition("://")
+    if scheme.lower() in ("s3a", "s3n", "s3"):
+        return f"{root}: write s3://{rest} (s3a and s3n are names that Hadoop has for it)"
+    if scheme.lower() in ("gs", "gcs"):
+        return (
+            f"{root}: write s3://{rest} with --endpoint-url https://storage.googleapis.com and an "
+            "HMAC key: Google Cloud Storage is read through its S3 interface"
+        )
+    return (
+        f"{root}: roots are folders or s3://bucket/prefix; copy what lies in {scheme}:// to one of "
+        "them, or mount it as a folder"
+    )
 
 
 @contextlib.contextmanager
@@ -289,6 +316,14 @@ def _explained(uri: str) -> Iterator[None]:
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EROFS):
             raise UserError(f"{uri}: cannot write here: {error.strerror}") from error
+        if error.errno == errno.EISDIR:
+            raise UserError(f"{uri}: a folder lies where a file belongs; remove it") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{uri}: a name is too long for this disk; shorten it") from error
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{uri}: the links here lead round in a circle") from error
+        if error.errno and not uri.startswith("s3://"):
+            raise UserError(f"{uri}: the disk refused: {error.strerror}") from error
         if uri.startswith("s3://"):
             raise UserError(
                 f"{uri}: storage refused: {error}. Check the bucket and the endpoint; "

@@ -19,7 +19,7 @@ MakeContext = Callable[..., Context]
 
 
 def card(night: str) -> dict[str, Any]:
-    return {"version": f"published/m/versions/{night}"}
+    return {"version": f"published/m/versions/{night}", "run_id": night, "arm": "real"}
 
 
 def write_model(context: Context, arm: str, weights: bytes) -> None:

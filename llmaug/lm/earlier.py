@@ -15,6 +15,7 @@ from llmaug.errors import UserError
 from llmaug.split import TEST, TRAIN, VALIDATION
 from llmaug.stage import MANIFEST, Context, map_parts
 from llmaug.storage import Storage
+from llmaug.stored import Manifest, read_record
 
 _KEYS = ["user_id", "item_id", "timestamp"]
 
@@ -33,7 +34,7 @@ def find_earlier(context: Context, run_id: str, setting: str) -> EarlierModel:
     `setting`, when there is none."""
     storage, name = context.storage, context.config.lm.name
     folder = f"runs/{run_id}/lm/{name}"
-    manifest = storage.read_json(folder, MANIFEST)
+    manifest = read_record(storage, Manifest, folder, MANIFEST)
     if manifest is None:
         raise UserError(
             f"{setting}: there is no finished model at {storage.uri(folder)}; runs here: "

@@ -17,10 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from llmaug.config import TrainConfig
 from llmaug.errors import UserError
 from llmaug.storage import Storage
+from llmaug.stored import ModelFacts, damaged, read_record
 from llmaug.vocabulary import Vocabulary, of_items
 
 
@@ -118,18 +120,25 @@ def load(storage: Storage, folder: str) -> tuple[Any, Vocabulary, dict[str, Any]
     """
     from safetensors.torch import load as load_weights
 
-    facts = storage.read_json(folder, "config.json")
-    if facts is None or "vocabulary_digest" not in facts:
+    facts = read_record(storage, ModelFacts, folder, "config.json")
+    if facts is None:
         raise UserError(f"{storage.uri(folder)}: not a recommender folder (no config.json)")
-    config = TrainConfig(**facts["config"])
-    vocabulary = of_items(storage.read_table(folder, "items.parquet"))
+    try:
+        config = TrainConfig(**facts["config"])
+    except ValidationError as error:
+        raise damaged(
+            storage, f"the config in it is none: {error}", folder, "config.json"
+        ) from error
+    columns = ["item_id", "title", "train_events"]
+    vocabulary = of_items(storage.read_table(folder, "items.parquet", columns=columns))
     if vocabulary.digest != facts["vocabulary_digest"]:
         raise UserError(
             f"{storage.uri(folder)}: items.parquet and config.json do not belong together"
         )
     user_ids: list[str] = []
     if "users.parquet" in storage.names(folder):
-        user_ids = storage.read_table(folder, "users.parquet")["user_id"].to_pylist()
+        users = storage.read_table(folder, "users.parquet", columns=["user_id"])
+        user_ids = users["user_id"].to_pylist()
     model = build(config, vocabulary, user_ids)
     try:
         model.load_state_dict(load_weights(storage.read(folder, "model.safetensors")))
