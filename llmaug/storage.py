@@ -190,10 +190,12 @@ class Storage:
         # Not `pq.read_table`: its background threads may let go of our bytes after the
         # interpreter has begun to end, and that aborts the process (seen with pyarrow 26).
         try:
-            file = pq.ParquetFile(pa.BufferReader(self.read(*names)), pre_buffer=False)
-            table = file.read(columns=columns, use_threads=False)
+            data = pa.BufferReader(self.read(*names))
         except FileNotFoundError as error:
             raise damaged(self, "it is missing", *names) from error
+        try:
+            file = pq.ParquetFile(data, pre_buffer=False)
+            table = file.read(columns=columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:  # ArrowIOError is an OSError
             raise damaged(self, f"it is no Parquet file ({error})", *names) from error
         if missing := set(columns or ()) - set(table.column_names):
@@ -267,16 +269,15 @@ def _dumps(value: Any) -> bytes:
 def _other_scheme(root: str) -> str:
     scheme, _, rest = root.partition("://")
     if scheme.lower() in ("s3a", "s3n", "s3"):
-        return f"{root}: write s3://{rest} (s3a and s3n are names that Hadoop has for it)"
-    if scheme.lower() in ("gs", "gcs"):
-        return (
-            f"{root}: write s3://{rest} with --endpoint-url https://storage.googleapis.com and an "
-            "HMAC key: Google Cloud Storage is read through its S3 interface"
+        fix = f"write s3://{rest} (s3a and s3n are Hadoop's names for it)"
+    elif scheme.lower() in ("gs", "gcs"):
+        fix = (
+            f"write s3://{rest}, with --endpoint-url https://storage.googleapis.com and an HMAC "
+            "key: Google Cloud Storage is read through its S3 interface"
         )
-    return (
-        f"{root}: roots are folders or s3://bucket/prefix; copy what lies in {scheme}:// to one of "
-        "them, or mount it as a folder"
-    )
+    else:
+        fix = f"copy what lies in {scheme}:// to one of them, or mount it as a folder"
+    return f"{root}: roots are folders or s3://bucket/prefix; {fix}"
 
 
 @contextlib.contextmanager
