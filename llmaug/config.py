@@ -1,7 +1,8 @@
 """The YAML config as pydantic models: every field described, unknown keys refused.
 
-A preset is a YAML file; a variant names its `base` and changes fields of it. Secrets never
-stand in a config: they come from the environment or the standard AWS files.
+A preset is a YAML file; a variant names its `base` and changes fields of it. Relative paths are
+those from the file that they stand in (`config_paths`). Secrets never stand in a config: they come
+from the environment or the standard AWS files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from llmaug.config_paths import located
 from llmaug.errors import UserError
 
 
@@ -26,7 +28,8 @@ class StorageConfig(_Model):
     """Where everything is read from and written to."""
 
     root: str = "demo"
-    """Folder or `s3://bucket/prefix`. `--root` and LLMAUG_ROOT win over it."""
+    """Folder (from the config's own, where relative) or `s3://bucket/prefix`. `--root` and
+    LLMAUG_ROOT win over it, and are relative to the working folder."""
     endpoint_url: str | None = None
     """S3 endpoint for servers other than AWS. `--endpoint-url` wins over it."""
 
@@ -38,7 +41,8 @@ class TableConfig(_Model):
     """A side table: items or users."""
 
     path: str
-    """Folder or file; `{root}` stands for the storage root."""
+    """Folder or file; `{root}` stands for the storage root, and a relative path starts at the
+    folder of the config."""
     format: Literal["parquet", "jsonl", "csv"] = "parquet"
     """Format of the files."""
     columns: dict[str, str] = {}
@@ -49,7 +53,8 @@ class IngestConfig(_Model):
     """Reading, cleaning and sampling of the logs."""
 
     path: str = "{root}/logs/events"
-    """Folder or file of the events; `{root}` stands for the storage root."""
+    """Folder or file of the events; `{root}` stands for the storage root, and a relative path
+    starts at the folder of the config."""
     format: Format = "parquet"
     """parquet, jsonl, csv, or text (lines matched by `pattern`). `.gz` files are unpacked."""
     columns: dict[str, str] = {}
@@ -822,6 +827,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as a config: {error.strerror}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a config is a mapping of sections, not a {type(raw).__name__}")
+    raw = located(raw, path)
     base = raw.pop("base", None)
     if not base:
         return raw
