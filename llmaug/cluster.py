@@ -105,23 +105,36 @@ def _quiet_core() -> Iterator[None]:
     exception. `os.putenv` reaches the core and not `os.environ`, which Ray's daemons are started
     with: their logs stay whole. The core says that it was told, so its stderr is kept back.
     """
-    if _CORE_LEVEL in os.environ:
+    if _CORE_LEVEL in os.environ:  # somebody wants to read it
+        yield
+        return
+    os.putenv(_CORE_LEVEL, "fatal")
+    try:
+        with _stderr_without(_CORE_LEVEL):
+            yield
+    finally:
+        os.unsetenv(_CORE_LEVEL)
+
+
+@contextlib.contextmanager
+def _stderr_without(word: str) -> Iterator[None]:
+    """What is written to file descriptor 2 meanwhile comes at the end, less the lines with
+    `word`."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # it is closed
         yield
         return
     with tempfile.TemporaryFile() as kept:
-        terminal = os.dup(2)
-        os.putenv(_CORE_LEVEL, "fatal")
         os.dup2(kept.fileno(), 2)
         try:
             yield
         finally:
-            os.unsetenv(_CORE_LEVEL)
             os.dup2(terminal, 2)
             os.close(terminal)
             kept.seek(0)
-            lines = [line for line in kept if _CORE_LEVEL.encode() not in line]
             with contextlib.suppress(OSError):
-                os.write(2, b"".join(lines))
+                os.write(2, b"".join(line for line in kept if word.encode() not in line))
 
 
 def has_gpus(config: RayConfig) -> bool:

@@ -23,6 +23,7 @@ import typer
 from llmaug import cli, doctor
 from llmaug.errors import UserError
 from tests.nights import NIGHT, make_night, without_ray
+from tests.test_terminal import HOSTILE, OBEYED
 
 # {root}, {config} and {pairs} are filled in.
 ARGUMENTS = {
@@ -87,7 +88,7 @@ def call(
     def run(command: str, root: Path | str, **other: Path | str) -> tuple[int, str]:
         out, home = io.StringIO(), finished.parent
         places = {"root": root, "config": home / "config.yaml", "pairs": home / "pairs.csv"}
-        given = [a.format(**places | other) for a in ARGUMENTS[command].split()]
+        given = [word.format(**places | other) for word in ARGUMENTS[command].split()]
         argv = [*command.split(), *given]
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", out)
@@ -123,6 +124,33 @@ def test_a_whole_night_is_read_by_every_command(
     code, said = call(command, root)
     refused = ("forecast", "retry-failed", "ab", "counterfactual")
     assert (code == 0) == (command not in refused), said
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ids_that_a_terminal_would_obey(
+    as_json: bool, tmp_path: Path, finished: Path, call: Callable[..., tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    names = list(HOSTILE.values())
+    rows = [(f"user {name}", item, hour) for name in names for hour, item in enumerate(names[-4:])]
+    rows += [(f"user {name}", name, 9.0) for name in names]
+    home, root = tmp_path / "home", tmp_path / "home/root"
+    home.mkdir()
+    make_night(root, home, rows=rows)
+    options = {"config": home / "config.yaml"}
+    for command in (*READERS[:4], "status", "score"):
+        monkeypatch.setitem(ARGUMENTS, command, ARGUMENTS[command] + " --json" * as_json)
+        if command == "score" and not as_json:
+            continue  # its CSV is data
+        if command == "recommend --user":
+            monkeypatch.setitem(ARGUMENTS, command, ARGUMENTS[command].replace("u1", "{user}"))
+        for user in names if command == "recommend --user" else names[:1]:
+            code, said = call(command, root, user=f"user {user}", **options)
+            assert not code, f"{command}: {said}"
+            assert not [char for char in OBEYED if char in said], f"{command}: {ascii(said)}"
+            assert "is not in the logs" not in said
+    for page in (*root.glob("runs/night/report/*.html"), root / "datasets/datasets.html"):
+        assert "<script>alert" not in page.read_text(encoding="utf-8")
 
 
 # -- damage to what lies in storage ----------------------------------------------------------

@@ -28,6 +28,7 @@ HOSTILE = {
     "markup": "/products/[slug]",
     "closing tag": "[/x]",
     "link": "[link=http://evil]click[/link]",
+    "html": "<script>alert(1)</script>",
     "backslash": "\\[bold]\\",
     "emoji code": ":smile:",
     "screen": "\x1b[2J\x1b]0;owned\x07",
