@@ -1,7 +1,8 @@
 """The YAML config as pydantic models: every field described, unknown keys refused.
 
-A preset is a YAML file; a variant names its `base` and changes fields of it. Secrets never
-stand in a config: they come from the environment or the standard AWS files.
+A preset is a YAML file; a variant names its `base` and changes fields of it. Relative paths are
+those from the file that they stand in (`config_paths`). Secrets never stand in a config: they come
+from the environment or the standard AWS files.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class StorageConfig(_Model):
     """Where everything is read from and written to."""
 
     root: str = "demo"
-    """Folder or `s3://bucket/prefix`. `--root` and LLMAUG_ROOT win over it."""
+    """Folder (from the config's own, where relative) or `s3://bucket/prefix`. `--root` and
+    LLMAUG_ROOT win over it, and are relative to the working folder."""
     endpoint_url: str | None = None
     """S3 endpoint for servers other than AWS. `--endpoint-url` wins over it."""
 
@@ -59,7 +61,8 @@ class FilesConfig(_Model):
     """Files of rows, and how they are written."""
 
     path: str
-    """Folder, file or glob (`logs/2026-*/*.csv`); `{root}` stands for the storage root."""
+    """Folder, file or glob (`logs/2026-*/*.csv`); `{root}` stands for the storage root, and a
+    relative path starts at the folder of the config."""
     format: Format = "parquet"
     """parquet, jsonl (objects: one a line, several a line, an array, or spread over lines), csv,
     or text (lines matched by `pattern`). Files packed with gzip, zstd, bz2, xz, lz4 or zip are
@@ -113,7 +116,8 @@ class IngestConfig(FilesConfig):
     """Reading, cleaning and sampling of the logs."""
 
     path: str = "{root}/logs/events"
-    """Folder, file or glob of the events; `{root}` stands for the storage root."""
+    """Folder, file or glob of the events; `{root}` stands for the storage root, and
+    a relative path starts at the folder of the config."""
     columns: dict[str, str | None] = {}
     """Our column name (user_id, item_id, action, timestamp, value): the name in the logs; a dotted
     path where it is nested (`user.id`). `null`: there is no such column, whatever the logs call so

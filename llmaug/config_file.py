@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from llmaug.config_paths import located
 from llmaug.errors import UserError
 from llmaug.urls import ADVICE, has_password
 
@@ -82,6 +83,7 @@ def _read(path: Path, home: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return {}
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a config is a mapping of sections, not a {type(raw).__name__}")
+    raw = located(raw, path)
     base = raw.pop("base", None)
     if base is None:
         return raw

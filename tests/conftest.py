@@ -42,7 +42,7 @@ class QuietProgress(Progress):
         super().__init__()
         self.notes: list[str] = []
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str = "") -> None:
         self.notes.append(text)
 
 

@@ -1,7 +1,9 @@
-"""What is passed on to the workers of a cluster stands in Ray's logs: no secret may be in it."""
+"""Connecting to Ray: quietly, with a sentence where there is none, and without a secret among what
+is passed on to the workers (it stands in Ray's logs)."""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from llmaug import cluster
 from llmaug.cluster import WORKER_ENV, worker_env
 from llmaug.config import RayConfig
+from llmaug.errors import UserError
 
 _SECRETS = (
     "VLLM_API_KEY",
@@ -57,3 +60,30 @@ def test_the_runtime_env_of_a_job_is_what_is_passed_on(monkeypatch: pytest.Monke
     cluster.connect(RayConfig(address="auto"))
     assert given["runtime_env"] == {"env_vars": worker_env()}
     assert "hunter2" not in str(given)
+
+
+def test_what_others_write_meanwhile_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    with cluster._stderr_without("level"):
+        os.write(2, b"a warning\nset the level to 3\nmore\n")
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "a warning\nmore\nafterwards\n"
+
+
+def test_an_error_inside_comes_out_with_what_was_written(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(RuntimeError, match="no Ray"), cluster._quiet_core():
+        os.write(2, b"why\n")
+        raise RuntimeError("no Ray")
+    assert capfd.readouterr().err == "why\n"
+
+
+def test_an_address_where_no_ray_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**_: object) -> None:
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UserError, match="no Ray cluster at ray://nowhere:10001: ray client"):
+        cluster._start(RayConfig(address="ray://nowhere:10001"))

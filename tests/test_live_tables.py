@@ -74,6 +74,23 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     assert warning.startswith("feedback: not all of 6 rows could be used: bad_json 1, ")
 
 
+def test_a_value_that_cannot_be_used_is_shown(tmp_path: Path) -> None:
+    rows = ["user_id,action,timestamp", "u,click,2025-06-01", "u,click,soon", "u,click,later"]
+    (tmp_path / "said.csv").write_text("\n".join(rows))
+    found = feedback(tmp_path)
+    assert found.refused == {"bad_timestamp": 2}
+    [warning] = found.warnings("feedback")
+    assert warning.endswith("of 3 rows could be used: bad_timestamp 2 (such as 'soon' in said.csv)")
+
+
+def test_rows_of_which_none_can_be_used_are_not_called_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "said.csv").write_text("user_id,action,timestamp\nu,click,31/01/2026 10 Uhr\n")
+    with pytest.raises(UserError, match="none of 1 rows can be used: bad_timestamp 1") as caught:
+        feedback(tmp_path)
+    assert "'31/01/2026 10 Uhr' in said.csv" in caught.value.message
+    assert "--timestamp-unit" in caught.value.message
+
+
 def test_numbers_that_must_be_there(tmp_path: Path) -> None:
     rows = {
         "user_id": ["u1", "u2", "u3"],
