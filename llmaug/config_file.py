@@ -54,6 +54,8 @@ def unusable_texts(raw: Any) -> Iterator[tuple[str, str]]:
     queue: list[tuple[str, Any]] = [("", raw)]
     while queue:
         field, value = queue.pop()
+        if hasattr(value, "model_dump"):  # a section that was made already
+            value = value.model_dump()
         if isinstance(value, dict):
             for key, below in value.items():
                 queue += [(f"{field}.{key}".lstrip("."), below), ("a key", key)]

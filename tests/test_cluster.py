@@ -57,3 +57,10 @@ def test_the_runtime_env_of_a_job_is_what_is_passed_on(monkeypatch: pytest.Monke
     cluster.connect(RayConfig(address="auto"))
     assert given["runtime_env"] == {"env_vars": worker_env()}
     assert "hunter2" not in str(given)
+
+
+def test_a_ray_of_this_machine_asks_for_a_token_too(ray_session: None) -> None:
+    """It listens on all interfaces, whatever it is told: Ray makes a token for it by itself."""
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    assert is_token_auth_enabled()
