@@ -40,7 +40,7 @@ def adopt_folder(
     file is a link out of the folder, and when the folder brings code.
     """
     source = resolve_uri(uri, storage)
-    names = source.names("")
+    names = source.names()
     files = [name for name in names if _is_copied(name) and _is_file(source, name)]
     for name in needed:
         if name not in files:
