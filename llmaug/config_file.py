@@ -63,7 +63,8 @@ def unusable_texts(raw: Any) -> Iterator[tuple[str, str]]:
             queue += [(f"{field}.{number}", below) for number, below in enumerate(value)]
         elif isinstance(value, str):
             if "\0" in value or not _encodes(value):
-                yield field, "holds a NUL or half of a surrogate pair"
+                wrong = "a text with a NUL or half of a surrogate pair"
+                yield field, f"{wrong} cannot be a folder's name, a path or a column"
             elif has_password(value):
                 yield field, ADVICE
 
