@@ -81,11 +81,11 @@ def roll_back(storage: Storage, name: str, to: str | None = None) -> dict[str, A
         except UserError:
             if to is None:
                 raise
-            # Damaged: what it held is not known, and was no later than the latest version.
-            seen = {"night": max((_night(card) for card in _cards(storage, name)), default=())}
-            version = storage.read_bytes_version(*_place(name))[1]
-        if version is None and to is None:
+            seen, version = {}, storage.read_bytes_version(*_place(name))[1]
+        if not seen and to is None:
             raise _nothing(storage, name)
+        if not seen:  # damaged or gone: what it held was no later than the latest version
+            seen = {"night": max((_night(card) for card in _cards(storage, name)), default=())}
         to = to or _before(storage, name, seen)  # once: a repeated try goes no further back
         card = read_version(storage, name, to)
         past = _versions(seen)

@@ -232,3 +232,10 @@ def test_a_damaged_pointer_is_a_sentence_and_is_mended_by_a_rollback(
     pointer.roll_back(storage, "m", to="monday-0")
     assert served(storage) == "monday-0"
     assert advance(storage, TUESDAY, WEDNESDAY) == ["left", "published"]
+
+
+def test_a_pointer_that_was_deleted_is_put_back_and_held(storage: Storage) -> None:
+    advance(storage, MONDAY, TUESDAY)
+    storage.delete("published/m/CURRENT")
+    pointer.roll_back(storage, "m", to="monday-0")
+    assert advance(storage, TUESDAY, WEDNESDAY) == ["left", "published"]
