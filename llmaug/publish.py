@@ -49,7 +49,7 @@ def card_of(context: Context) -> dict[str, Any]:
     files = {
         file: digest(context.storage.read(source, file))
         for file in context.storage.names(source)
-        if not file.startswith("_")
+        if file[0] not in "_."  # notes, and what a write that was killed has left
     }
     facts = context.storage.read_json(source, "_trained.json") or {}
     if digest(files) != facts.get("model_digest"):

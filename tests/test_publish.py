@@ -21,7 +21,7 @@ FILES = ("config.json", "items.parquet", "model.safetensors")
 
 def write_model(context: Context, arm: str, weights: bytes) -> str:
     folder = context.folder(f"model/{arm}/seed-1")
-    for name in FILES:
+    for name in (*FILES, "._killed"):
         context.storage.write(weights, folder, name)
     model_digest = digest({name: digest(weights) for name in FILES})
     context.storage.write_json({"model_digest": model_digest}, folder, "_trained.json")
