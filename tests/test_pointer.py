@@ -170,8 +170,8 @@ class Crowded(Storage):
 
     others: tuple[str, ...] = ()
 
-    def read_bytes_version(self, *names: str) -> tuple[bytes, str | None]:
-        seen = super().read_bytes_version(*names)
+    def read_any(self, *names: str) -> tuple[Any, str | None]:
+        seen = super().read_any(*names)
         plain = Storage(self.root)
         done = plain.read_json("moves") or []
         for other in self.others[len(done) : len(done) + 1]:
