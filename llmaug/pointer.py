@@ -23,6 +23,7 @@ from llmaug.storage import Storage
 CARD = "published.json"
 """In a version's folder, written last: what it is, and that it is whole."""
 PUBLISHED_NOW, ALREADY_CURRENT, LEFT = "published", "already current", "left"
+_NEEDED = ("run_id", "version", "model_digest", "arm")  # by who reads a card
 _TRIES = 5
 _REMEMBERED = 20
 
@@ -129,8 +130,7 @@ def _look(storage: Storage, name: str) -> tuple[dict[str, Any], str | None]:
 def _card(found: Any) -> dict[str, Any] | None:
     """`found` if it is a card; None where it is damaged."""
     card = found if isinstance(found, dict) else {}
-    whole = all(isinstance(card.get(field), str) for field in ("run_id", "version", "arm"))
-    return card if whole else None
+    return card if all(isinstance(card.get(field), str) for field in _NEEDED) else None
 
 
 def _objection(card: dict[str, Any], seen: dict[str, Any]) -> str:

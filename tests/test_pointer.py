@@ -20,7 +20,7 @@ MONDAY, TUESDAY, WEDNESDAY, THURSDAY = NIGHTS
 def card(run_id: str, content: str = "0") -> dict[str, Any]:
     read = f"2026-01-{26 + NIGHTS.index(run_id):02d}T02:00:00Z"
     return {"run_id": run_id, "version": f"published/m/versions/{run_id}-{content}", "arm": "real",
-            "night": [read, read, run_id]}  # fmt: skip
+            "model_digest": content, "night": [read, read, run_id]}  # fmt: skip
 
 
 @pytest.fixture
@@ -71,8 +71,9 @@ def test_the_same_run_with_another_result_replaces_itself(storage: Storage) -> N
 
 
 def test_a_card_of_an_older_llmaug_is_older_than_tonight(storage: Storage) -> None:
-    old = {"run_id": "old", "version": "published/m/versions/old", "arm": "real",
-           "published_utc": "2026-01-26T05:00:00Z"}  # fmt: skip
+    old = {**card(MONDAY), "run_id": "old", "published_utc": "2026-01-26T05:00:00Z"}
+    old |= {"version": "published/m/versions/old"}
+    del old["night"]
     storage.write_json(old, "published/m/CURRENT")
     assert advance(storage, MONDAY, TUESDAY) == ["left", "published"]
 
