@@ -80,7 +80,7 @@ def _source() -> Path:
 def _is_whole(storage: Storage, note: dict[str, Any]) -> bool:
     return (
         note["complete"]
-        and len(storage.files("events")) == note["counts"]["days"]
+        and len(storage.sizes("events")) == note["counts"]["days"]
         and storage.exists("items", "items.parquet")
         and storage.exists("users", "users.parquet")
     )
@@ -88,7 +88,7 @@ def _is_whole(storage: Storage, note: dict[str, Any]) -> bool:
 
 def _make_room(storage: Storage, note: dict[str, Any] | None) -> None:
     """Remove an older copy of ours, file by file; refuse to touch anything else."""
-    there = [f"{folder}/{name}" for folder in _FOLDERS for name in storage.files(folder)]
+    there = [f"{folder}/{name}" for folder in _FOLDERS for name in storage.sizes(folder)]
     theirs = [path for path in there if not (note and _OURS.fullmatch(path))]
     if theirs:
         raise UserError(

@@ -18,11 +18,12 @@ from typing import Any
 
 from llmaug.errors import UserError
 from llmaug.names import PUBLISHED, check_name
-from llmaug.storage import Storage, json_object
+from llmaug.storage import Storage
 
 CARD = "published.json"
 """In a version's folder, written last: what it is, and that it is whole."""
 PUBLISHED_NOW, ALREADY_CURRENT, LEFT = "published", "already current", "left"
+_NEEDED = ("run_id", "version", "model_digest", "arm")  # by who reads a card
 _TRIES = 5
 _REMEMBERED = 20
 
@@ -81,11 +82,11 @@ def roll_back(storage: Storage, name: str, to: str | None = None) -> dict[str, A
         except UserError:
             if to is None:
                 raise
-            # Damaged: what it held is not known, and was no later than the latest version.
-            seen = {"night": max((_night(card) for card in _cards(storage, name)), default=())}
-            version = storage.read_bytes_version(*_place(name))[1]
-        if version is None and to is None:
+            seen, version = {}, storage.read_any(*_place(name))[1]
+        if not seen and to is None:
             raise _nothing(storage, name)
+        if not seen:  # damaged or gone: what it held was no later than the latest version
+            seen = {"night": max((_night(card) for card in _cards(storage, name)), default=())}
         to = to or _before(storage, name, seen)  # once: a repeated try goes no further back
         card = read_version(storage, name, to)
         past = _versions(seen)
@@ -101,7 +102,7 @@ def read_version(storage: Storage, name: str, version: str) -> dict[str, Any]:
     """The card of a version that is whole. Raises UserError when there is none."""
     folder = f"{versions_folder(name)}/{version}"
     there = storage.names(folder)
-    card = _card(storage.read(folder, CARD)) if CARD in there else None
+    card = _card(storage.read_any(folder, CARD)[0])
     missing = [file for file in (card or {}).get("files", ()) if file not in there]
     if card is None or missing:
         what = f"{', '.join(missing)} is missing" if missing else f"no whole version ({CARD})"
@@ -111,10 +112,10 @@ def read_version(storage: Storage, name: str, version: str) -> dict[str, Any]:
 
 def _look(storage: Storage, name: str) -> tuple[dict[str, Any], str | None]:
     """(what CURRENT holds, its version for `swap`); ({}, None) where there is none."""
-    data, version = storage.read_bytes_version(*_place(name))
+    found, version = storage.read_any(*_place(name))
     if version is None:
         return {}, None
-    card, damage = _card(data), "is damaged"
+    card, damage = _card(found), "is damaged"
     if card is not None:
         folder, _, step = card["version"].rpartition("/")
         if folder == versions_folder(name) and step not in ("", ".", ".."):
@@ -126,12 +127,10 @@ def _look(storage: Storage, name: str) -> tuple[dict[str, Any], str | None]:
     )
 
 
-def _card(data: bytes) -> dict[str, Any] | None:
-    """None where it is damaged."""
-    card = json_object(data)
-    if card is None or not all(isinstance(card.get(f), str) for f in ("run_id", "version", "arm")):
-        return None
-    return card
+def _card(found: Any) -> dict[str, Any] | None:
+    """`found` if it is a card; None where it is damaged."""
+    card = found if isinstance(found, dict) else {}
+    return card if all(isinstance(card.get(field), str) for field in _NEEDED) else None
 
 
 def _objection(card: dict[str, Any], seen: dict[str, Any]) -> str:
@@ -200,12 +199,9 @@ def _known(storage: Storage, name: str) -> str:
 
 def _cards(storage: Storage, name: str) -> list[dict[str, Any]]:
     """Those of all whole versions."""
-    found = []
-    for version in storage.names(versions_folder(name)):
-        folder = f"{versions_folder(name)}/{version}"
-        if CARD in storage.names(folder) and (card := _card(storage.read(folder, CARD))):
-            found.append(card)
-    return found
+    folder = versions_folder(name)
+    found = [_card(storage.read_any(folder, v, CARD)[0]) for v in storage.names(folder)]
+    return [card for card in found if card]
 
 
 def _done(outcome: str, card: dict[str, Any], why: str = "") -> dict[str, str]:

@@ -49,7 +49,7 @@ def card_of(context: Context) -> dict[str, Any]:
     files = {
         file: digest(context.storage.read(source, file))
         for file in context.storage.names(source)
-        if not file.startswith("_")
+        if file[0] not in "_."  # notes, and what a write that was killed has left
     }
     facts = context.storage.read_json(source, "_trained.json") or {}
     if digest(files) != facts.get("model_digest"):
@@ -79,7 +79,8 @@ def card_of(context: Context) -> dict[str, Any]:
 
 def night_of(context: Context) -> list[str]:
     """What orders nights: how far the logs of a run can reach, when they were read, its id."""
-    read = context.manifest("ingest")["finished_utc"]
+    # The earlier of both: a stage that was damaged and made anew since is no newer night.
+    read = min(context.manifest(stage)["finished_utc"] for stage in ("ingest", "split"))
     end = context.config.ingest.end
     return [min(f"{end}T24:00:00Z", read) if end else read, read, context.run_id]
 

@@ -19,7 +19,7 @@ from llmaug.pipeline import reopened
 from llmaug.progress import Progress
 from llmaug.recommend import score_all
 from llmaug.stage import Context
-from llmaug.storage import Storage, json_object
+from llmaug.storage import Storage
 
 NOTE = "_llmaug.json"
 _MADE_BY = "llmaug recommend"
@@ -59,9 +59,8 @@ def _claim(storage: Storage, folder: str) -> tuple[dict[str, Any], str]:
     any other."""
     if not storage.names(folder):
         storage.create({"made_by": _MADE_BY, "parts": [], "unused": []}, folder, NOTE)
-    data, version = storage.read_bytes_version(folder, NOTE)
-    note = json_object(data)
-    if version is None or note is None or note.get("made_by") != _MADE_BY:
+    note, version = storage.read_any(folder, NOTE)
+    if version is None or not isinstance(note, dict) or note.get("made_by") != _MADE_BY:
         raise UserError(
             f"--to {folder}: {storage.uri(folder)} holds what this command did not write (no "
             f"{NOTE} of its own in it); choose another folder, or empty this one yourself"

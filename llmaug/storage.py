@@ -37,15 +37,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(value).hexdigest()[:32]
 
 
-def json_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in `data`; None when there is none, or it is damaged."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 @dataclass(frozen=True)
 class Storage:
     """A filesystem and a root in it. Small and picklable: workers rebuild the connection."""
@@ -158,16 +149,14 @@ class Storage:
         listed = [name for name in listed if name.rstrip("/") != own]
         return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in listed)
 
-    def files(self, *folder: str) -> list[str]:
-        """Sorted names below `folder` of the objects in it, at any depth; [] for an object."""
-        return sorted(self.sizes(*folder))
-
     def sizes(self, *folder: str) -> dict[str, int]:
         """{name below `folder`: bytes} of all objects in it and its sub-folders, by listing."""
         own = self.path(*folder).rstrip("/") + "/"
+        # A folder that may not be read is no empty one; s3fs raises by itself.
+        strict = {"on_error": "raise"} if self.is_local else {}
         with _explained(self.uri(*folder)):
             try:
-                found = self.fs.find(self.path(*folder), detail=True)
+                found = self.fs.find(self.path(*folder), detail=True, **strict)
             except (FileNotFoundError, NotADirectoryError):
                 return {}
         return {
@@ -184,7 +173,7 @@ class Storage:
         """
         path = self.path(*names)
         with _explained(self.uri(*names)), contextlib.suppress(FileNotFoundError):
-            if not _is_in_a_run("/".join(names)) and (there := self.files(*names)):
+            if not _is_in_a_run("/".join(names)) and (there := self.sizes(*names)):
                 raise UserError(
                     f"{self.uri(*names)}: not deleted: {len(there):,} files are in it, and llmaug "
                     "empties folders of its own runs only. Remove it yourself if nobody needs it"
@@ -208,29 +197,27 @@ class Storage:
 
     def read_version(self, *names: str) -> tuple[Any, str | None]:
         """(parsed JSON, version) for `swap`; (None, None) when there is no such object."""
-        data, version = self.read_bytes_version(*names)
-        return (None if version is None else json.loads(data)), version
+        data, version = self._versioned(*names)
+        return (None if data is None else parse_json(self, data, *names)), version
 
     def read_any(self, *names: str) -> tuple[Any, str | None]:
         """As `read_version`, with None for an object that is no JSON."""
-        data, version = self.read_bytes_version(*names)
+        data, version = self._versioned(*names)
         try:
-            return (None if version is None else json.loads(data)), version
+            return (None if data is None else json.loads(data)), version
         except (ValueError, RecursionError):
             return None, version
 
-    def read_bytes_version(self, *names: str) -> tuple[bytes, str | None]:
-        """The same unparsed: also of an object that is no JSON any more."""
+    def _versioned(self, *names: str) -> tuple[bytes | None, str | None]:
         path = self.path(*names)
         with _explained(self.uri(*names)):
             try:
                 if not self.is_local:
-                    data, tag = self.fs.read_object(path)
-                    return data, str(tag)
+                    return self.fs.read_object(path)  # type: ignore[no-any-return]
                 data = Path(path).read_bytes()
                 return data, digest(data)
             except FileNotFoundError:
-                return b"", None
+                return None, None
 
     def swap(self, value: Any, version: str, *names: str) -> bool:
         """Put JSON only if the object still has `version`; False when it has changed.
@@ -246,7 +233,7 @@ class Storage:
 
             with open(f"{path}.lock", "a") as guard:
                 fcntl.flock(guard, fcntl.LOCK_EX)
-                if self.read_bytes_version(*names)[1] != version:
+                if self._versioned(*names)[1] != version:
                     return False
                 self.write(_dumps(value), *names)
                 return True

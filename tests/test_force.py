@@ -140,7 +140,8 @@ def newer_night(night: Context) -> str:
     """Another run was published after Monday's; returns its version."""
     storage, version = night.storage, "published/recommender/versions/tuesday-0"
     read = "2026-01-28T02:00:00Z"
-    card = {"run_id": "tuesday", "version": version, "arm": "real", "night": [read, read]}
+    card = {"run_id": "tuesday", "version": version, "arm": "real", "model_digest": "0",
+            "night": [read, read]}  # fmt: skip
     storage.write_json(card, version, pointer.CARD)
     assert pointer.advance(storage, "recommender", card)["outcome"] == "published"
     return version

@@ -20,7 +20,7 @@ MONDAY, TUESDAY, WEDNESDAY, THURSDAY = NIGHTS
 def card(run_id: str, content: str = "0") -> dict[str, Any]:
     read = f"2026-01-{26 + NIGHTS.index(run_id):02d}T02:00:00Z"
     return {"run_id": run_id, "version": f"published/m/versions/{run_id}-{content}", "arm": "real",
-            "night": [read, read, run_id]}  # fmt: skip
+            "model_digest": content, "night": [read, read, run_id]}  # fmt: skip
 
 
 @pytest.fixture
@@ -71,8 +71,9 @@ def test_the_same_run_with_another_result_replaces_itself(storage: Storage) -> N
 
 
 def test_a_card_of_an_older_llmaug_is_older_than_tonight(storage: Storage) -> None:
-    old = {"run_id": "old", "version": "published/m/versions/old", "arm": "real",
-           "published_utc": "2026-01-26T05:00:00Z"}  # fmt: skip
+    old = {**card(MONDAY), "run_id": "old", "published_utc": "2026-01-26T05:00:00Z"}
+    old |= {"version": "published/m/versions/old"}
+    del old["night"]
     storage.write_json(old, "published/m/CURRENT")
     assert advance(storage, MONDAY, TUESDAY) == ["left", "published"]
 
@@ -170,8 +171,8 @@ class Crowded(Storage):
 
     others: tuple[str, ...] = ()
 
-    def read_bytes_version(self, *names: str) -> tuple[bytes, str | None]:
-        seen = super().read_bytes_version(*names)
+    def read_any(self, *names: str) -> tuple[Any, str | None]:
+        seen = super().read_any(*names)
         plain = Storage(self.root)
         done = plain.read_json("moves") or []
         for other in self.others[len(done) : len(done) + 1]:
@@ -231,4 +232,11 @@ def test_a_damaged_pointer_is_a_sentence_and_is_mended_by_a_rollback(
         pointer.advance(storage, "m", card(WEDNESDAY))
     pointer.roll_back(storage, "m", to="monday-0")
     assert served(storage) == "monday-0"
+    assert advance(storage, TUESDAY, WEDNESDAY) == ["left", "published"]
+
+
+def test_a_pointer_that_was_deleted_is_put_back_and_held(storage: Storage) -> None:
+    advance(storage, MONDAY, TUESDAY)
+    storage.delete("published/m/CURRENT")
+    pointer.roll_back(storage, "m", to="monday-0")
     assert advance(storage, TUESDAY, WEDNESDAY) == ["left", "published"]

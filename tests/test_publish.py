@@ -21,7 +21,7 @@ FILES = ("config.json", "items.parquet", "model.safetensors")
 
 def write_model(context: Context, arm: str, weights: bytes) -> str:
     folder = context.folder(f"model/{arm}/seed-1")
-    for name in FILES:
+    for name in (*FILES, "._killed"):
         context.storage.write(weights, folder, name)
     model_digest = digest({name: digest(weights) for name in FILES})
     context.storage.write_json({"model_digest": model_digest}, folder, "_trained.json")
@@ -30,7 +30,8 @@ def write_model(context: Context, arm: str, weights: bytes) -> str:
 
 def read_logs(context: Context, read_utc: str) -> None:
     manifest = {"fingerprint": "logs", "counts": {}, "parts": [], "finished_utc": read_utc}
-    context.storage.write_json(manifest, context.folder("ingest"), MANIFEST)
+    for stage in ("ingest", "split"):
+        context.storage.write_json(manifest, context.folder(stage), MANIFEST)
 
 
 @pytest.fixture
@@ -145,6 +146,14 @@ def test_a_night_that_comes_too_late_is_kept_and_says_so(night: Callable[..., Co
     assert late.storage.names(left["version"]) == [*FILES, "published.json"]
     pointer.roll_back(late.storage, "films", to=left["version"].rpartition("/")[2])
     assert pointer.current(late.storage, "films")["run_id"] == "monday"
+
+
+def test_a_stage_that_was_mended_makes_no_newer_night(night: Callable[..., Context]) -> None:
+    mended = night()
+    publish.run(night("tuesday", "2026-01-28T02:00:00Z"))
+    manifest = {**mended.manifest("ingest"), "finished_utc": "2026-01-29T02:00:00Z"}
+    mended.storage.write_json(manifest, mended.folder("ingest"), MANIFEST)
+    assert publish.run(mended)["outcome"] == "left"
 
 
 def test_a_night_is_as_late_as_its_logs(night: Callable[..., Context]) -> None:

@@ -110,8 +110,8 @@ def test_only_folders_of_runs_are_emptied_on_s3(endpoint: str) -> None:
             storage.delete(folder)
     storage.delete("theirs/a")
     storage.delete("runs/n1/stage")
-    assert storage.files("theirs") == ["b/c"]
-    assert storage.files("runs/n1") == ["stage2/a"]
+    assert list(storage.sizes("theirs")) == ["b/c"]
+    assert list(storage.sizes("runs/n1")) == ["stage2/a"]
 
 
 def test_publishing_rolling_back_and_renewing_lists_hold_on_s3(endpoint: str) -> None:

@@ -262,7 +262,8 @@ def test_the_published_pointer_moves_once_though_answers_are_lost(
     for night in ("monday", "tuesday", "wednesday"):
         proxy.next("cut_after")
         version = f"published/films/versions/{night}"
-        pointer.advance(storage, "films", {"run_id": "n", "arm": "real", "version": version})
+        card = {"run_id": "n", "arm": "real", "model_digest": night, "version": version}
+        pointer.advance(storage, "films", card)
     current = pointer.current(storage, "films")
     assert current["version"].endswith("wednesday") and current["previous"].endswith("tuesday")
     assert len(current["earlier"]) == 1
