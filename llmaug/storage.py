@@ -135,9 +135,11 @@ class Storage:
     def sizes(self, *folder: str) -> dict[str, int]:
         """{name below `folder`: bytes} of all objects in it and its sub-folders, by listing."""
         own = self.path(*folder).rstrip("/") + "/"
+        # A folder that may not be read is no empty one; s3fs raises by itself.
+        strict = {"on_error": "raise"} if self.is_local else {}
         with _explained(self.uri(*folder)):
             try:
-                found = self.fs.find(self.path(*folder), detail=True)
+                found = self.fs.find(self.path(*folder), detail=True, **strict)
             except (FileNotFoundError, NotADirectoryError):
                 return {}
         return {
