@@ -126,15 +126,17 @@ def top_k(
     return out
 
 
-def for_user(storage: Storage, name: str, user_id: str, k: int) -> dict[str, Any]:
+def for_user(
+    storage: Storage, name: str, user_id: str, k: int, verify: bool = False
+) -> dict[str, Any]:
     """Top k for one user by the published model `name`, with titles.
 
     A user who is not in the logs gets what the model says of an empty history, and
-    `known_user` is false.
+    `known_user` is false. verify: the digests of the logs are checked, which reads them all.
     """
     card = publish.current(storage, name)
     model, vocabulary, _ = recommenders.load(storage, card["version"], card["model_digest"])
-    check_stage(storage, card["run_id"], "ingest")
+    check_stage(storage, card["run_id"], "ingest", verify)
     history = history_of(storage, card["run_id"], user_id, vocabulary)
     titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
     [ranked] = top_k(model, vocabulary, [user_id], [history or []], k)
