@@ -362,7 +362,7 @@ def recommend(
         return _recommend_all(_storage(None, root, endpoint_url), name, k, to, verify, as_json)
     from llmaug.recommend import for_user
 
-    answer = for_user(_storage(None, root, endpoint_url), name, user, k)
+    answer = for_user(_storage(None, root, endpoint_url), name, user, k, verify)
     if as_json:
         return emit_json(answer)
     console = Terminal()

@@ -4,7 +4,7 @@ Taken with a conditional put, renewed and taken over with compare-and-swap, so t
 can never both believe that they hold it. Clocks of two machines are never compared: who finds
 a lease watches, by its own clock, whether the object changes within the time that a holder has
 to renew it. Only a holder on this very machine (host, boot and process namespace) is looked up
-among the processes: alive or gone, that is known at once.
+among the processes: one that is gone is replaced at once, one that runs and renews is left alone.
 """
 
 from __future__ import annotations
@@ -170,8 +170,9 @@ class Lease:
         alive = lives(holder)
         if alive:  # on this machine, whose clock both go by
             age = time.time() - (holder.heartbeat or 0.0)
-            raise self._held(holder, f"It is running, heartbeat {age:.0f} s ago")
-        if alive is None and not self._watch(holder, version):
+            if abs(age) <= EXPIRES_S:
+                raise self._held(holder, f"It is running, heartbeat {age:.0f} s ago")
+        if alive is not False and not self._watch(holder, version):
             return False
         begin = self._clock()
         swapped = self._storage.swap(self._holder(), version, *self._name)

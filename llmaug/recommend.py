@@ -127,16 +127,18 @@ def top_k(
     return out
 
 
-def for_user(storage: Storage, name: str, user_id: str, k: int) -> dict[str, Any]:
+def for_user(
+    storage: Storage, name: str, user_id: str, k: int, verify: bool = False
+) -> dict[str, Any]:
     """Top k for one user by the published model `name`, with titles; without what the user had
     already, unless `recommend.include_seen` of the run says otherwise.
 
     A user who is not in the logs gets what the model says of an empty history, and
-    `known_user` is false.
+    `known_user` is false. verify: the digests of the logs are checked, which reads them all.
     """
     card = pointer.current(storage, name)
     model, vocabulary, _ = recommenders.load(storage, card["version"], card["model_digest"])
-    check_stage(storage, card["run_id"], "ingest")
+    check_stage(storage, card["run_id"], "ingest", verify)
     history = history_of(storage, card["run_id"], user_id, vocabulary)
     titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
     include_seen = read_config(storage, card["run_id"]).recommend.include_seen

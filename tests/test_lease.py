@@ -186,6 +186,30 @@ def test_a_dead_holder_on_this_machine_is_replaced_at_once(storage: Storage) -> 
     assert watch.now == 1000 and not watch.said
 
 
+def test_a_process_that_runs_but_renews_no_more_is_watched_like_any_other(
+    storage: Storage,
+) -> None:
+    """Stopped, or a notebook whose run ended while storage was away."""
+    write_holder(storage, heartbeat=time.time() - EXPIRES_S - 1)
+    watch = Time()
+    with watch.lease(storage):
+        assert holder_of(storage)["token"] != "another"
+    assert watch.now == 1000 + EXPIRES_S
+
+
+@pytest.mark.parametrize("set_by_s", [-DAY_S, DAY_S])
+def test_a_process_that_runs_is_left_alone_though_the_clock_was_set(
+    storage: Storage, set_by_s: float
+) -> None:
+    def renew(passed_s: float) -> None:
+        beats = int(passed_s / HEARTBEAT_S)
+        write_holder(storage, heartbeat=time.time() + set_by_s, beats=beats)
+
+    renew(0)
+    with pytest.raises(UserError, match="It lives"):
+        Time(renew).lease(storage).__enter__()
+
+
 def test_a_new_process_with_the_number_of_the_dead_one_is_not_the_holder(storage: Storage) -> None:
     write_holder(storage, pid=1, started=(lease_module._process(1)[1] or 0) + 3600)
     with Time().lease(storage) as lease:
