@@ -64,6 +64,12 @@ def test_no_field_of_the_config_takes_a_password(field: str, url: str) -> None:
     assert _SECRET not in str(caught.value) and "AKIAEXAMPLE" not in str(caught.value)
 
 
+def test_a_pattern_may_read_passwords_out_of_urls() -> None:
+    pattern = r"https://(\S+):(\S+)@shop/\?token=(?P<user_id>\w+)&item=(?P<item_id>\d+)"
+    config = parse_config({"ingest": {"format": "text", "pattern": pattern}})
+    assert config.ingest.pattern == pattern
+
+
 @pytest.mark.parametrize("url", _WITH)
 def test_no_config_of_the_python_api_does_either(url: str) -> None:
     for make in (lambda: Config(ingest={"path": url}),
