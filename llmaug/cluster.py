@@ -99,6 +99,7 @@ def _start(config: RayConfig) -> None:
             os.environ.setdefault(name, value)
         # Ray Data needs spare logical CPUs beside a fixed actor pool: with 2 it stands still.
         ray.init(
+            address="local",  # not whichever Ray was last started on this machine
             num_cpus=config.num_cpus or max(4, os.cpu_count() or 4),
             include_dashboard=False,
             log_to_driver=False,

@@ -13,7 +13,7 @@ from llmaug import pointer
 from llmaug.arms import AUGMENTED
 from llmaug.errors import UserError
 from llmaug.stage import Context, Stage
-from llmaug.storage import digest
+from llmaug.storage import FILES, digest
 from llmaug.stored import Forced, read_record
 
 FORCED = "forced.json"
@@ -49,7 +49,8 @@ def card_of(context: Context) -> dict[str, Any]:
     files = {
         file: digest(context.storage.read(source, file))
         for file in context.storage.names(source)
-        if file[0] not in "_."  # notes, and what a write that was killed has left
+        # Notes, and what a write that was killed has left.
+        if file[0] not in "_." and file != FILES
     }
     facts = context.storage.read_json(source, "_trained.json") or {}
     if digest(files) != facts.get("model_digest"):
@@ -114,7 +115,7 @@ def _write(context: Context, card: dict[str, Any]) -> dict[str, Any]:
     storage, version = context.storage, card["version"]
     source = _source(context, card["arm"], card["seed"])
     there = storage.names(version)
-    for file in card["files"]:
+    for file in (*card["files"], *({FILES} & set(storage.names(source)))):
         if file not in there:
             storage.write(storage.read(source, file), version, file)
     storage.create(card, version, pointer.CARD)

@@ -50,6 +50,7 @@ def make_night(
     (home / "events.csv").write_text(text, encoding="utf-8")
     config, storage = load_config(config_path), Storage(str(root))
     context = Context(storage, config, NIGHT)
+    storage.write_json({}, f"runs/{NIGHT}", "run.json")  # or the run would be nobody's
     write_ingest(context, rows)
     run_pipeline(config, storage, NIGHT)
     return config_path

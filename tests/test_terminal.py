@@ -264,7 +264,7 @@ def test_a_csv_answer_keeps_every_byte_in_a_file(capsys: pytest.CaptureFixture[s
 def test_nothing_is_printed_past_the_door() -> None:
     """A console of rich's own reads markup, and `print` fails where ours goes on."""
     for file in [*Path("llmaug").rglob("*.py"), *Path("jobs").glob("*.py")]:
-        if file.name == "terminal.py":
+        if file.name in ("terminal.py", "render_template.py"):  # the latter answers a process
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             where = f"{file}:{getattr(node, 'lineno', 0)}"
