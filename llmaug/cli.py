@@ -37,6 +37,10 @@ ENDPOINT = Annotated[
 ]
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 CONFIG = Annotated[Path, typer.Option("--config", "-c", help="YAML config.", show_default=False)]
+VERIFY = Annotated[
+    bool,
+    typer.Option("--verify", help="Check the digests of what is there too: reads every file."),
+]
 NAME = Annotated[str, typer.Option(help="Name of the published model.")]
 COLUMNS = Annotated[
     list[str] | None, typer.Option(help="OURS=THEIRS, for columns of another name.")
@@ -56,13 +60,14 @@ def run(
     until: Annotated[
         str, typer.Option(help="Last step to run, e.g. `split` or `train`.")
     ] = "report",
+    verify: VERIFY = False,
     as_json: AS_JSON = False,
 ) -> None:
-    """Run the job, or what is left of it.
+    """Run the job, or what is left of it; what is missing or damaged is made anew.
 
     Example: `llmaug run --config configs/demo.yaml --root demo --until split`
     """
-    run_job(config, root, endpoint_url, run_id, until, as_json)
+    run_job(config, root, endpoint_url, run_id, until, as_json, verify)
 
 
 def run_job(
@@ -72,6 +77,7 @@ def run_job(
     run_id: str | None,
     until: str,
     as_json: bool = False,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """What `llmaug run` and the scripts in jobs/ do: run, and print what came out."""
     from llmaug import pipeline, report
@@ -86,8 +92,9 @@ def run_job(
     console = Console(stderr=True)
     try:
         manifests = pipeline.run(
-            config, storage, run_id, until, lambda publish: Progress(console, publish)
-        )
+            config, storage, run_id, until, lambda publish: Progress(console, publish),
+            verify=verify,
+        )  # fmt: skip
     except KeyboardInterrupt as stop:  # typer would say no more than "Aborted."
         raise Interrupted(
             "stopped: what is finished is kept; run the same command again to go on"
@@ -121,13 +128,18 @@ def status(run: Annotated[str, typer.Argument(help="Run id.")], root: ROOT = Non
         return _print_json(state)
     console = Console()
     holder = state["holder"]
-    held = f"running: process {holder['pid']} on {holder['host']}" if holder else "not running"
+    held = (
+        f"{'running' if holder['alive'] else 'held'}: {holder['seen']}" if holder else "not running"
+    )
     console.print(f"run [bold]{run}[/bold], {held}")
     table = Table("stage", "state", "seconds", "rows", box=None)
     for stage in state["stages"]:
         seconds = f"{stage['seconds']:.1f}" if stage["seconds"] is not None else ""
         table.add_row(stage["name"], stage["state"], seconds, f"{stage['rows']:,}")
     console.print(table)
+    for stage in state["stages"]:
+        for file, what in stage["damage"].items():
+            console.print(escape(f"{stage['name']}/{file}: {what}"), soft_wrap=True)
     if holder and state["progress"]:
         now = state["progress"]
         counts = [f"{name} {value}" for name, value in (now.get("counts") or {}).items()]
@@ -268,6 +280,7 @@ def publish(
     ] = False,
     to: Annotated[str | None, typer.Option(help="Version; goes with --rollback.")] = None,
     name: NAME = "recommender",
+    verify: VERIFY = False,
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
     as_json: AS_JSON = False,
@@ -301,7 +314,7 @@ def publish(
 
     console = Console(stderr=True)
     try:
-        card = publish_run(storage, run, reason, lambda put: Progress(console, put))
+        card = publish_run(storage, run, reason, lambda put: Progress(console, put), verify)
     finally:
         disconnect()
     if as_json:
@@ -331,6 +344,7 @@ def recommend(
         str, typer.Option(help="Everybody: folder below the root, new or of an earlier time.")
     ] = "recommendations",
     name: NAME = "recommender",
+    verify: VERIFY = False,
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
     as_json: AS_JSON = False,
@@ -340,10 +354,10 @@ def recommend(
     Example: `llmaug recommend --user 196 --k 10`, or `llmaug recommend --k 20 --to tonight`
     """
     if user is None:
-        return _recommend_all(_storage(None, root, endpoint_url), name, k, to, as_json)
+        return _recommend_all(_storage(None, root, endpoint_url), name, k, to, verify, as_json)
     from llmaug.recommend import for_user
 
-    answer = for_user(_storage(None, root, endpoint_url), name, user, k)
+    answer = for_user(_storage(None, root, endpoint_url), name, user, k, verify)
     if as_json:
         return _print_json(answer)
     console = Console()
@@ -358,14 +372,18 @@ def recommend(
     console.print(f"[dim]model {answer['model']} (arm {answer['arm']})[/dim]")
 
 
-def _recommend_all(storage: Storage, name: str, k: int, to: str, as_json: bool) -> None:
+def _recommend_all(
+    storage: Storage, name: str, k: int, to: str, verify: bool, as_json: bool
+) -> None:
     from llmaug.cluster import disconnect
     from llmaug.progress import Progress
     from llmaug.recommend_all import recommend_all
 
     console = Console(stderr=True)
     try:
-        done = recommend_all(storage, name, k, to, lambda publish: Progress(console, publish))
+        done = recommend_all(
+            storage, name, k, to, lambda publish: Progress(console, publish), verify
+        )
     finally:
         disconnect()
     if as_json:

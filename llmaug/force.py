@@ -25,20 +25,24 @@ from llmaug.progress import Progress
 from llmaug.stage import MANIFEST, Context, run_stage
 from llmaug.storage import Storage
 
+RENEWED = ("publish", "recommendations", "report")  # stages
+
 
 def publish_run(
     storage: Storage,
     run_id: str,
     reason: str | None = None,
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """Publish what the gate of a run chose, unless a newer night is current; with a `reason`, all
     the same, and the augmented model although the gate refused it.
 
     Returns the card of the model and what became of it (`publish.publish`). Raises UserError when
-    there is no such run, it has not come to the gate, or there is nothing to force.
+    there is no such run, it has not come to the gate, files of it are missing or damaged, or there
+    is nothing to force. verify: digests of all files are checked too.
     """
-    with reopened(storage, run_id, progress) as context:
+    with reopened(storage, run_id, progress, RENEWED, verify) as context:
         if not storage.exists(context.folder("gate"), MANIFEST):
             raise UserError(
                 f"run {run_id} has not come to the gate: run the job first "
@@ -49,13 +53,8 @@ def publish_run(
             storage.delete(folder, publish.FORCED)
         elif _refused(context, reason):
             storage.write_json(_record(context, reason), folder, publish.FORCED)
-        path = [
-            replace(stage, run=partial(publish.run, by_force=reason))
-            if step == "publish"
-            else stage
-            for step, stage in stages(context.config)
-            if step in ("publish", "recommend", "report")
-        ]
+        path = [stage for _, stage in stages(context.config) if stage.name in RENEWED]
+        path[0] = replace(path[0], run=partial(publish.run, by_force=reason))
         context.progress.plan([stage.name for stage in path])
         published, *_ = [run_stage(stage, context) for stage in path]
         if published["skipped"]:  # that night's stage stands; CURRENT may have moved since

@@ -53,8 +53,8 @@ def forecast(
         raise UserError("plan.strategies is empty: there is nothing to forecast")
     run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
     run_pipeline(config, storage, run_id, "plan", progress)
-    with Lease(storage, folder) as lease:
-        shown = progress(lambda state: None) if progress else Progress()
+    shown = progress(lambda state: None) if progress else Progress()
+    with Lease(storage, folder, tell=shown.note) as lease:
         context = Context(storage, config, run_id, shown, lease)
         parts = read_parts(storage, context.folder("plan"))
         if not parts:

@@ -29,6 +29,7 @@ from llmaug.generators import Generator, generator_of, repeatable
 from llmaug.ledger import check_units
 from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.models import check_model, load_answers
+from llmaug.model_files import fetch_model
 from llmaug.outcome_cache import cache_folder, recall
 from llmaug.part_worker import KEPT, PartWorker, Place, commit, keep
 from llmaug.plan_parts import PlanPart, read_parts
@@ -204,7 +205,7 @@ def engine_maker(context: Context, generator: Generator) -> EngineMaker:
         return lambda: AnswerEngine(load_answers(storage, folder, kind, vocabulary, version))
     num_tokens, on_gpu = found.num_tokens, num_gpus(context) > 0
     return lambda: VllmEngine(
-        storage.fetch_folder(folder, version), config.generate, config.lm.context_len,
+        fetch_model(storage, folder, version), config.generate, config.lm.context_len,
         num_tokens, on_gpu,
     )  # fmt: skip
 
@@ -216,7 +217,7 @@ def _chat_model(context: Context, generator: Generator) -> EngineMaker:
     num_tokens = storage.read_json(folder, CONFIG)["vocab_size"]
     version, letters, on_gpu = notes["model_digest"], notes["letters"], num_gpus(context) > 0
     return lambda: VllmEngine(
-        storage.fetch_folder(folder, version), config.generate, config.lm.context_len,
+        fetch_model(storage, folder, version), config.generate, config.lm.context_len,
         num_tokens, on_gpu, letters,
     )  # fmt: skip
 
@@ -297,6 +298,7 @@ STAGE = Stage(
     name="outcomes",
     run=run,
     inputs=("plan", "vocabulary"),
+    independent=True,
     code=(
         "llmaug.part_worker",
         "llmaug.engines",

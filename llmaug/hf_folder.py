@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from llmaug.errors import UserError
 from llmaug.sources import list_sources, resolve_uri
-from llmaug.storage import Storage, digest
+from llmaug.storage import FILES, Storage, digest
 
 # The same weights once more, in formats that nothing here reads.
 _OTHER_WEIGHTS = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt")
@@ -35,10 +36,18 @@ def adopt_folder(
         for file in list_sources(source, setting)
         if "/" not in file.name and not file.name.endswith(_OTHER_WEIGHTS)
     ]
-    found = digest([[name, digest(source.read(name))] for name in files])
+    record = {name: _facts(source.read(name)) for name in files}
+    found = digest([[name, record[name]["digest"]] for name in files])
     folder = f"models/{found[:16]}"
-    if not storage.exists(folder, "_complete.json"):
-        for name in files:
+    there = storage.sizes(folder)
+    wanted = [name for name in files if there.get(name) != record[name]["bytes"]]
+    if wanted or not {FILES, "_complete.json"} <= set(there):
+        for name in wanted:
             storage.write(source.read(name), folder, name)
+        storage.write_json(record, folder, FILES)
         storage.write_json({"from": uri, "digest": found}, folder, "_complete.json")
     return folder, found
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "digest": digest(data)}

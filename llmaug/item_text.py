@@ -18,6 +18,7 @@ import pyarrow as pa
 from llmaug.cluster import has_gpus
 from llmaug.errors import UserError
 from llmaug.hf_folder import adopt_folder
+from llmaug.model_files import fetch_model
 from llmaug.sources import list_sources, resolve_uri
 from llmaug.stage import Context, map_parts
 from llmaug.storage import Storage, digest
@@ -170,7 +171,7 @@ class _PartEncoder:
         torch.set_num_threads(1)
         self._storage, self._folder = storage, folder
         self._items = storage.read_table(folder, "items.parquet")
-        self._encoder = Encoder(storage.fetch_folder(*model), uri, on_gpu)
+        self._encoder = Encoder(fetch_model(storage, *model), uri, on_gpu)
 
     def __call__(self, part: str) -> dict[str, int]:
         start = int(part.removeprefix("part-")) * _ITEMS_PER_PART

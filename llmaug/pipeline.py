@@ -7,7 +7,7 @@ logs - ingest - split - vocabulary - lm - plan - generate - filter - merge - tra
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ from llmaug import (
 from llmaug.arms import AUGMENTED, NGRAM, chosen, needed_shards
 from llmaug.baseline import baseline_config, of_baseline
 from llmaug.config import Config
+from llmaug.contents import check_stage, read_object
 from llmaug.errors import UserError
 from llmaug.lease import Lease
 from llmaug.lm import adopt as lm_adopt
@@ -90,8 +91,10 @@ def run(
     until: str = "report",
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
     publishing: bool = True,
+    verify: bool = False,
 ) -> dict[str, Any]:
-    """Run the job up to and with step `until`; finished stages are skipped, others resumed.
+    """Run the job up to and with step `until`; finished stages are skipped, others resumed, and
+    those whose files are missing or cut short made anew (with `verify`, whose bytes changed).
 
     `progress` makes the Progress from the function that puts its state to storage.
     Returns the manifests by stage name. Raises UserError for what the user can mend.
@@ -102,11 +105,11 @@ def run(
     path = [stage for step, stage in stages(config, publishing) if step in wanted]
     run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
     _refuse_others(storage, folder)
-    with Lease(storage, folder) as lease:
-        put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))
-        shown = progress(put) if progress else Progress(publish=put)
+    put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))
+    shown = progress(put) if progress else Progress(publish=put)
+    with Lease(storage, folder, tell=shown.note) as lease:
         shown.plan([stage.name for stage in path])
-        context = Context(storage, config, run_id, shown, lease)
+        context = Context(storage, config, run_id, shown, lease, verify=verify)
         storage.write_json(
             {"run_id": run_id, "config": config.model_dump(mode="json"), "until": until,
              "stages": [stage.name for stage in path]},
@@ -120,17 +123,23 @@ def reopened(
     storage: Storage,
     run_id: str,
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+    renewed: Sequence[str] = (),
+    verify: bool = False,
 ) -> Iterator[Context]:
     """A run that was made before, with its own config, held by us meanwhile. Raises UserError
-    when there is none."""
+    when there is none, or files of a stage are missing or damaged: `renewed` are left aside, the
+    caller runs them."""
     run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
-    run = storage.read_json(folder, "run.json")
-    if run is None:
+    run = read_object(storage, folder, "run.json")
+    if "config" not in run:
         known = ", ".join(storage.names("runs")) or "none"
         raise UserError(f"{storage.uri(folder)}: no such run; runs here: {known}")
-    with Lease(storage, folder) as lease:
-        shown = progress(lambda state: None) if progress else Progress()
-        yield Context(storage, Config(**run["config"]), run_id, shown, lease)
+    shown = progress(lambda state: None) if progress else Progress()
+    with Lease(storage, folder, tell=shown.note) as lease:
+        for name in run.get("stages", []):
+            if name not in renewed:
+                check_stage(storage, run_id, name, verify)
+        yield Context(storage, Config(**run["config"]), run_id, shown, lease, verify=verify)
 
 
 def _refuse_others(storage: Storage, folder: str) -> None:

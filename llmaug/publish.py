@@ -13,7 +13,7 @@ from llmaug import pointer
 from llmaug.arms import AUGMENTED
 from llmaug.errors import UserError
 from llmaug.stage import Context, Stage
-from llmaug.storage import digest
+from llmaug.storage import FILES, digest
 
 FORCED = "forced.json"
 
@@ -33,8 +33,7 @@ def publish(context: Context, by_force: str | None = None) -> dict[str, Any]:
     storage, name = context.storage, context.config.publish.name
     card = card_of(context)
     written = _write(context, card)
-    if context.lease:
-        context.lease.check()
+    context.confirm_lease()
     # The same content may be that of a later night: what is on disk keeps its first.
     done = pointer.advance(storage, name, {**written, "night": card["night"]}, by_force)
     return {**written, **done, "uri": storage.uri(card["version"])}
@@ -52,7 +51,7 @@ def card_of(context: Context) -> dict[str, Any]:
         if file[0] not in "_."  # notes, and what a write that was killed has left
     }
     facts = context.storage.read_json(source, "_trained.json") or {}
-    if digest(files) != facts.get("model_digest"):
+    if digest({n: d for n, d in files.items() if n != FILES}) != facts.get("model_digest"):
         folder = context.storage.uri(context.folder(f"model/{arm}"))
         raise UserError(
             f"{context.storage.uri(source)}: not the files that training wrote; remove {folder} "

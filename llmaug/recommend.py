@@ -13,6 +13,7 @@ import pyarrow as pa
 from llmaug import pointer, recommenders
 from llmaug.cleaning import user_hash
 from llmaug.config import RecommendConfig
+from llmaug.contents import check_stage
 from llmaug.errors import UserError
 from llmaug.ranking import hide
 from llmaug.schema import RECOMMENDATION, validate
@@ -37,7 +38,8 @@ def score_all(
     `folder` (schema RECOMMENDATION); {users, users_per_s: of one actor}."""
     events = context.folder("ingest")
     scorer = {
-        "storage": context.storage, "model": card["version"], "events": events, "folder": folder,
+        "storage": context.storage, "model": card["version"],
+        "model_digest": card["model_digest"], "events": events, "folder": folder,
         "k": config.k, "include_seen": config.include_seen,
     }  # fmt: skip
     parts = context.storage.parts(events)
@@ -56,14 +58,21 @@ class BatchScorer:
     """A Ray Data actor: loads the model once, then takes part after part of the logs."""
 
     def __init__(
-        self, storage: Storage, model: str, events: str, folder: str, k: int, include_seen: bool
+        self,
+        storage: Storage,
+        model: str,
+        model_digest: str,
+        events: str,
+        folder: str,
+        k: int,
+        include_seen: bool,
     ) -> None:
         import torch
 
         torch.set_num_threads(1)
         self._storage, self._events, self._folder = storage, events, folder
         self._k, self._include_seen = k, include_seen
-        self._model, self._vocabulary, _ = recommenders.load(storage, model)
+        self._model, self._vocabulary, _ = recommenders.load(storage, model, model_digest)
         if torch.cuda.is_available():  # Ray shows an actor the GPUs that it has
             self._model.to("cuda")
 
@@ -117,14 +126,17 @@ def top_k(
     return out
 
 
-def for_user(storage: Storage, name: str, user_id: str, k: int) -> dict[str, Any]:
+def for_user(
+    storage: Storage, name: str, user_id: str, k: int, verify: bool = False
+) -> dict[str, Any]:
     """Top k for one user by the published model `name`, with titles.
 
     A user who is not in the logs gets what the model says of an empty history, and
-    `known_user` is false.
+    `known_user` is false. verify: the digests of the logs are checked, which reads them all.
     """
     card = pointer.current(storage, name)
-    model, vocabulary, _ = recommenders.load(storage, card["version"])
+    model, vocabulary, _ = recommenders.load(storage, card["version"], card["model_digest"])
+    check_stage(storage, card["run_id"], "ingest", verify)
     history = history_of(storage, card["run_id"], user_id, vocabulary)
     titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
     [ranked] = top_k(model, vocabulary, [user_id], [history or []], k)
@@ -171,7 +183,8 @@ def score_pairs(storage: Storage, name: str, pairs: list[tuple[str, str]]) -> li
     import torch
 
     card = pointer.current(storage, name)
-    model, vocabulary, _ = recommenders.load(storage, card["version"])
+    model, vocabulary, _ = recommenders.load(storage, card["version"], card["model_digest"])
+    check_stage(storage, card["run_id"], "ingest")
     users = [user for user, _ in pairs]
     tokens = vocabulary.encode([item for _, item in pairs]).tolist()
     histories = {u: history_of(storage, card["run_id"], u, vocabulary) for u in set(users)}

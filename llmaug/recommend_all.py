@@ -31,17 +31,18 @@ def recommend_all(
     k: int,
     to: str,
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """Top k of every user in the logs of the run that published model `name`, written anew to
     folder `to` below the root (schema RECOMMENDATION).
 
     Returns {users, rows, users_per_s: of one actor, model, folder}. Raises UserError when there
-    is no published model, its run is gone or held by another process, or `to` holds anything that
-    this command did not write.
+    is no published model, its run is gone, damaged (`verify`: by digest too) or held by another
+    process, or `to` holds anything that this command did not write.
     """
     folder = check_folder(to, "--to")
     card = pointer.current(storage, name)
-    with reopened(storage, card["run_id"], progress) as context:
+    with reopened(storage, card["run_id"], progress, verify=verify) as context:
         _claim(storage, folder)
         made = context.folder("recommend_all")
         storage.delete(made)
@@ -88,8 +89,7 @@ def _replace(context: Context, made: str, folder: str, facts: dict[str, Any]) ->
 
 def _move(context: Context, note: dict[str, Any], version: str, folder: str) -> str:
     """Swap the note; returns its new version. Raises UserError when another has moved it."""
-    if context.lease:
-        context.lease.check()
+    context.confirm_lease()
     storage = context.storage
     moved = storage.swap(note, version, folder, NOTE)
     now, version_now = storage.read_version(folder, NOTE)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug import generate
+from llmaug.contents import read_manifest
 from llmaug.errors import UserError
 from llmaug.generators import generator_of
 from llmaug.part_worker import Place, keep
@@ -40,7 +41,7 @@ def retry_failed(
     """
     with reopened(storage, run_id, progress) as context:
         outcomes = context.folder("outcomes")
-        manifest = storage.read_json(outcomes, MANIFEST)
+        manifest = read_manifest(storage, outcomes)
         if manifest is None:
             raise UserError(
                 f"{storage.uri(outcomes)}: generation is not finished; give the command of the "

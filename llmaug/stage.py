@@ -5,6 +5,10 @@ skipped. A stage without a manifest has not happened: it is resumed from the par
 finished. When the fingerprint changed, its folder is emptied first, unless only what `extends`
 it changed (one more seed): then it goes on from what is there.
 
+The manifest lists the files of the folder. Where one is missing or has another size (another
+digest, with `verify`), the stage is made anew, and what follows from it only if that came out
+otherwise.
+
 Nearly every stage is a map over parts: part in, part of the same name out, one Ray Data
 row each. A part counts once its note (`part-00000.json`) exists, so kill -9 costs at most
 the parts in flight, and nothing is ever there twice.
@@ -23,14 +27,16 @@ from dataclasses import dataclass, field
 from importlib.abc import SourceLoader
 from typing import Any
 
-from llmaug import __version__
+from llmaug import __version__, contents
 from llmaug.config import Config
-from llmaug.errors import find_user_error
+from llmaug.contents import MANIFEST, check_stage, damage_of, read_manifest, read_object
+from llmaug.errors import UserError, find_user_error
 from llmaug.lease import Lease
 from llmaug.progress import MemoryMeter, Progress
 from llmaug.storage import Storage, digest
 
-MANIFEST, STARTED, REVISION = "_manifest.json", "_started.json", "_revision.json"
+STARTED, REVISION = "_started.json", "_revision.json"
+REBUILT = "_rebuilt.json"  # what a damaged stage had promised, until it is done again
 # Stages that a run may have once more for another generator, below a folder of their own.
 OF_GENERATOR = ("lm", "plan", "outcomes", "filtered", "forecast")
 
@@ -46,6 +52,10 @@ class Context:
     lease: Lease | None = None
     skipped: set[str] = field(default_factory=set)
     """Names of the stages that this run found unchanged."""
+    unlisted: set[str] = field(default_factory=set)
+    """Names of those whose manifests do not list their files."""
+    verify: bool = False
+    """Digests of the files of finished stages are checked, and not their sizes alone."""
     track: str = ""
     """Folder of the generator in question below the run (`ngram`, the baseline); '': the one
     that the config names, whose stages lie in the run itself."""
@@ -54,10 +64,20 @@ class Context:
         """Folder of stage `name` below the storage root."""
         return f"runs/{self.run_id}/{on_track(self.track, name)}"
 
+    def confirm_lease(self) -> None:
+        """Raises UserError when another run holds this one's folder; call before what cannot be
+        taken back."""
+        if self.lease:
+            self.lease.confirm()
+
     def manifest(self, name: str) -> dict[str, Any]:
-        """Manifest of a stage that has happened."""
-        manifest = self.storage.read_json(self.folder(name), MANIFEST)
-        assert manifest is not None, f"stage {on_track(self.track, name)} has not run"
+        """Manifest of a stage. Raises UserError when it has not happened."""
+        manifest = read_manifest(self.storage, self.folder(name))
+        if manifest is None:
+            raise UserError(
+                f"{self.storage.uri(self.folder(name))}: this stage is not finished, or its "
+                f"{MANIFEST} is damaged: give the command of the run again"
+            )
         return manifest
 
 
@@ -88,6 +108,9 @@ class Stage:
     an edit elsewhere does not cost a night of generation."""
     part_folders: tuple[str, ...] = ("",)
     """Sub-folders that hold its parts."""
+    independent: bool = False
+    """Its parts (or sub-folders, a model each) come from its inputs alone and not from each
+    other: of a damaged folder only those that are damaged are made anew."""
 
     @property
     def module(self) -> str:
@@ -131,17 +154,22 @@ def _identity(manifest: dict[str, Any]) -> str:
 
 
 def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
-    """Run, resume or skip `stage`; returns its manifest with `skipped` added."""
+    """Run, resume, mend or skip `stage`; returns its manifest with `skipped` added."""
     storage, folder = context.storage, context.folder(stage.name)
     identity = fingerprint(stage, context)
-    manifest = storage.read_json(folder, MANIFEST)
-    if manifest and manifest["fingerprint"] == identity["fingerprint"]:
+    manifest = read_manifest(storage, folder)
+    started = manifest or read_object(storage, folder, STARTED)
+    resumed = bool(started) and started.get("basis") == identity["basis"]
+    mended = resumed and _mend(stage, context, manifest)
+    if manifest and not mended and manifest["fingerprint"] == identity["fingerprint"]:
         context.progress.skipped(stage.name)
         context.skipped.add(stage.name)
         return {**manifest, "skipped": True}
-    started = storage.read_json(folder, STARTED)
+    for name in stage.inputs:
+        check_stage(storage, context.run_id, name)
+    context.confirm_lease()
     storage.delete(folder, MANIFEST)  # first: a folder that is half emptied has not happened
-    if not started or started.get("basis") != identity["basis"]:
+    if not resumed:
         storage.delete(folder)
     storage.write_json(identity, folder, STARTED)
     context.progress.start(stage.name)
@@ -151,25 +179,75 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
             counts = stage.run(context)
         except Exception as error:
             raise find_user_error(error) or error from error
-    if context.lease:
-        context.lease.check()
+    files, notes = contents.describe(storage, folder)
+    context.confirm_lease()
     manifest = {
         **identity,
         "counts": counts,
-        "revision": (storage.read_json(folder, REVISION) or {}).get("revision", 0),
+        "revision": _revision(storage, folder, files),
         "parts": [
-            {**storage.read_json(path, f"{part}.json"), "folder": sub}
+            {**note, "folder": sub}
             for sub in stage.part_folders
-            for path in [f"{folder}/{sub}".rstrip("/")]
-            for part in storage.parts(path)
+            for name, note in sorted(notes.items())
+            if name.rpartition("/")[0] == sub
         ],
+        "files": files,
         "seconds": round(time.monotonic() - begin, 2),
         "peak_rss_mb": memory.peak_mb,
         "finished_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     storage.write_json(manifest, folder, MANIFEST)
+    storage.delete(folder, REBUILT)
     context.progress.finish(stage.name, manifest["seconds"])
     return {**manifest, "skipped": False}
+
+
+# -- damaged stages -------------------------------------------------------------------------
+
+
+def _mend(stage: Stage, context: Context, manifest: dict[str, Any] | None) -> bool:
+    """Remove what is damaged of the stage, so that it is made anew; False when nothing is."""
+    storage, folder = context.storage, context.folder(stage.name)
+    if manifest:
+        if "files" not in manifest:
+            _note_once(context, stage.name)
+        found = damage_of(storage, folder, manifest, context.verify)
+    else:
+        done = contents.unfinished(storage, folder)
+        found = contents.damage(storage, folder, done, context.verify, whole=False)
+    if not found:
+        return False
+    for name, what in list(found.items())[:3]:
+        context.progress.note(f"{storage.uri(folder, name)}: {what}; it is made anew")
+    if len(found) > 3:
+        context.progress.note(f"and {len(found) - 3:,} more files of {stage.name}")
+    context.confirm_lease()
+    if manifest:  # before anything is gone, and the manifest after it: a kill costs a look more
+        promise = {"revision": manifest.get("revision"), "files": contents.of_manifest(manifest)}
+        storage.write_json(promise, folder, REBUILT)
+    keep = (MANIFEST, STARTED, REVISION, REBUILT)
+    contents.remove(storage, folder, found if stage.independent else (), keep)
+    return True
+
+
+def _note_once(context: Context, name: str) -> None:
+    if not context.unlisted:
+        context.progress.note(
+            f"{name}: its manifest is of an earlier version and does not list its files: their "
+            "sizes cannot be checked"
+        )
+    context.unlisted.add(name)
+
+
+def _revision(storage: Storage, folder: str, files: contents.Files) -> int:
+    """How often what follows had to be done again though the fingerprint stayed: after failures
+    were tried again, and after a damaged stage came out otherwise than before."""
+    revision: int = read_object(storage, folder, REVISION).get("revision", 0)
+    before = read_object(storage, folder, REBUILT)
+    if before and not contents.same_data(contents.of_manifest(before), files):
+        revision = max(revision, before.get("revision") or 0) + 1
+        storage.write_json({"revision": revision}, folder, REVISION)
+    return revision
 
 
 def map_parts(

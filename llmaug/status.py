@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from llmaug.contents import MANIFEST, damage_of, read_object
 from llmaug.errors import UserError
-from llmaug.lease import is_alive
+from llmaug.lease import Holder, lives
 from llmaug.names import run_folder
-from llmaug.stage import MANIFEST, STARTED
+from llmaug.stage import STARTED
 from llmaug.storage import Storage
 
 
 def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
-    """{run_id, holder, progress, stages: [{name, state, seconds, rows}]}.
+    """{run_id, holder, progress, stages: [{name, state, seconds, rows, damage}]}; damage:
+    {file: what is wrong}, by names and sizes.
 
     Raises UserError when there is no such run, listing those that there are.
     """
@@ -21,20 +24,34 @@ def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
     if run is None:
         known = ", ".join(storage.names("runs")) or "none"
         raise UserError(f"{storage.uri(folder)}: no such run; runs here: {known}")
-    lease = storage.read_json(folder, "lease.json")
     return {
         "run_id": run_id,
-        "holder": lease if lease and is_alive(lease) else None,
+        "holder": _holder(storage, folder),
         "progress": storage.read_json(folder, "progress.json"),
         "stages": [_stage(storage, folder, name) for name in run["stages"]],
     }
 
 
+def _holder(storage: Storage, folder: str) -> dict[str, Any] | None:
+    """Who holds the run, with `alive` (null: that cannot be seen from this machine)."""
+    value, version = storage.read_any(folder, "lease.json")
+    holder = Holder.read(value)
+    alive = lives(holder)
+    if version is None or alive is False:
+        return None
+    return {**asdict(holder), "alive": alive, "seen": f"{holder}, {holder.last_seen}"}
+
+
 def _stage(storage: Storage, folder: str, name: str) -> dict[str, Any]:
-    manifest = storage.read_json(f"{folder}/{name}", MANIFEST)
+    manifest = read_object(storage, f"{folder}/{name}", MANIFEST)
     if manifest:
         rows = sum(part["rows"] for part in manifest["parts"])
-        return {"name": name, "state": "done", "seconds": manifest["seconds"], "rows": rows}
+        damage = damage_of(storage, f"{folder}/{name}", manifest)
+        state = "damaged" if damage else "done"
+        return {
+            "name": name, "state": state, "seconds": manifest["seconds"], "rows": rows,
+            "damage": damage,
+        }  # fmt: skip
     started = storage.exists(f"{folder}/{name}", STARTED)
     state = "started" if started else "waiting"
-    return {"name": name, "state": state, "seconds": None, "rows": 0}
+    return {"name": name, "state": state, "seconds": None, "rows": 0, "damage": {}}

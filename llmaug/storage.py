@@ -25,6 +25,8 @@ import pyarrow.parquet as pq
 from llmaug.errors import UserError
 from llmaug.names import RUNS
 
+FILES = "files.json"  # in a folder of plain files: {name: {"bytes", "digest"}} of the others
+
 
 def digest(value: Any) -> str:
     """Content digest (32 hex digits of SHA-256) of bytes, or of a JSON-able value."""
@@ -240,20 +242,19 @@ class Storage:
 
     def write_table(self, table: pa.Table, *names: str) -> str:
         """Write Parquet; returns the content digest of the file."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        data = sink.getvalue().to_pybytes()
+        data = _parquet(table)
         self.write(data, *names)
         return digest(data)
 
     def write_part(self, table: pa.Table, counts: dict[str, Any], folder: str, part: str) -> dict:
         """Write `part` (a table), then the small JSON beside it that makes it count as done.
 
-        The note holds rows, digest and `counts`, so that a resumed stage adds up the same
+        The note holds rows, bytes, digest and `counts`, so that a resumed stage adds up the same
         ledger without reading the rows again.
         """
-        note = {"part": part, "rows": table.num_rows}
-        note["digest"] = self.write_table(table, folder, f"{part}.parquet")
+        data = _parquet(table)
+        self.write(data, folder, f"{part}.parquet")
+        note = {"part": part, "rows": table.num_rows, "bytes": len(data), "digest": digest(data)}
         note["counts"] = counts
         self.write_json(note, folder, f"{part}.json")
         return note
@@ -270,13 +271,15 @@ class Storage:
     # -- folders of plain files (models) ----------------------------------------------
 
     def put_folder(self, local: str | os.PathLike, folder: str) -> str:
-        """Copy the files of a local folder; returns a digest over their names and bytes."""
-        digests = {}
+        """Copy the files of a local folder, and what they are to `files.json` beside them;
+        returns a digest over their names and bytes."""
+        files = {}
         for file in sorted(Path(local).iterdir()):
             data = file.read_bytes()
             self.write(data, folder, file.name)
-            digests[file.name] = digest(data)
-        return digest(digests)
+            files[file.name] = {"bytes": len(data), "digest": digest(data)}
+        self.write_json(files, folder, FILES)
+        return digest({name: facts["digest"] for name, facts in files.items()})
 
     def fetch_folder(self, folder: str, version: str) -> str:
         """A local folder with the files of `folder`; downloaded once a `version` and machine."""
@@ -299,6 +302,12 @@ class Storage:
 def _is_in_a_run(path: str) -> bool:
     steps = path.split("/")
     return steps[0] == RUNS and len(steps) > 2
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _dumps(value: Any) -> bytes:
@@ -340,7 +349,7 @@ def _explained(uri: str) -> Iterator[None]:
                 f"{uri}: the disk is full. Free space and run the same command again: "
                 "finished parts are kept"
             ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EROFS):
+        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS):
             raise UserError(f"{uri}: cannot write here: {error.strerror}") from error
         if uri.startswith("s3://"):
             raise UserError(

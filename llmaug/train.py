@@ -227,6 +227,7 @@ def stage(arm: Arm) -> Stage:
         name=f"model/{arm.name}",
         run=partial(run, arm),
         inputs=(f"merged/{arm.shards}", "vocabulary", "split"),
+        independent=True,
         code=(
             "llmaug.recommenders.sasrec",
             "llmaug.recommenders.two_tower",

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from llmaug import lease as lease_module
 from llmaug.errors import UserError
-from llmaug.lease import EXPIRES_S, Lease
+from llmaug.lease import EXPIRES_S, HEARTBEAT_S, Holder, Lease, lives
 from llmaug.storage import Storage
 
 RUN = "runs/tonight"
+DAY_S = 24 * 3600.0
 
 
 @pytest.fixture
@@ -26,17 +27,25 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def write_holder(storage: Storage, **changes: Any) -> dict[str, Any]:
-    """A lease as another process would have left it."""
-    holder = {
-        "token": "another",
-        "host": socket.gethostname(),
-        "pid": 1,
-        "process_started": psutil.Process(1).create_time(),
-        "heartbeat": time.time(),
-        **changes,
-    }
+    """A lease as this process would write it, but another's where `changes` say so."""
+    holder = {**Lease(storage, RUN)._holder(), "token": "another", **changes}
     storage.write_json(holder, RUN, "lease.json")
     return holder
+
+
+class Time:
+    """A clock that only moves while somebody waits; `during` is called after each wait."""
+
+    def __init__(self, during: Callable[[float], None] = lambda now: None) -> None:
+        self.now, self.said = 1000.0, list[str]()
+        self._during = during
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self._during(self.now - 1000)
+
+    def lease(self, storage: Storage) -> Lease:
+        return Lease(storage, RUN, self.said.append, lambda: self.now, self.wait)
 
 
 def holder_of(storage: Storage) -> Any:
@@ -45,7 +54,7 @@ def holder_of(storage: Storage) -> Any:
 
 def test_it_is_held_inside_the_block_and_released_after_it(storage: Storage) -> None:
     with Lease(storage, RUN) as lease:
-        assert holder_of(storage)["pid"] == psutil.Process().pid
+        assert holder_of(storage)["pid"] == os.getpid()
         lease.check()
     assert holder_of(storage) is None
     with Lease(storage, RUN):
@@ -58,11 +67,11 @@ def test_it_is_released_when_the_run_fails(storage: Storage) -> None:
     assert holder_of(storage) is None
 
 
-def test_a_second_run_is_refused_and_told_who_holds_it(storage: Storage) -> None:
-    with Lease(storage, RUN), pytest.raises(UserError) as caught, Lease(storage, RUN):
+def test_a_second_run_is_refused_at_once_and_told_who_holds_it(storage: Storage) -> None:
+    with Lease(storage, RUN), pytest.raises(UserError) as caught, Time().lease(storage):
         pass
     message = caught.value.message
-    assert f"held by process {psutil.Process().pid} on {socket.gethostname()}" in message
+    assert f"held by process {os.getpid()} on {os.uname().nodename}" in message
     assert "heartbeat 0 s ago" in message and "--run-id" in message
 
 
@@ -71,38 +80,146 @@ def test_other_run_folders_are_free(storage: Storage) -> None:
         assert holder_of(storage) is not None
 
 
-def test_a_living_holder_on_another_machine_is_waited_for(storage: Storage) -> None:
-    write_holder(storage, host="elsewhere", heartbeat=time.time() - 20)
-    with (
-        pytest.raises(UserError, match="on elsewhere, heartbeat 20 s ago.*expires in 40 s"),
-        Lease(storage, RUN),
-    ):
-        pass
+# -- holders that cannot be seen from here: whether the lease moves -------------------------
+
+
+@pytest.mark.parametrize("clock_is_off_s", [0, -65, -30 * DAY_S, 30 * DAY_S])
+@pytest.mark.parametrize(
+    "where",
+    [{"host": "elsewhere"}, {"boot": "another"}, {"namespace": "pid:[7]"}, {"namespace": None}],
+)
+def test_a_living_holder_is_left_alone_wherever_it_is_and_whatever_its_clock_says(
+    storage: Storage, where: dict[str, str], clock_is_off_s: float
+) -> None:
+    """The number of its process means nothing here: nobody has it, or somebody else."""
+    began = time.time() + clock_is_off_s
+
+    def renew(passed_s: float) -> None:
+        beats = int(passed_s / HEARTBEAT_S)
+        write_holder(storage, pid=2**22 + 1, heartbeat=began, beats=beats, **where)
+
+    renew(0)
+    watch = Time(renew)
+    with pytest.raises(UserError, match="held by process 4194305 on .*It lives"):
+        watch.lease(storage).__enter__()
+    assert watch.now <= 1000 + HEARTBEAT_S + 2
+    assert "waiting up to 60 s to see whether it still lives" in watch.said[0]
     assert holder_of(storage)["token"] == "another"
+
+
+@pytest.mark.parametrize("clock_is_off_s", [0, -65, 30 * DAY_S])
+def test_a_silent_holder_is_replaced_after_one_time_out_whatever_its_clock_says(
+    storage: Storage, clock_is_off_s: float
+) -> None:
+    write_holder(storage, host="elsewhere", heartbeat=time.time() + clock_is_off_s)
+    watch = Time()
+    with watch.lease(storage) as lease:
+        assert holder_of(storage)["token"] != "another"
+        lease.confirm()
+    assert watch.now == 1000 + EXPIRES_S
+    assert len(watch.said) == 1 and "held by process" in watch.said[0]
+
+
+def test_a_holder_that_lets_go_while_it_is_watched_is_followed_at_once(storage: Storage) -> None:
+    write_holder(storage, host="elsewhere")
+    watch = Time(lambda passed_s: storage.delete(RUN, "lease.json"))
+    with watch.lease(storage):
+        assert holder_of(storage)["token"] != "another"
+    assert watch.now < 1000 + HEARTBEAT_S
+
+
+def test_of_two_who_watch_the_same_dead_holder_one_takes_over(storage: Storage) -> None:
+    write_holder(storage, host="elsewhere")
+    first = Lease(storage, RUN, clock=lambda: 0.0)
+
+    def the_other_was_faster(passed_s: float) -> None:
+        if passed_s >= EXPIRES_S:
+            version = storage.read_version(RUN, "lease.json")[1]
+            assert version and storage.swap(first._holder(), version, RUN, "lease.json")
+
+    watch = Time(the_other_was_faster)
+    with pytest.raises(UserError, match="held by process"):
+        watch.lease(storage).__enter__()
+    assert holder_of(storage)["token"] == first._token
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b'{"token": {}, "pid": "x", "heartbeat": []}',
+     b'{"pid": -1, "host": 7, "heartbeat": NaN, "started": true}', b"[" * 100_000],
+)  # fmt: skip
+def test_a_damaged_lease_is_watched_like_any_other(storage: Storage, damaged: bytes) -> None:
+    storage.write(damaged, RUN, "lease.json")
+    watch = Time()
+    with watch.lease(storage):
+        assert holder_of(storage)["pid"] == os.getpid()
+    assert watch.now == 1000 + EXPIRES_S
+    assert "the file is damaged" in watch.said[0]
+
+
+def test_a_folder_in_place_of_the_lease_is_named(storage: Storage) -> None:
+    storage.write(b"", RUN, "lease.json", "inside")
+    with pytest.raises(UserError, match="lease.json: cannot"):
+        Time().lease(storage).__enter__()
+
+
+@pytest.mark.parametrize("heartbeat", [float("inf"), float("nan"), 1e300, -1e300])
+def test_a_heartbeat_that_is_no_time_can_be_told(heartbeat: float) -> None:
+    assert Holder.read({"heartbeat": heartbeat}).last_seen == "no heartbeat that can be read"
+
+
+# -- holders on this machine: its processes -------------------------------------------------
 
 
 def test_a_dead_holder_on_this_machine_is_replaced_at_once(storage: Storage) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    born = psutil.Process(process.pid).create_time()
-    write_holder(storage, pid=process.pid, process_started=born)
-    with pytest.raises(UserError, match=f"process {process.pid}"), Lease(storage, RUN):
+    state, born = lease_module._process(process.pid)
+    assert state
+    write_holder(storage, pid=process.pid, started=born)
+    watch = Time()
+    with pytest.raises(UserError, match=f"process {process.pid}"), watch.lease(storage):
         pass
     process.kill()
     process.wait()
-    with Lease(storage, RUN):
+    with watch.lease(storage):
         assert holder_of(storage)["token"] != "another"
+    assert watch.now == 1000 and not watch.said
+
+
+def test_a_process_that_runs_but_renews_no_more_is_watched_like_any_other(
+    storage: Storage,
+) -> None:
+    """Stopped, or a notebook whose run ended while storage was away."""
+    write_holder(storage, heartbeat=time.time() - EXPIRES_S - 1)
+    watch = Time()
+    with watch.lease(storage):
+        assert holder_of(storage)["token"] != "another"
+    assert watch.now == 1000 + EXPIRES_S
+
+
+@pytest.mark.parametrize("set_by_s", [-DAY_S, DAY_S])
+def test_a_process_that_runs_is_left_alone_though_the_clock_was_set(
+    storage: Storage, set_by_s: float
+) -> None:
+    def renew(passed_s: float) -> None:
+        beats = int(passed_s / HEARTBEAT_S)
+        write_holder(storage, heartbeat=time.time() + set_by_s, beats=beats)
+
+    renew(0)
+    with pytest.raises(UserError, match="It lives"):
+        Time(renew).lease(storage).__enter__()
 
 
 def test_a_new_process_with_the_number_of_the_dead_one_is_not_the_holder(storage: Storage) -> None:
-    write_holder(storage, pid=1, process_started=psutil.Process(1).create_time() - 3600)
-    with Lease(storage, RUN):
-        assert holder_of(storage)["token"] != "another"
+    write_holder(storage, pid=1, started=(lease_module._process(1)[1] or 0) + 3600)
+    with Time().lease(storage) as lease:
+        lease.confirm()
 
 
-def test_a_silent_holder_on_another_machine_expires(storage: Storage) -> None:
-    write_holder(storage, host="elsewhere", heartbeat=time.time() - EXPIRES_S - 1)
-    with Lease(storage, RUN):
-        assert holder_of(storage)["host"] == socket.gethostname()
+def test_a_living_process_is_known_though_the_clock_was_set_meanwhile(storage: Storage) -> None:
+    """Its start is counted from the boot, not by the clock."""
+    holder = write_holder(storage, heartbeat=time.time() + 65)
+    assert lives(Holder.read(holder))
 
 
 def wait_until(happened: Any, timeout_s: float = 10) -> None:
@@ -138,3 +255,22 @@ def test_a_run_that_lost_its_lease_may_not_commit_and_leaves_the_new_holder_alon
     with Lease(storage, RUN) as lease:
         wait_until(lambda: raises(lease))
     assert holder_of(storage)["host"] == "elsewhere"
+
+
+def test_a_process_that_slept_through_its_lease_commits_nothing(storage: Storage) -> None:
+    """It has not noticed yet, and its clock stood still with it."""
+    with Lease(storage, RUN, clock=lambda: 0.0) as lease:
+        write_holder(storage, host="elsewhere")
+        lease.check()
+        with pytest.raises(UserError, match="lost to another run"):
+            lease.confirm()
+
+
+def test_a_lease_that_is_not_renewed_in_time_is_not_relied_on(storage: Storage) -> None:
+    watch = Time()
+    with watch.lease(storage) as lease:
+        watch.now += EXPIRES_S
+        lease.check()
+        watch.now += 1
+        with pytest.raises(UserError, match="not renewed for 61 s.*finished parts are kept"):
+            lease.check()

@@ -77,11 +77,10 @@ def test_a_changed_config_empties_the_folder_and_runs_again(
     desk = tmp_path / "desk"
     context = make_context()
     before = run_stage(square_stage(desk), context)
-    context.storage.write_part(pa.table({"square": [7]}), {}, context.folder("squares"), "old")
-
     run_stage(square_stage(desk), make_context(train={"num_steps": 3}))  # not this stage's
     assert worked_on(desk) == PARTS
 
+    context.storage.write_part(pa.table({"square": [7]}), {}, context.folder("squares"), "old")
     after = run_stage(square_stage(desk), make_context(split={"kind": "none"}))
     assert worked_on(desk) == sorted(2 * PARTS)
     assert after["fingerprint"] != before["fingerprint"]
@@ -157,16 +156,35 @@ def test_what_the_user_can_mend_reaches_the_caller_as_it_was_raised(
     assert str(caught.value) == caught.value.message == "part.csv row 3: mend this"
 
 
-def test_a_stage_that_lost_its_lease_commits_nothing(make_context: MakeContext) -> None:
-    class LostLease:
-        def check(self) -> None:
+class FakeLease:
+    lost = False
+
+    def confirm(self) -> None:
+        if self.lost:
             raise UserError("run lease lost")
 
-    made = make_context()
-    context = Context(made.storage, made.config, "test", lease=LostLease())  # type: ignore[arg-type]
+
+def test_a_stage_that_lost_its_lease_commits_nothing(make_context: MakeContext) -> None:
+    made, lease = make_context(), FakeLease()
+    context = Context(made.storage, made.config, "test", lease=lease)  # type: ignore[arg-type]
+
+    def run(context: Context) -> dict[str, Any]:
+        lease.lost = True
+        return {}
+
     with pytest.raises(UserError, match="lease lost"):
-        run_stage(Stage(name="late", run=lambda context: {}), context)
+        run_stage(Stage(name="late", run=run), context)
     assert not context.storage.exists(context.folder("late"), MANIFEST)
+
+
+def test_a_run_that_lost_its_lease_deletes_nothing(make_context: MakeContext) -> None:
+    made, lease = make_context(), FakeLease()
+    run_stage(Stage(name="late", run=lambda context: {}, settings=lambda config: 1), made)
+    lease.lost = True
+    context = Context(made.storage, made.config, "test", lease=lease)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="lease lost"):
+        run_stage(Stage(name="late", run=lambda context: {}, settings=lambda config: 2), context)
+    assert context.storage.exists(context.folder("late"), MANIFEST)
 
 
 def test_a_later_stage_runs_again_when_its_input_has_changed(make_context: MakeContext) -> None:

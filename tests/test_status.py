@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from llmaug.errors import UserError
-from llmaug.lease import EXPIRES_S, Lease
+from llmaug.lease import Lease
 from llmaug.stage import MANIFEST, STARTED
 from llmaug.status import read_status
 from llmaug.storage import Storage
@@ -32,9 +31,9 @@ def storage(tmp_path: Path) -> Storage:
 def test_stages_are_done_started_or_waiting(storage: Storage) -> None:
     status = read_status(storage, "tonight")
     assert status["stages"] == [
-        {"name": "ingest", "state": "done", "seconds": 1.5, "rows": 7},
-        {"name": "lm/causal", "state": "started", "seconds": None, "rows": 0},
-        {"name": "plan", "state": "waiting", "seconds": None, "rows": 0},
+        {"name": "ingest", "state": "done", "seconds": 1.5, "rows": 7, "damage": {}},
+        {"name": "lm/causal", "state": "started", "seconds": None, "rows": 0, "damage": {}},
+        {"name": "plan", "state": "waiting", "seconds": None, "rows": 0, "damage": {}},
     ]
     assert (status["progress"]["done"], status["progress"]["total"]) == (5, 9)
 
@@ -46,9 +45,21 @@ def test_a_running_process_is_shown_until_it_lets_go(storage: Storage) -> None:
     assert read_status(storage, "tonight")["holder"] is None
 
 
-def test_an_expired_lease_is_nobody(storage: Storage) -> None:
-    stale = {"host": "elsewhere", "pid": 1, "heartbeat": time.time() - EXPIRES_S - 1}
+def test_a_holder_on_another_machine_is_shown_with_what_it_said_last(storage: Storage) -> None:
+    """Whether it lives cannot be seen from here, and clocks differ."""
+    stale = {"host": "elsewhere", "pid": 7, "heartbeat": 1_700_000_000.0}
     storage.write_json(stale, FOLDER, "lease.json")
+    holder = read_status(storage, "tonight")["holder"]
+    assert holder["alive"] is None
+    assert holder["seen"] == (
+        "process 7 on elsewhere, heartbeat at 2023-11-14 22:13:20 UTC by its clock"
+    )
+
+
+def test_a_dead_process_of_this_machine_holds_nothing(storage: Storage) -> None:
+    with Lease(storage, FOLDER):
+        held = storage.read_json(FOLDER, "lease.json")
+    storage.write_json({**held, "started": held["started"] + 1}, FOLDER, "lease.json")
     assert read_status(storage, "tonight")["holder"] is None
 
 

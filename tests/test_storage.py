@@ -58,6 +58,24 @@ def test_names_of_a_folder_that_is_not_there_are_none(storage: Storage) -> None:
     storage.delete("nowhere")  # nothing to remove is fine
 
 
+def test_sizes_are_those_of_all_objects_below_a_folder_and_no_other(storage: Storage) -> None:
+    assert storage.sizes("nowhere") == {}
+    for place in (["folder", "a"], ["folder", "inner", "b"], ["folder-2", "c"]):
+        storage.write(b"12345", *place)
+    assert storage.sizes("folder") == {"a": 5, "inner/b": 5}
+    assert storage.sizes("folder", "a") == {}
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_has_a_version_all_the_same(storage: Storage, data: bytes) -> None:
+    assert storage.read_any("object") == (None, None)
+    storage.write(data, "object")
+    value, version = storage.read_any("object")
+    assert value is None and version
+    assert storage.swap({"n": 1}, version, "object")
+    assert storage.read_any("object")[0] == {"n": 1}
+
+
 def test_delete_removes_an_object_or_a_whole_folder_of_a_run(storage: Storage) -> None:
     stage = "runs/monday/stage"
     for name in ("a", "b"):

@@ -79,6 +79,7 @@ def every_call(storage: Storage, folder: str) -> None:
         assert storage.read_json(folder, f"{part}.json") == note
         assert note["digest"] == digest(storage.read(folder, f"{part}.parquet"))
         assert storage.names(folder, "nowhere") == []
+        assert storage.sizes(folder)[f"{part}.parquet"] == note["bytes"]
 
         if number == 0:
             assert storage.create({"n": number}, f"{folder}-pointer")
@@ -96,7 +97,7 @@ def every_call(storage: Storage, folder: str) -> None:
         version = storage.put_folder(local, f"{folder}-model")
     fetched = storage.fetch_folder(f"{folder}-model", version)
     assert Path(fetched, "weights").read_bytes() == weights
-    assert sorted(os.listdir(fetched)) == ["config.json", "weights"]
+    assert sorted(os.listdir(fetched)) == ["config.json", "files.json", "weights"]
 
     assert storage.exists(folder, "part-00000.json")
     storage.delete(folder, "part-00000.json")
@@ -287,9 +288,11 @@ def calls(storage: Storage, local: Path) -> dict[str, Callable[[], Any]]:
         "read_json": lambda: storage.read_json("object"),
         "write_json": lambda: storage.write_json({}, "object"),
         "names": lambda: storage.names("stage"),
+        "sizes": lambda: storage.sizes("stage"),
         "delete": lambda: storage.delete("stage"),
         "create": lambda: storage.create({}, "new"),
         "read_version": lambda: storage.read_version("object"),
+        "read_any": lambda: storage.read_any("object"),
         "swap": lambda: storage.swap({}, '"etag"', "object"),
         "read_table": lambda: storage.read_table("stage", "part.parquet"),
         "write_table": lambda: storage.write_table(TABLE, "stage", "part.parquet"),

@@ -20,6 +20,7 @@ from llmaug.lm import Request, request_of
 from llmaug.lm.folder import check_digest, check_weights, read_notes
 from llmaug.lm.masking import masked_prompt
 from llmaug.lm.sampling import draw, shaped
+from llmaug.model_files import fetch_model
 from llmaug.sequences import padded_prompts
 from llmaug.storage import Storage
 from llmaug.vocabulary import NUM_SPECIAL, PAD, Vocabulary
@@ -251,5 +252,5 @@ def check(storage: Storage, folder: str, vocabulary: Vocabulary) -> dict[str, An
 def load(storage: Storage, folder: str, vocabulary: Vocabulary, model_digest: str) -> Completer:
     """The model in `folder`, fetched once a digest and machine. Raises UserError as `check`."""
     notes = check(storage, folder, vocabulary)
-    local = storage.fetch_folder(folder, model_digest)
+    local = fetch_model(storage, folder, model_digest)
     return Completer(BertForMaskedLM.from_pretrained(local), notes["num_passes"])

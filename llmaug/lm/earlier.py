@@ -11,10 +11,11 @@ from functools import partial
 
 import pyarrow as pa
 
+from llmaug.contents import check_stage, read_manifest
 from llmaug.errors import UserError
 from llmaug.names import run_folder
 from llmaug.split import TEST, TRAIN, VALIDATION
-from llmaug.stage import MANIFEST, Context, map_parts
+from llmaug.stage import Context, map_parts
 from llmaug.storage import Storage
 
 _KEYS = ["user_id", "item_id", "timestamp"]
@@ -31,15 +32,17 @@ class EarlierModel:
 
 def find_earlier(context: Context, run_id: str, setting: str) -> EarlierModel:
     """The model of run `run_id` that is named like this run's. Raises UserError, naming
-    `setting`, when there is none."""
+    `setting`, when there is none, or files of it are missing or damaged."""
     storage, name = context.storage, context.config.lm.name
     folder = f"{run_folder(run_id)}/lm/{name}"
-    manifest = storage.read_json(folder, MANIFEST)
+    manifest = read_manifest(storage, folder)
     if manifest is None:
         raise UserError(
             f"{setting}: there is no finished model at {storage.uri(folder)}; runs here: "
             f"{', '.join(storage.names('runs')) or 'none'}"
         )
+    check_stage(storage, run_id, f"lm/{name}", context.verify)
+    check_stage(storage, run_id, "vocabulary", context.verify)
     counts = manifest["counts"]
     return EarlierModel(
         folder=counts.get("model_folder", folder),

@@ -27,6 +27,7 @@ from llmaug.config import Config, LmConfig
 from llmaug.errors import UserError
 from llmaug.lm.folder import NOTES, write_model
 from llmaug.lm.instruct import LETTERS, Choices, load_choices, num_candidates
+from llmaug.model_files import fetch_model
 from llmaug.sequences import Batches, Sequences, load_sequences
 from llmaug.split import TRAIN, VALIDATION
 from llmaug.stage import Context
@@ -197,7 +198,7 @@ class FinetuneTask:
             if target not in history
         ]
         notes = storage.read_json(folders["model"], NOTES)
-        base = storage.fetch_folder(notes["model_folder"], notes["model_digest"])
+        base = fetch_model(storage, notes["model_folder"], notes["model_digest"])
         self.model = ChatModel(base, lm)
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[np.ndarray, ...]:

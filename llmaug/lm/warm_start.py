@@ -18,6 +18,7 @@ import torch
 from llmaug.errors import UserError
 from llmaug.lm.causal import CausalLm
 from llmaug.lm.language import Language, load_language
+from llmaug.model_files import fetch_model
 from llmaug.storage import Storage
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary, load
 
@@ -46,7 +47,7 @@ def warm_start(
     language = load_language(storage, folder, known_words)
     if language.items or model.language.items:
         raise UserError("lm.warm_start: models with semantic ids cannot start from another one")
-    earlier: Any = LlamaForCausalLM.from_pretrained(storage.fetch_folder(folder, version))
+    earlier: Any = LlamaForCausalLM.from_pretrained(fetch_model(storage, folder, version))
     _check_shape(storage.uri(folder), model, earlier)
     with torch.no_grad():
         table = earlier.model.embed_tokens.weight

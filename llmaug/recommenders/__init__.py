@@ -20,8 +20,11 @@ import pyarrow.parquet as pq
 
 from llmaug.config import TrainConfig
 from llmaug.errors import UserError
-from llmaug.storage import Storage
+from llmaug.model_files import check_files, check_finite
+from llmaug.storage import Storage, digest
 from llmaug.vocabulary import Vocabulary, of_items
+
+_FILES = ("config.json", "items.parquet", "model.safetensors", "users.parquet")
 
 
 class Recommender(Protocol):
@@ -111,31 +114,58 @@ def save(
         return storage.put_folder(local, folder)
 
 
-def load(storage: Storage, folder: str) -> tuple[Any, Vocabulary, dict[str, Any]]:
+def load(
+    storage: Storage, folder: str, model_digest: str | None = None
+) -> tuple[Any, Vocabulary, dict[str, Any]]:
     """(model in eval mode, its vocabulary, config.json) of a model folder.
 
-    Raises UserError when the folder is not one, or its parts do not fit together.
+    model_digest: what `save` returned. Raises UserError when the folder is not one, its files
+    are not those that were saved, or a weight is no finite number.
     """
     from safetensors.torch import load as load_weights
 
-    facts = storage.read_json(folder, "config.json")
-    if facts is None or "vocabulary_digest" not in facts:
-        raise UserError(f"{storage.uri(folder)}: not a recommender folder (no config.json)")
-    config = TrainConfig(**facts["config"])
-    vocabulary = of_items(storage.read_table(folder, "items.parquet"))
-    if vocabulary.digest != facts["vocabulary_digest"]:
-        raise UserError(
-            f"{storage.uri(folder)}: items.parquet and config.json do not belong together"
-        )
+    uri, files = storage.uri(folder), _read_files(storage, folder)
+    digests = {name: digest(data) for name, data in files.items()}
+    check_files(storage, folder, digests, model_digest)
+    config, facts = _config(uri, files["config.json"])
+    vocabulary = of_items(_table(files["items.parquet"]))
+    if vocabulary.digest != facts.get("vocabulary_digest"):
+        raise UserError(f"{uri}: items.parquet and config.json do not belong together")
     user_ids: list[str] = []
-    if "users.parquet" in storage.names(folder):
-        user_ids = storage.read_table(folder, "users.parquet")["user_id"].to_pylist()
+    if "users.parquet" in files:
+        user_ids = _table(files["users.parquet"])["user_id"].to_pylist()
     model = build(config, vocabulary, user_ids)
     try:
-        model.load_state_dict(load_weights(storage.read(folder, "model.safetensors")))
+        weights = load_weights(files["model.safetensors"])
+        model.load_state_dict(weights)
     except Exception as error:
-        raise UserError(f"{storage.uri(folder)}: model.safetensors is damaged: {error}") from error
+        raise UserError(f"{uri}: model.safetensors is damaged: {error}") from error
+    check_finite(storage, folder, "model.safetensors", weights.items())
     return model.eval(), vocabulary, facts
+
+
+def _read_files(storage: Storage, folder: str) -> dict[str, bytes]:
+    there = set(storage.names(folder))
+    if "config.json" not in there:
+        raise UserError(f"{storage.uri(folder)}: not a recommender folder (no config.json)")
+    for name in ("items.parquet", "model.safetensors"):
+        if name not in there:
+            raise UserError(f"{storage.uri(folder)}: {name} is missing")
+    return {name: storage.read(folder, name) for name in _FILES if name in there}
+
+
+def _config(uri: str, data: bytes) -> tuple[TrainConfig, dict[str, Any]]:
+    try:
+        facts = json.loads(data)
+        return TrainConfig(**facts["config"]), facts
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{uri}: not a recommender folder, or config.json is damaged: {error}"
+        ) from error
+
+
+def _table(data: bytes) -> pa.Table:
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
 
 
 @lru_cache(maxsize=1)
@@ -147,5 +177,5 @@ def load_once(storage: Storage, folder: str, model_digest: str) -> tuple[Any, Vo
     import torch
 
     torch.set_num_threads(1)
-    model, vocabulary, _ = load(storage, folder)
+    model, vocabulary, _ = load(storage, folder, model_digest)
     return model, vocabulary
