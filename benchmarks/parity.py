@@ -111,7 +111,9 @@ def _by_transformers(
     from transformers import AutoModelForCausalLM
 
     assert language.ids is None, "for models with one token an event"
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    ).eval()
     never = torch.tensor(language.no_items)
     found = []
     for unit in rows:

@@ -141,11 +141,9 @@ def header(summary: dict[str, Any]) -> list[str]:
 
 
 def table(summary: dict[str, Any]) -> Table:
-    from rich.markup import escape
-
     out = Table(*header(summary), box=None)
     for row in summary["datasets"]:
-        out.add_row(*(escape(cell) for cell in cells(row)))
+        out.add_row(*cells(row))
     return out
 
 

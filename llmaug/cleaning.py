@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
@@ -15,17 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.columns import (
+    MAX_ID_BYTES,
     MICROSECONDS,
+    id_column,
     mask_of,
-    microseconds,
     number_column,
     parse_times,
     text_column,
 )
-from llmaug.config import IngestConfig
-from llmaug.readers import DETAIL_LEN, Piece, Refused
+from llmaug.config import NULL_WORDS, IngestConfig
+from llmaug.errors import UserError
+from llmaug.layout import DETAIL_LEN, Piece, Refused
+from llmaug.time_text import advice, microseconds
 
 DAY_US = 86_400_000_000
+FLOAT_ID = r"^-?\d+[.]0+$"
 EVENT_COLUMNS = ("user_id", "item_id", "action", "timestamp", "value")
 
 
@@ -35,6 +40,7 @@ class Cleaned(NamedTuple):
     events: pa.Table  # user_id, item_id, action, timestamp, value, row
     refused: list[Refused]
     num_out_of_range_date: int
+    noted: dict[str, int]  # accepted rows of which the user should know
 
 
 def clean_piece(
@@ -48,14 +54,13 @@ def clean_piece(
     table, rows = piece.table, piece.rows
     size = len(rows)
     if not size:
-        return Cleaned(_no_events(), piece.refused, 0)
-    reasons = _Reasons(size)
-    user_id, broken_user = text_column(table["user_id"], "user_id", file)
-    item_id, broken_item = text_column(table["item_id"], "item_id", file)
+        return Cleaned(_no_events(), piece.refused, 0, {})
+    reasons = Reasons(size)
+    words = config.null_words(config.format)
     action, broken_action = _actions(table, config, file)
-    reasons.put(broken_user | broken_item | broken_action, "not_utf8")
-    reasons.put(mask_of(pc.is_null(user_id)), "null_user_id")
-    reasons.put(mask_of(pc.is_null(item_id)), "null_item_id")
+    reasons.put(broken_action, "not_utf8")
+    user_id = checked_ids(table["user_id"], "user_id", file, words, reasons)
+    item_id = checked_ids(table["item_id"], "item_id", file, words, reasons)
     if config.order == "line":
         us = (first_line + rows - 1) * MICROSECONDS["s"]
     else:
@@ -63,9 +68,7 @@ def clean_piece(
     if config.actions is not None:
         known = pc.is_in(action, pa.array(config.actions, pa.string()))
         reasons.put(~mask_of(known), "unknown_action", action)
-    value, bad_value = _values(table, file)
-    if "value" in table.column_names:
-        reasons.put(bad_value, "bad_value", table["value"])
+    value, foreign = _values(table, config, file, reasons)
     keep = ~reasons.refused
     in_range = _in_dates(us, config)
     num_outside = int((keep & ~in_range).sum())
@@ -79,10 +82,13 @@ def clean_piece(
             "row": pa.array(rows, pa.int64()),
         }
     ).filter(pa.array(keep & in_range))
-    return Cleaned(events, piece.refused + reasons.rows(rows), num_outside)
+    odd = pa.array(NULL_WORDS if not words else [], pa.string())
+    worded = pc.or_(pc.is_in(events["user_id"], odd), pc.is_in(events["item_id"], odd))
+    noted = {"null_word_ids": int(pc.sum(worded).as_py() or 0), "foreign_values": foreign}
+    return Cleaned(events, piece.refused + reasons.rows(rows), num_outside, noted)
 
 
-class _Reasons:
+class Reasons:
     """The first reason that each row was refused for."""
 
     def __init__(self, size: int) -> None:
@@ -101,6 +107,27 @@ class _Reasons:
 
     def rows(self, rows: np.ndarray) -> list[Refused]:
         return [Refused(int(rows[at]), *found) for at, found in sorted(self._found.items())]
+
+
+def checked_ids(
+    column: pa.ChunkedArray, name: str, file: str, null_words: Sequence[str], reasons: Reasons
+) -> pa.Array:
+    """The ids in `column`; a row without a usable one has its reason in `reasons`."""
+    found = id_column(column, name, file, null_words)
+    reasons.put(found.not_utf8, "not_utf8")
+    why = " stands for nothing (ingest.null_values)"
+    reasons.put(found.null_word, f"null_{name}", column, why)
+    why = " is no id: a fraction, or too large for floats to tell it from its neighbours"
+    reasons.put(found.bad, f"bad_{name}", column, why)
+    reasons.put(found.long, f"bad_{name}", why=f"more than {MAX_ID_BYTES:,} bytes")
+    reasons.put(mask_of(pc.is_null(found.ids)), f"null_{name}")
+    return found.ids
+
+
+def float_twins(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """`1` for each id `1.0`: what it is called where no float came in between."""
+    floats = pc.unique(ids.filter(pc.match_substring_regex(ids, FLOAT_ID)))
+    return pc.replace_substring_regex(floats, r"[.]0+$", "")
 
 
 def user_hash(user_ids: pa.Array) -> np.ndarray:
@@ -192,9 +219,12 @@ def _us(events: pa.Table) -> np.ndarray:
 
 
 def _checked_times(
-    column: pa.ChunkedArray, config: IngestConfig, file: str, now: datetime, reasons: _Reasons
+    column: pa.ChunkedArray, config: IngestConfig, file: str, now: datetime, reasons: Reasons
 ) -> np.ndarray:
-    times = parse_times(column, config.timestamp_unit, file)
+    words = config.null_words(config.format)
+    times = parse_times(
+        column, config.timestamp_unit, file, time_format=config.time_format, null_words=words
+    )
     earliest = microseconds(config.earliest)
     latest = microseconds(now + timedelta(days=1))
     late = times.beyond | (times.us > latest)
@@ -202,12 +232,24 @@ def _checked_times(
     unit = f" read as {config.timestamp_unit}" if numbers else ""
     hint = "are the units mixed?"
     reasons.put(times.null, "null_timestamp")
-    reasons.put(times.bad, "bad_timestamp", column)
+    for why, mask in _advised(column, times.bad & ~reasons.refused).items():
+        reasons.put(mask, "bad_timestamp", column, why)
     why = f"{unit} is more than a day in the future: {hint}"
     reasons.put(late, "timestamp_out_of_range", column, why)
     why = f"{unit} is before ingest.earliest {config.earliest.date()}: {hint}"
     reasons.put(times.us < earliest, "timestamp_out_of_range", column, why)
     return times.us
+
+
+def _advised(column: pa.ChunkedArray, bad: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks of the `bad` rows by what there is to say about them."""
+    found: dict[str, np.ndarray] = {}
+    if bad.any():
+        text = text_column(column, "timestamp", "")[0]
+        for at in np.flatnonzero(bad):
+            why = advice(text[int(at)].as_py() or "")
+            found.setdefault(why, np.zeros(len(bad), bool))[at] = True
+    return found
 
 
 def _in_dates(us: np.ndarray, config: IngestConfig) -> np.ndarray:
@@ -230,14 +272,33 @@ def _actions(table: pa.Table, config: IngestConfig, file: str) -> tuple[pa.Array
         size = table.num_rows
         return pa.repeat(config.default_action, size), np.zeros(size, bool)
     action, broken = text_column(table["action"], "action", file)
+    words = pa.array(config.null_words(config.format), pa.string())
+    action = pc.if_else(pc.is_in(action, words), pa.scalar(None, pa.string()), action)
     return action.fill_null(config.default_action), broken
 
 
-def _values(table: pa.Table, file: str) -> tuple[pa.Array, np.ndarray]:
+def _values(
+    table: pa.Table, config: IngestConfig, file: str, reasons: Reasons
+) -> tuple[pa.Array, int]:
+    """The column `value`, and in how many rows it was passed over: one that the config does not
+    name, and that mostly holds something else than numbers, is somebody else's."""
+    size = table.num_rows
+    nothing = pa.nulls(size, pa.float32())
     if "value" not in table.column_names:
-        size = table.num_rows
-        return pa.nulls(size, pa.float32()), np.zeros(size, bool)
-    return number_column(table["value"], "value", file)
+        return nothing, 0
+    column = table["value"]
+    num_values = size - column.null_count
+    ours = "value" in config.columns or config.format == "text"
+    try:
+        value, bad = number_column(column, "value", file, config.null_words(config.format))
+    except UserError:
+        if ours:
+            raise
+        return nothing, num_values
+    if not ours and 2 * bad.sum() > num_values:
+        return nothing, num_values
+    reasons.put(bad, "bad_value", column)
+    return value, 0
 
 
 def _no_events() -> pa.Table:

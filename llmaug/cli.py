@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from llmaug import __version__
 from llmaug.errors import Interrupted, UserError
+from llmaug.terminal import Terminal, emit, emit_json, plain
 
 if TYPE_CHECKING:
     from llmaug.config import Config
@@ -89,7 +88,7 @@ def run_job(
     config = load_config(config_path)
     storage = _storage(config, root, endpoint_url)
     run_id = config.name if run_id is None else check_name(run_id, "--run-id")
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         manifests = pipeline.run(
             config, storage, run_id, until, lambda publish: Progress(console, publish),
@@ -103,14 +102,20 @@ def run_job(
         disconnect()
     metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
     if as_json:
-        _print_json(metrics or {name: m["counts"] for name, m in manifests.items()})
+        emit_json(metrics or {name: m["counts"] for name, m in manifests.items()})
     elif metrics:
         from llmaug.summary import print_summary
 
-        print_summary(Console(), storage, run_id, metrics)
+        print_summary(Terminal(), storage, run_id, metrics)
     else:
         skipped = sum(m["skipped"] for m in manifests.values())
-        Console().print(f"Ran to {until}: {len(manifests)} stages, {skipped} unchanged.")
+        Terminal().print(f"Ran to {until}: {len(manifests)} stages, {skipped} unchanged.")
+        if "ingest" in manifests:
+            from llmaug.ledger_table import counted_otherwise, ledger_table
+
+            counts = manifests["ingest"]["counts"]
+            Terminal().print(ledger_table(counts))
+            Terminal().print(counted_otherwise(counts))
     return manifests
 
 
@@ -125,13 +130,13 @@ def status(run: Annotated[str, typer.Argument(help="Run id.")], root: ROOT = Non
 
     state = read_status(_storage(None, root, endpoint_url), run)
     if as_json:
-        return _print_json(state)
-    console = Console()
+        return emit_json(state)
+    console = Terminal()
     holder = state["holder"]
     held = (
         f"{'running' if holder['alive'] else 'held'}: {holder['seen']}" if holder else "not running"
     )
-    console.print(f"run [bold]{run}[/bold], {held}")
+    console.print(Text.assemble("run ", (run, "bold"), f", {held}"))
     table = Table("stage", "state", "seconds", "rows", box=None)
     for stage in state["stages"]:
         seconds = f"{stage['seconds']:.1f}" if stage["seconds"] is not None else ""
@@ -139,7 +144,7 @@ def status(run: Annotated[str, typer.Argument(help="Run id.")], root: ROOT = Non
     console.print(table)
     for stage in state["stages"]:
         for file, what in stage["damage"].items():
-            console.print(escape(f"{stage['name']}/{file}: {what}"), soft_wrap=True)
+            console.print(f"{stage['name']}/{file}: {what}", soft_wrap=True)
     if holder and state["progress"]:
         now = state["progress"]
         counts = [f"{name} {value}" for name, value in (now.get("counts") or {}).items()]
@@ -176,7 +181,7 @@ def forecast(
 
     parsed = load_config(config)
     storage = _storage(parsed, root, endpoint_url)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         predicted = predict(
             parsed, storage, parsed.name if run_id is None else run_id, probe_units,
@@ -185,8 +190,8 @@ def forecast(
     finally:
         disconnect()
     if as_json:
-        return _print_json(predicted)
-    Console().print(forecast_table(predicted))
+        return emit_json(predicted)
+    Terminal().print(forecast_table(predicted))
 
 
 @app.command("retry-failed")
@@ -207,7 +212,7 @@ def retry_failed(
     from llmaug.progress import Progress
     from llmaug.retry import retry_failed as retry
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         done = retry(
             _storage(None, root, endpoint_url), run, reason,
@@ -216,11 +221,11 @@ def retry_failed(
     finally:
         disconnect()
     if as_json:
-        return _print_json(done)
+        return emit_json(done)
     listed = ", ".join(f"{name} {number:,}" for name, number in done["by_reason"].items())
-    Console().print(f"{done['retried']:,} units tried again ({listed}); "
+    Terminal().print(f"{done['retried']:,} units tried again ({listed}); "
                     f"{done['still_failed']:,} units of the run fail still")  # fmt: skip
-    Console().print("Run the job again to renew what follows: filter, merge, train, report.")
+    Terminal().print("Run the job again to renew what follows: filter, merge, train, report.")
 
 
 @app.command()
@@ -243,7 +248,7 @@ def evaluate(
     paths = [Path(name.strip()) for name in datasets.split(",") if name.strip()]
     if not paths:
         raise typer.BadParameter("name at least one config", param_hint="--datasets")
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     places: list[Storage] = []
 
     def storage_of(config: Config) -> Storage:
@@ -258,11 +263,11 @@ def evaluate(
         ) from stop
     page = across.write(places[0] if places else _storage(None, root, endpoint_url), summary)
     if as_json:
-        _print_json(summary)
+        emit_json(summary)
     else:
-        Console().print(across.table(summary))
-        Console().print(escape(summary["claim"]), soft_wrap=True)
-        Console().print(f"page: {page}", soft_wrap=True)
+        Terminal().print(across.table(summary))
+        Terminal().print(summary["claim"], soft_wrap=True)
+        Terminal().print(f"page: {page}", soft_wrap=True)
     if summary["num_failed"]:
         raise typer.Exit(1)
 
@@ -312,14 +317,14 @@ def publish(
     from llmaug.progress import Progress
     from llmaug.publish import said
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         card = publish_run(storage, run, reason, lambda put: Progress(console, put), verify)
     finally:
         disconnect()
     if as_json:
-        return _print_json(card)
-    Console().print(escape(said(card)), soft_wrap=True)
+        return emit_json(card)
+    Terminal().print(said(card), soft_wrap=True)
 
 
 def _roll_back(storage: Storage, name: str, to: str | None, as_json: bool) -> None:
@@ -327,10 +332,10 @@ def _roll_back(storage: Storage, name: str, to: str | None, as_json: bool) -> No
 
     card = pointer.roll_back(storage, name, to)
     if as_json:
-        return _print_json(card)
-    Console().print(
+        return emit_json(card)
+    Terminal().print(
         f"rolled back: {storage.uri(card['version'])} (arm {card['arm']}) is current, until a "
-        "night is published that is newer than all before", soft_wrap=True, markup=False,
+        "night is published that is newer than all before", soft_wrap=True,
     )  # fmt: skip
 
 
@@ -359,17 +364,17 @@ def recommend(
 
     answer = for_user(_storage(None, root, endpoint_url), name, user, k, verify)
     if as_json:
-        return _print_json(answer)
-    console = Console()
+        return emit_json(answer)
+    console = Terminal()
     if not answer["known_user"]:
-        console.print(f"[yellow]user {escape(user)} is not in the logs: what suits anyone[/yellow]")
+        console.print(f"user {user} is not in the logs: what suits anyone", style="yellow")
     table = Table("#", "item", "title", "score", box=None)
     for row in answer["items"]:
         table.add_row(
-            str(row["position"]), row["item_id"], escape(row["title"] or ""), f"{row['score']:.4f}"
+            str(row["position"]), row["item_id"], row["title"] or "", f"{row['score']:.4f}"
         )
     console.print(table)
-    console.print(f"[dim]model {answer['model']} (arm {answer['arm']})[/dim]")
+    console.print(f"model {answer['model']} (arm {answer['arm']})", style="dim")
 
 
 def _recommend_all(
@@ -379,7 +384,7 @@ def _recommend_all(
     from llmaug.progress import Progress
     from llmaug.recommend_all import recommend_all
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         done = recommend_all(
             storage, name, k, to, lambda publish: Progress(console, publish), verify
@@ -387,10 +392,10 @@ def _recommend_all(
     finally:
         disconnect()
     if as_json:
-        return _print_json(done)
-    Console().print(
+        return emit_json(done)
+    Terminal().print(
         f"top {k} of {done['users']:,} users by {done['model']}, {done['users_per_s']:,.0f} users "
-        f"a second and actor: {done['folder']}", soft_wrap=True, highlight=False,
+        f"a second and actor: {done['folder']}", soft_wrap=True,
     )  # fmt: skip
 
 
@@ -407,15 +412,18 @@ def score(
     Example: `llmaug score --pairs pairs.csv`
     """
     import csv
+    import io
 
     from llmaug.recommend import read_pairs, score_pairs
 
     rows = score_pairs(_storage(None, root, endpoint_url), name, read_pairs(pairs))
     if as_json:
-        return _print_json(rows)
-    writer = csv.DictWriter(sys.stdout, list(rows[0]))
+        return emit_json(rows)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
+    emit(plain(table.getvalue()) if sys.stdout.isatty() else table.getvalue())
 
 
 @app.command()
@@ -482,10 +490,10 @@ def ab(
     result["warnings"] += [*shown.warnings("exposures"), *said.warnings("feedback")]
     result["ledger"]["refused"] = {"exposures": shown.refused, "feedback": said.refused}
     if as_json:
-        return _print_json(result)
+        return emit_json(result)
     from llmaug.live_summary import print_ab
 
-    print_ab(Console(), result)
+    print_ab(Terminal(), result)
 
 
 @app.command()
@@ -518,10 +526,10 @@ def counterfactual(
     result["warnings"] += rows.warnings("log")
     result["refused"] = rows.refused
     if as_json:
-        return _print_json(result)
+        return emit_json(result)
     from llmaug.live_summary import print_counterfactual
 
-    print_counterfactual(Console(), result)
+    print_counterfactual(Terminal(), result)
 
 
 @app.command()
@@ -539,8 +547,8 @@ def datasets(
 
     if dataset != "ml-100k":
         raise UserError(f"no data set '{dataset}'; there is: ml-100k")
-    counts = write_ml_100k(to, endpoint_url=endpoint_url, max_users=max_users)
-    Console().print(f"{to}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+    counts = write_ml_100k(_one_place(to), endpoint_url=endpoint_url, max_users=max_users)
+    Terminal().print(f"{to}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
 
 
 @config_app.command("schema")
@@ -551,7 +559,7 @@ def schema() -> None:
     """
     from llmaug.config import Config
 
-    _print_json(Config.model_json_schema())
+    emit_json(Config.model_json_schema())
 
 
 @config_app.command("check")
@@ -564,7 +572,7 @@ def check(config: CONFIG) -> None:
 
     from llmaug.config import load_config
 
-    print(yaml.safe_dump(load_config(config).model_dump(mode="json"), sort_keys=False), end="")
+    emit(yaml.safe_dump(load_config(config).model_dump(mode="json"), sort_keys=False))
 
 
 @app.command()
@@ -579,17 +587,17 @@ def doctor(root: ROOT = None, endpoint_url: ENDPOINT = None, as_json: AS_JSON = 
 
     found = checks(_storage(None, root, endpoint_url))
     if as_json:
-        _print_json([asdict(check) for check in found])
+        emit_json([asdict(check) for check in found])
     else:
         table = Table("", "check", "found", "what to do", box=None)
         marks = {
-            True: "[green]ok[/green]",
-            None: "[yellow]note[/yellow]",
-            False: "[red]wrong[/red]",
+            True: Text("ok", "green"),
+            None: Text("note", "yellow"),
+            False: Text("wrong", "red"),
         }
         for item in found:
-            table.add_row(marks[item.ok], item.name, escape(item.found), escape(item.fix or ""))
-        Console().print(table)
+            table.add_row(marks[item.ok], item.name, item.found, item.fix)
+        Terminal().print(table)
     if any(check.ok is False for check in found):
         raise typer.Exit(1)
 
@@ -599,7 +607,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        print(__version__)
+        emit(f"{__version__}\n")
         raise typer.Exit
 
 
@@ -632,11 +640,18 @@ def guarded(command: Any) -> None:
     try:
         command()
     except Interrupted as stop:
-        Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
+        Terminal(stderr=True).print(str(stop), soft_wrap=True)
         sys.exit(130)
     except UserError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+        _say_error(str(error))
+    except OSError as error:  # a disk, a network: the place and what it says
+        place = f"{error.filename}: " if error.filename else ""
+        _say_error(f"{place}{error.strerror or error}")
+
+
+def _say_error(text: str) -> NoReturn:
+    Terminal(stderr=True).print(Text.assemble(("error:", "red"), f" {text}"), soft_wrap=True)
+    sys.exit(1)
 
 
 def _storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:
@@ -645,8 +660,10 @@ def _storage(config: Config | None, root: str | None, endpoint_url: str | None) 
     if config:
         root = root or config.storage.root
         endpoint_url = endpoint_url or config.storage.endpoint_url
-    return Storage(root or _DEFAULT_ROOT, endpoint_url)
+    return Storage(_one_place(root or _DEFAULT_ROOT), endpoint_url)
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+def _one_place(root: str) -> str:
+    if any(char in root for char in "*?["):
+        raise UserError(f"{root}: a root is one folder, not a pattern of names; give its own name")
+    return root

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 
 from llmaug.config import RayConfig
+from llmaug.errors import UserError
 
 # Workers import torch, transformers and vllm: none of them may phone home or guess.
 WORKER_ENV = {
@@ -23,14 +27,35 @@ WORKER_ENV = {
     "MALLOC_TOP_PAD_": "67108864",
 }
 
-# Settings that are given to the driver and meant for its workers; none of them is a secret.
-_PASSED_ON = ("VLLM_", "LLMAUG_", "OMP_NUM_THREADS")
+# Settings that are given to the driver and meant for its workers. Ray writes what is passed on
+# into its logs and shows it on the dashboard, so each one is named here, and none is a secret:
+# VLLM_API_KEY begins as the others do. Rights on S3 come from the machine or the pod.
+_PASSED_ON = (
+    "CUDA_DEVICE_ORDER",
+    "LLMAUG_S3_READ_TIMEOUT_S",
+    "NCCL_DEBUG",
+    "NCCL_IB_DISABLE",
+    "NCCL_P2P_DISABLE",
+    "NCCL_SOCKET_IFNAME",
+    "OMP_NUM_THREADS",
+    "VLLM_ATTENTION_BACKEND",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU",
+    "VLLM_CPU_OMP_THREADS_BIND",
+    "VLLM_CPU_SGL_KERNEL",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
+    "VLLM_LOGGING_LEVEL",
+    "VLLM_USE_FLASHINFER_SAMPLER",
+    "VLLM_WORKER_MULTIPROC_METHOD",
+)
+
+
+_CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 
 def worker_env() -> dict[str, str]:
     """Environment of the workers on a cluster, which do not inherit the driver's."""
-    given = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    return WORKER_ENV | given
+    return WORKER_ENV | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
 def connect(config: RayConfig) -> None:
@@ -43,20 +68,8 @@ def connect(config: RayConfig) -> None:
     from ray.data import DataContext
 
     if not ray.is_initialized():
-        address = config.address or os.environ.get("RAY_ADDRESS")
-        if address:
-            ray.init(address=address, runtime_env={"env_vars": worker_env()}, log_to_driver=False)
-        else:
-            # Local workers inherit our environment; a runtime_env would start each afresh.
-            for name, value in WORKER_ENV.items():
-                os.environ.setdefault(name, value)
-            # Ray Data needs spare logical CPUs beside a fixed actor pool: with 2 it stands still.
-            ray.init(
-                num_cpus=config.num_cpus or max(4, os.cpu_count() or 4),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        with _quiet_core():
+            _start(config)
         if threading.current_thread() is threading.main_thread():
             # Ray's own handler would end the process without a word on how to go on.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -74,6 +87,72 @@ def connect(config: RayConfig) -> None:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)  # the exception that is raised says it all
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+
+
+def _start(config: RayConfig) -> None:
+    import ray
+
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        # Local workers inherit our environment; a runtime_env would start each afresh.
+        for name, value in WORKER_ENV.items():
+            os.environ.setdefault(name, value)
+        # Ray Data needs spare logical CPUs beside a fixed actor pool: with 2 it stands still.
+        ray.init(
+            num_cpus=config.num_cpus or max(4, os.cpu_count() or 4),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        return
+    try:
+        ray.init(address=address, runtime_env={"env_vars": worker_env()}, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster at {address}: {error}. Set ray.address or RAY_ADDRESS right, or "
+            "leave both out for a Ray of this machine alone"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Keep what the C++ core of the driver says about every pool of actors off the terminal.
+
+    Ray Data hands its actors' arguments over by reference and lets actors restart, and the core
+    calls that an error each time (ray-project/ray issue 53727). What fails is raised as an
+    exception. `os.putenv` reaches the core and not `os.environ`, which Ray's daemons are started
+    with: their logs stay whole. The core says that it was told, so its stderr is kept back.
+    """
+    if _CORE_LEVEL in os.environ:  # somebody wants to read it
+        yield
+        return
+    os.putenv(_CORE_LEVEL, "fatal")
+    try:
+        with _stderr_without(_CORE_LEVEL):
+            yield
+    finally:
+        os.unsetenv(_CORE_LEVEL)
+
+
+@contextlib.contextmanager
+def _stderr_without(word: str) -> Iterator[None]:
+    """What is written to file descriptor 2 meanwhile comes at the end, less the lines with
+    `word`."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            kept.seek(0)
+            with contextlib.suppress(OSError):
+                os.write(2, b"".join(line for line in kept if word.encode() not in line))
 
 
 def has_gpus(config: RayConfig) -> bool:

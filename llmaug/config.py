@@ -1,17 +1,18 @@
 """The YAML config as pydantic models: every field described, unknown keys refused.
 
-A preset is a YAML file; a variant names its `base` and changes fields of it. Secrets never
-stand in a config: they come from the environment or the standard AWS files.
+A preset is a YAML file; a variant names its `base` and changes fields of it. Relative paths are
+those from the file that they stand in (`config_paths`). Secrets never stand in a config: they come
+from the environment or the standard AWS files.
 """
 
 from __future__ import annotations
 
 import difflib
-from datetime import date, datetime, time
+import re
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from llmaug.config_file import read_config_file, unusable_texts
 from llmaug.errors import UserError
 from llmaug.names import check_name
 
@@ -29,49 +31,110 @@ Name = Annotated[str, AfterValidator(check_name)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # A comparison with NaN is false: a gate with `min_lift: .nan` lets every model pass.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class StorageConfig(_Model):
     """Where everything is read from and written to."""
 
     root: str = "demo"
-    """Folder or `s3://bucket/prefix`. `--root` and LLMAUG_ROOT win over it."""
+    """Folder (from the config's own, where relative) or `s3://bucket/prefix`. `--root` and
+    LLMAUG_ROOT win over it, and are relative to the working folder."""
     endpoint_url: str | None = None
     """S3 endpoint for servers other than AWS. `--endpoint-url` wins over it."""
 
 
 Format = Literal["parquet", "jsonl", "csv", "text"]
 
+NULL_WORDS = (
+    "\\N", "null", "Null", "NULL", "(null)", "<null>", "nil", "None", "NONE", "undefined", "nan",
+    "NaN", "NAN", "-nan", "-NaN", "NaT", "NA", "<NA>", "#N/A", "N/A", "n/a", "(not set)", "-",
+)  # fmt: skip
+"""What databases, pandas, Python, R, JavaScript, spreadsheets, analytics and web servers write
+where there is nothing."""
 
-class TableConfig(_Model):
-    """A side table: items or users."""
+
+class FilesConfig(_Model):
+    """Files of rows, and how they are written."""
 
     path: str
-    """Folder or file; `{root}` stands for the storage root."""
-    format: Literal["parquet", "jsonl", "csv"] = "parquet"
-    """Format of the files."""
-    columns: dict[str, str] = {}
-    """Our column name: the name in the files. Columns of the same name need no entry."""
+    """Folder, file or glob (`logs/2026-*/*.csv`); `{root}` stands for the storage root, and a
+    relative path starts at the folder of the config."""
+    format: Format = "parquet"
+    """parquet, jsonl (objects: one a line, several a line, an array, or spread over lines), csv,
+    or text (lines matched by `pattern`). Files packed with gzip, zstd, bz2, xz, lz4 or zip are
+    unpacked. A Delta table is read through `deltalake` (`pip install 'llmaug[delta]'`)."""
+    columns: dict[str, str | None] = {}
+    """Our column name: the name in the files; a dotted path where it is nested (`user.id`). Columns
+    of the same name need no entry. `null`: there is no such column, whatever the files call so
+    (`value: null`)."""
+    pattern: str | None = None
+    """format text: a regular expression with a named group for each column (`(?P<user_id>...)`)."""
+    delimiter: str = Field(default=",", min_length=1, max_length=8)
+    """csv: what separates fields, `"\t"` for tabs."""
+    quote: str | None = Field(default='"', min_length=1, max_length=1)
+    """csv: what fields with delimiters or line ends stand in. null: quotes are text, as they are
+    beside a delimiter of several characters."""
+    header: list[str] | None = None
+    """csv: names of the columns of files without a header line. None: the first line has them."""
+    encoding: str | None = None
+    """csv, jsonl, text: encoding of the files (`cp1252`, `latin-1`, `utf-16`). None: UTF-8, or
+    UTF-16 and UTF-32 where the file begins with their mark."""
+    explode: str | None = None
+    """Column (or dotted path) of a list, each element of which is a row: sessions as lists of
+    events, histories as lists of items. Text is a list of words. Columns within the elements are
+    named by their path through the list: `explode: events`, `columns: {item_id: events.aid}`."""
+    max_line_bytes: int = Field(default=16 * 2**20, ge=1_000)
+    """A longer line is quarantined unread."""
+
+    @model_validator(mode="after")
+    def _text_has_a_pattern(self) -> FilesConfig:
+        if (self.format == "text") != (self.pattern is not None):
+            raise ValueError("pattern goes with format: text, and is required there")
+        return self
+
+    @model_validator(mode="after")
+    def _known_encoding(self) -> FilesConfig:
+        if self.encoding is not None:
+            try:
+                b"".decode(self.encoding)
+            except LookupError as error:
+                raise ValueError(
+                    f"encoding {self.encoding!r} is unknown; cp1252, utf-16, ..."
+                ) from error
+        return self
 
 
-class IngestConfig(_Model):
+class TableConfig(FilesConfig):
+    """A side table: items or users."""
+
+
+class IngestConfig(FilesConfig):
     """Reading, cleaning and sampling of the logs."""
 
     path: str = "{root}/logs/events"
-    """Folder or file of the events; `{root}` stands for the storage root."""
-    format: Format = "parquet"
-    """parquet, jsonl, csv, or text (lines matched by `pattern`). `.gz` files are unpacked."""
-    columns: dict[str, str] = {}
-    """Our column name (user_id, item_id, action, timestamp, value): the name in the logs."""
-    pattern: str | None = None
-    """format text: a regular expression with named groups user_id and item_id (and, where
-    the lines have them, action, timestamp, value)."""
+    """Folder, file or glob of the events; `{root}` stands for the storage root, and
+    a relative path starts at the folder of the config."""
+    columns: dict[str, str | None] = {}
+    """Our column name (user_id, item_id, action, timestamp, value): the name in the logs; a dotted
+    path where it is nested (`user.id`). `null`: there is no such column, whatever the logs call so
+    (`value: null`). A column that one file lacks is null there."""
+    null_values: list[str] | None = None
+    """Words that stand for nothing in ids, actions, times and numbers, of side tables, too. None:
+    `\\N`, null, NULL, None, nan, NA, undefined and their like in CSV, text and Parquet; no word in
+    JSON lines, which have a null of their own: there they stay ids, and a note counts them."""
     order: Literal["timestamp", "line"] = "timestamp"
     """What orders a user's events. `line`: the logs have no time; the line number orders
     them and stands in as seconds since 1970."""
     timestamp_unit: Literal["s", "ms", "us", "ns"] | None = None
     """Unit of integer or float timestamps; not needed for timestamp columns and ISO 8601."""
+    time_format: str | None = None
+    """Notation of times that do not say which number is the day, as Python's strptime has it:
+    `%m/%d/%Y %I:%M:%S %p`. Without a zone (`%z`) they are UTC. What it does not match is read as
+    without it."""
     default_action: str = "interact"
     """Action of logs without an action column."""
     actions: list[str] | None = None
@@ -94,6 +157,9 @@ class IngestConfig(_Model):
     """Share of the users to keep, by a hash of the user id: the same users every night."""
     max_quarantined: float = Field(default=0.01, ge=0, le=1)
     """A larger share of quarantined rows stops the run: then the config is wrong, not a row."""
+    max_unreadable_files: int = Field(default=0, ge=0)
+    """More files that are damaged stop the run: nobody knows how many rows they held. What stands
+    before the damage is read."""
     num_parts: int | None = Field(default=None, ge=1)
     """User partitions, the unit of work of all later stages. None: by size (128 MB each)."""
     items: TableConfig | None = None
@@ -102,10 +168,34 @@ class IngestConfig(_Model):
     """User attributes: user_id and attribute columns."""
 
     @model_validator(mode="after")
-    def _text_has_a_pattern(self) -> IngestConfig:
-        if (self.format == "text") != (self.pattern is not None):
-            raise ValueError("ingest.pattern goes with ingest.format: text, and is required there")
+    def _what_every_event_has(self) -> IngestConfig:
+        optional = {"action", "value"} | ({"timestamp"} if self.order == "line" else set())
+        for name in self.columns:
+            if self.columns[name] is None and name not in optional:
+                raise ValueError(
+                    f"ingest.columns.{name}: null is for {', '.join(sorted(optional))}; events "
+                    "without a time need ingest.order: line"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _time_format_reads_what_it_writes(self) -> IngestConfig:
+        if self.time_format is not None:
+            sample = datetime(2019, 1, 31, 15, 4, 5, tzinfo=UTC)
+            try:
+                datetime.strptime(sample.strftime(self.time_format), self.time_format)
+            except (ValueError, re.error, LookupError) as error:
+                raise ValueError(
+                    f"ingest.time_format: {error}; write it as for Python's strptime, such as "
+                    "'%m/%d/%Y %I:%M:%S %p' for 1/31/2019 3:04:05 PM"
+                ) from error
+        return self
+
+    def null_words(self, format: Format) -> tuple[str, ...]:
+        """What stands for nothing in files of `format`."""
+        if self.null_values is not None:
+            return tuple(self.null_values)
+        return () if format == "jsonl" else NULL_WORDS
 
 
 class SplitConfig(_Model):
@@ -673,7 +763,7 @@ class GateConfig(_Model):
     against: list[ArmName] | None = None
     """Arms that the augmented one must beat, each by the rule of `min_lift`. None: `real`
     (what goes out otherwise), and the control `oversampled` where it is trained."""
-    min_lift: float = 0.0
+    min_lift: float = Field(default=0.0, ge=-1)
     """The whole 95% interval of the relative NDCG lift must lie above this."""
     max_segment_loss: float = Field(default=0.0, ge=0)
     """A segment fails the gate when it is significantly worse than `real` by more than this
@@ -801,46 +891,33 @@ _STRATEGIES_OF = {
 }
 
 
+_MAX_MISTAKES = 20  # are told at once
+
+
 def load_config(path: str | Path) -> Config:
     """Read a YAML config, its `base` first.
 
     Raises UserError naming the file, the field and, for an unknown key, the likely one.
     """
-    return parse_config(_read_yaml(Path(path)), str(path))
+    return parse_config(read_config_file(Path(path)), str(path))
 
 
 def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
     """Check a config that was read already; `where` names it in messages."""
+    lines = [f"{field}: {wrong}" for field, wrong in unusable_texts(raw)]
+    if lines:
+        raise UserError(_listed(lines, where))
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from error
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        lines = [_explain(problem) for problem in problems[:_MAX_MISTAKES]]
+        raise UserError(_listed(lines, where, len(problems) - len(lines))) from error
 
 
-def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in above:
-        raise UserError(f"{path}: its `base` leads back to itself")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such config file; examples are in configs/") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path}: not a YAML file: {error}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: a config is a mapping of sections, not a {type(raw).__name__}")
-    base = raw.pop("base", None)
-    if not base:
-        return raw
-    return _merged(_read_yaml(path.parent / base, (*above, path.resolve())), raw)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _merged(out[key], value) if both else value
-    return out
+def _listed(lines: list[str], where: str, num_left_out: int = 0) -> str:
+    more = [f"and {num_left_out} more"] if num_left_out else []
+    return "\n".join(f"{where}: {line}" for line in [*lines[:_MAX_MISTAKES], *more])
 
 
 def _explain(problem: Any) -> str:

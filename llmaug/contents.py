@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 from llmaug.errors import UserError
 from llmaug.storage import FILES, Storage, digest
-
-MANIFEST = "_manifest.json"
+from llmaug.stored import MANIFEST
 
 Files = dict[str, dict[str, Any]]
 """{name below the stage's folder: {"bytes", "digest"}}; either is None where it is not known."""

@@ -298,6 +298,7 @@ def vllm_arguments(
     return dict(
         model=model_folder,
         skip_tokenizer_init=True,
+        trust_remote_code=False,
         dtype=config.dtype,
         max_model_len=context_len,
         max_num_seqs=config.max_num_seqs,

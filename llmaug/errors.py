@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llmaug.urls import redacted
+
 
 class UserError(ValueError):
     """Something the user can mend: names the thing (file, row, field) and the fix.
@@ -10,6 +12,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
+        message = redacted(message)
         super().__init__(message)
         self.message = message  # Ray Data appends hints for developers to `args`
 

@@ -76,9 +76,8 @@ def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
         for arm, own in _add_rows(storage, f"{folder}/{LABELS}", parts, "arm").items()
     }
     if found["num_users"] < config.evaluate.min_users:
-        context.progress.note(
-            f"[yellow]only {found['num_users']} held-out users with a history: the "
-            "intervals are wide[/yellow]"
+        context.progress.warn(
+            f"only {found['num_users']} held-out users with a history: the intervals are wide"
         )
     return found
 

@@ -116,8 +116,8 @@ def run(audited: bool, context: Context) -> dict[str, Any]:
     figures = context.manifest("evaluation")["counts"]
     audit = context.manifest("privacy")["counts"] if audited else None
     decision = decide(figures, config.gate, config.evaluate, audit)
-    verdict = "[green]passed[/green]" if decision["passed"] else "[yellow]not passed[/yellow]"
-    context.progress.note(f"gate {verdict}: publishing arm {decision['arm']}")
+    verdict, style = ("passed", "green") if decision["passed"] else ("not passed", "yellow")
+    context.progress.note(f"gate {verdict}: publishing arm {decision['arm']}", style)
     for reason in decision["reasons"]:
         context.progress.note(f"- {reason}")
     return decision

@@ -37,6 +37,7 @@ from llmaug.schema import FAILED, GENERATED
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts, total_counts
 from llmaug.storage import Storage
+from llmaug.stored import read_note
 from llmaug.vocabulary import load
 from llmaug.watch import Spent, Watch, interruptible
 
@@ -67,9 +68,9 @@ def run(context: Context) -> dict[str, Any]:
     if planned and counts[FAILED] == answered:
         raise UserError(f"all {answered} units failed: {_first_failure(storage, folder)}")
     if left_out:
-        context.progress.note(
-            f"[yellow]{stopped or 'limit'} reached: {left_out:,} of {planned:,} units are left "
-            f"out, {answered:,} are answered[/yellow]"
+        context.progress.warn(
+            f"{stopped or 'limit'} reached: {left_out:,} of {planned:,} units are left "
+            f"out, {answered:,} are answered"
         )
     return {
         **_figures(counts),
@@ -284,7 +285,7 @@ def _commit_kept(context: Context, place: Place, parts: list[PlanPart]) -> None:
 
 def _commit_part(place: Place, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
     outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet")
-    extra = place.storage.read_json(place.folder, KEPT, f"{name}.json")["counts"]
+    extra = read_note(place.storage, f"{place.folder}/{KEPT}", name)["counts"]
     extra["left_out"] = parts[name].num_units - outcomes.num_rows
     return commit(place, parts[name].source, name, outcomes, extra)
 

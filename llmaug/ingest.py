@@ -17,13 +17,26 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from llmaug.cleaning import float_twins
+from llmaug.config import IngestConfig
 from llmaug.errors import UserError
+from llmaug.ingest_ledger import below, check_sums, judge_quarantine, note_oddities, one_of_each
 from llmaug.kcore import core_items, finish_part, survivors
-from llmaug.side_tables import write_items, write_users
+from llmaug.readers import check_columns
+from llmaug.side_tables import (
+    SideTable,
+    check_overlap,
+    judge,
+    no_overlap,
+    read_items,
+    read_users,
+    write_refused,
+    write_side_table,
+)
 from llmaug.sources import Source, list_sources, prune, resolve_uri
 from llmaug.stage import Context, Stage, map_parts, total_counts
 from llmaug.storage import Storage, digest
-from llmaug.user_parts import clean_parts
+from llmaug.user_parts import clean_parts, events_layout
 
 PART_BYTES = 128 * 2**20
 
@@ -37,26 +50,60 @@ def run(context: Context) -> dict[str, Any]:
     sources = _sources(context)
     num_parts = config.num_parts or max(4, math.ceil(sum(s.size for s in sources) / PART_BYTES))
     parts = [f"part-{index:05d}" for index in range(num_parts)]
+    place = resolve_uri(config.path, storage)
+    check_columns(place, sources, events_layout(config))
     _forget_killed_run(storage, folder)
+    items, users = _side_tables(context)
     connect(context.config.ray)
 
     clean_parts(context, sources, parts)
     counts = total_counts(storage, clean)
     _check_quarantine(context, counts)
     num_items = core_items(context, clean, parts)
+    in_logs = survivors(storage, clean)
+    counts["noted.twin_items"] = len(pc.index_in(float_twins(in_logs), in_logs).drop_null())
+    note_oddities(counts, context.progress.note)
     finish = partial(finish_part, storage=storage, clean=clean, folder=folder, k=config.k_core)
     counts += map_parts(context, folder, parts, finish)
     ledger = _ledger(context, counts) | {"items": num_items, "files": len(sources)}
-    items = survivors(storage, clean) if config.k_core > 1 else None
-    ledger |= write_items(storage, folder, config.items, items)
-    ledger |= write_users(storage, folder, config.users)
+    if config.items:
+        ledger["items_table.in_logs"] = check_overlap(items, in_logs, context.progress.note)
+    if config.users:
+        _check_users(context, users, parts, ledger["users"])
+    kept = in_logs if config.k_core > 1 else None
+    ledger |= write_side_table(storage, folder, items, kept)
+    ledger |= write_side_table(storage, folder, users)
     storage.delete(clean)
     return ledger
 
 
+def _side_tables(context: Context) -> tuple[SideTable, SideTable]:
+    """The items and users tables: before the logs, which take longer."""
+    config, storage, folder = context.config.ingest, context.storage, context.folder("ingest")
+    note, place = context.progress.note, storage.uri(folder, "quarantine")
+    tables = read_items(storage, config, note), read_users(storage, config, note)
+    for table in tables:
+        write_refused(storage, folder, table)
+        judge(table, config.max_quarantined, place, note)
+    return tables
+
+
+def _check_users(context: Context, users: SideTable, parts: list[str], num_users: int) -> None:
+    """Raises UserError when no user of the logs stands in `users`."""
+    storage, folder = context.storage, context.folder("ingest")
+    for part in parts:
+        ids = storage.read_part(folder, part, ["user_id"])["user_id"]
+        if pc.any(pc.is_in(ids, users.rows["user_id"])).as_py():
+            return
+        if len(ids):
+            some = ids
+    raise no_overlap(users, pc.unique(some), num_users)
+
+
 def _sources(context: Context) -> list[Source]:
     config = context.config.ingest
-    return prune(list_sources(resolve_uri(config.path, context.storage), "ingest.path"), config)
+    place = resolve_uri(config.path, context.storage, "ingest.path")
+    return prune(list_sources(place, "ingest.path", context.progress.note), config)
 
 
 def _uri(context: Context) -> str:
@@ -89,69 +136,60 @@ def _check_quarantine(context: Context, counts: Counter[str]) -> None:
     """Note what was quarantined and what else is odd; stop when it is too much."""
     config, storage = context.config.ingest, context.storage
     folder = f"{context.folder('ingest')}/quarantine"
-    reasons = {n.split(".")[1]: c for n, c in counts.items() if n.startswith("quarantined.")}
-    quarantined, read = sum(reasons.values()), counts["rows_read"]
+    reasons = {n.split(".")[1]: c for n, c in below(counts, "quarantined").items()}
+    read = counts["rows_read"]
     if counts["empty_files"]:
         context.progress.note(f"{counts['empty_files']:,} files hold no rows")
+    if reasons.get("unreadable_file", 0) > config.max_unreadable_files:
+        raise UserError(_unreadable(storage, folder, reasons["unreadable_file"], config))
     if not read:
         raise UserError(f"{_uri(context)}: the files hold no rows; check ingest.path and start/end")
+    for name, theirs in config.columns.items():
+        if theirs is not None and not counts[f"found.{name}"]:
+            raise UserError(
+                f"{_uri(context)}: no file has a column '{theirs}' for {name}; set "
+                f"ingest.columns.{name} to the right one, or to null"
+            )
     if counts["bot_users"]:
         context.progress.note(
             f"{counts['bot_users']:,} users with more than {config.max_events_per_day:,} events "
             f"on one day dropped as bots ({counts['dropped.bot']:,} rows)"
         )
-    if not quarantined:
-        return
-    listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
-    text = f"{quarantined:,} of {read:,} rows quarantined ({listed}); see {storage.uri(folder)}"
-    if quarantined / read <= config.max_quarantined:
-        context.progress.note(text)
-        return
-    examples = "".join(
-        f"\n  {row['file']} row {row['row'] or '-'}: {row['reason']}: {row['detail'] or ''}"
-        for row in _examples(storage, folder, set(reasons))
-    )
-    raise UserError(
-        f"{text}. That is more than ingest.max_quarantined {config.max_quarantined:.2%}: mend the "
-        f"config or the logs, or raise it.{examples}"
-    )
+    judge_quarantine(
+        reasons, read, config.max_quarantined, storage.uri(folder),
+        lambda: one_of_each(storage, folder, set(reasons)), context.progress.note,
+    )  # fmt: skip
 
 
-def _examples(storage: Storage, folder: str, reasons: set[str]) -> list[dict[str, Any]]:
-    """One row of each reason, from as few quarantine parts as that takes."""
-    found: dict[str, dict[str, Any]] = {}
-    for part in storage.parts(folder):
-        rows = storage.read_part(folder, part)
-        for reason in rows["reason"].unique().to_pylist():
-            first = rows.filter(pc.equal(rows["reason"], reason)).slice(0, 1)
-            found.setdefault(reason, first.to_pylist()[0])
-        if set(found) >= reasons:
-            break
-    return [found[reason] for reason in sorted(found)]
+def _unreadable(storage: Storage, folder: str, count: int, config: IngestConfig) -> str:
+    examples = {row["reason"]: row for row in one_of_each(storage, folder, {"unreadable_file"})}
+    example = examples["unreadable_file"]
+    more = f" and {count - 1:,} more files cannot be read" if count > 1 else " cannot be read"
+    return (
+        f"{example['file']}{more}: {example['detail']}. Nobody knows how many rows they held: "
+        f"bring whole files, or allow them with ingest.max_unreadable_files: {count}"
+    )
 
 
 def _ledger(context: Context, counts: Counter[str]) -> dict[str, Any]:
     """The counts with their sums. Raises UserError when no event is left."""
 
-    def parts_of(prefix: str) -> dict[str, int]:
-        return {name: n for name, n in sorted(counts.items()) if name.startswith(f"{prefix}.")}
-
-    dropped, quarantined = parts_of("dropped"), parts_of("quarantined")
     accepted, read = counts["accepted"], counts["rows_read"]
-    lost = {name: n for name, n in {**dropped, **quarantined}.items() if n}
+    lost = below(counts, "dropped", "quarantined")
     if not accepted:
         listed = ", ".join(f"{name} {n:,}" for name, n in sorted(lost.items(), key=lambda x: -x[1]))
         raise UserError(
             f"{_uri(context)}: none of {read:,} rows is left: {listed}. Loosen the "
             "rule of the ingest config that dropped them"
         )
-    assert read == accepted + sum(lost.values()), f"ledger of ingest does not add up: {counts}"
+    check_sums("ingest", read, accepted, lost)
     return {
         "rows_read": read,
         "accepted": accepted,
-        "quarantined": sum(quarantined.values()),
-        "dropped": sum(dropped.values()),
+        "quarantined": sum(below(counts, "quarantined").values()),
+        "dropped": sum(below(counts, "dropped").values()),
         **lost,
+        **below(counts, "noted"),
         "users": counts["users"],
         "bot_users": counts["bot_users"],
         "empty_files": counts["empty_files"],
@@ -165,6 +203,22 @@ STAGE = Stage(
     outside=_outside,
     code=tuple(
         f"llmaug.{name}"
-        for name in ("readers", "columns", "cleaning", "user_parts", "kcore", "side_tables")
+        for name in (
+            "sources",
+            "layout",
+            "lines",
+            "records",
+            "csv_records",
+            "parquet_pieces",
+            "readers",
+            "columns",
+            "time_text",
+            "cleaning",
+            "user_parts",
+            "kcore",
+            "side_tables",
+            "item_fields",
+            "ingest_ledger",
+        )
     ),
 )

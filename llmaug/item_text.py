@@ -22,6 +22,7 @@ from llmaug.model_files import fetch_model
 from llmaug.sources import list_sources, resolve_uri
 from llmaug.stage import Context, map_parts
 from llmaug.storage import Storage, digest
+from llmaug.stored import read_note
 
 TEXT = "text"  # folder of the vectors in that of the vocabulary
 WORD = "word:"  # prefix of the words of a title among the tags (vocabulary.title_words)
@@ -44,8 +45,9 @@ def write_vectors(context: Context, items: pa.Table) -> dict[str, Any]:
         )
     uri = str(context.config.vocabulary.text_encoder)
     model = adopt_folder(
-        storage, uri, _SETTING, "a sentence encoder", ("config.json", "tokenizer.json")
-    )
+        storage, uri, _SETTING, "a sentence encoder", ("config.json", "tokenizer.json"),
+        context.progress.note,
+    )  # fmt: skip
     on_gpu = has_gpus(context.config.ray)
     parts = [f"part-{n:05d}" for n in range(-(-items.num_rows // _ITEMS_PER_PART))]
     counts = map_parts(
@@ -55,7 +57,7 @@ def write_vectors(context: Context, items: pa.Table) -> dict[str, Any]:
             "storage": storage, "folder": folder, "uri": uri, "model": model, "on_gpu": on_gpu
         },
     )  # fmt: skip
-    notes = [storage.read_json(folder, TEXT, f"{part}.json") for part in parts]
+    notes = [read_note(storage, f"{folder}/{TEXT}", part) for part in parts]
     context.progress.note(f"{counts['with_text']:,} of {items.num_rows:,} items have a text")
     return {
         "items_with_text": counts["with_text"],

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from llmaug.terminal import Terminal
 
 
-def print_ab(console: Console, result: dict[str, Any]) -> None:
+def print_ab(console: Terminal, result: dict[str, Any]) -> None:
     """result: what `ab.analyse` returns."""
     pair = [result["control"], result["treatment"]]
     sides = [result["variants"][variant] for variant in pair]
     table = Table(box=None)
-    for column in ("", *map(escape, pair), "lift (95% interval)", "p (Holm)", "detectable"):
+    for column in ("", *pair, "lift (95% interval)", "p (Holm)", "detectable"):
         table.add_column(column)
     for size in ("users", "exposures"):
         table.add_row(size, *(f"{side[size]:,}" for side in sides))
@@ -35,7 +36,7 @@ def print_ab(console: Console, result: dict[str, Any]) -> None:
             console.print(f"power for the expected lift of {name}: {metric['power']:.0%}")
     split = result["sample_ratio"]
     console.print(
-        f"users in '{escape(pair[1])}': {split['treatment_share']:.2%}, planned "
+        f"users in '{pair[1]}': {split['treatment_share']:.2%}, planned "
         f"{split['expected_treatment_share']:.2%} (p = {split['p_value']:.2g})"
     )
     for kind in ("exposures", "feedback"):
@@ -44,10 +45,11 @@ def print_ab(console: Console, result: dict[str, Any]) -> None:
         console.print(f"{kind}: {listed}")
     _print_warnings(console, result["warnings"])
     if not result["trusted"]:
-        console.print("[red]not to be trusted[/red]: the users were not split as planned")
+        why = ": the users were not split as planned"
+        console.print(Text.assemble(("not to be trusted", "red"), why))
 
 
-def print_counterfactual(console: Console, result: dict[str, Any]) -> None:
+def print_counterfactual(console: Terminal, result: dict[str, Any]) -> None:
     """result: what `counterfactual.estimate` returns."""
     table = Table("", "reward (95% interval)", "lift over logged", "relative", box=None)
     table.add_row("logged", _figure(result["logged"]))
@@ -65,9 +67,9 @@ def print_counterfactual(console: Console, result: dict[str, Any]) -> None:
     _print_warnings(console, result["warnings"])
 
 
-def _print_warnings(console: Console, warnings: list[str]) -> None:
+def _print_warnings(console: Terminal, warnings: list[str]) -> None:
     for warning in warnings:
-        console.print(f"[yellow]- {escape(warning)}[/yellow]", soft_wrap=True)
+        console.print(f"- {warning}", style="yellow", soft_wrap=True)
 
 
 def _figure(figure: dict[str, float] | None, spec: str = ".4f") -> str:

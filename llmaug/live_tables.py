@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug import schema
-from llmaug.columns import mask_of, number_column, parse_times, text_column
-from llmaug.config import Format
+from llmaug.columns import id_column, mask_of, number_column, parse_times, text_column
+from llmaug.config import NULL_WORDS, FilesConfig, Format
 from llmaug.errors import UserError
-from llmaug.readers import Layout, Piece, read_pieces
+from llmaug.layout import Layout, Piece
+from llmaug.readers import check_columns, read_pieces
 from llmaug.sources import list_sources
 from llmaug.storage import Storage
 
@@ -29,19 +30,28 @@ _FORMATS: dict[str, Format] = {
     ".csv": "csv",
 }
 _UNITS = ("s", "ms", "us", "ns")
+_SHOWN = 60  # characters of an example
 
 
 class LiveTable(NamedTuple):
     table: pa.Table
     rows_read: int  # = table rows + refused rows
     refused: dict[str, int]  # reason: rows; `unreadable_file`: files, damaged from some row on
+    examples: dict[str, str] = {}  # reason: the first value of it, and its file
 
     def warnings(self, name: str) -> list[str]:
         """That rows of the table, called `name`, could not be used."""
         if not self.refused:
             return []
-        listed = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.items())
-        return [f"{name}: not all of {self.rows_read:,} rows could be used: {listed}"]
+        return [f"{name}: not all of {self.rows_read:,} rows could be used: {self.listed()}"]
+
+    def listed(self) -> str:
+        """`bad_timestamp 12 (such as 'yesterday' in shown.csv), null_user_id 3`."""
+        return ", ".join(
+            f"{reason} {count:,}" + (f" (such as {example})" if example else "")
+            for reason, count in self.refused.items()
+            for example in [self.examples.get(reason)]
+        )
 
 
 def read_live(
@@ -56,7 +66,8 @@ def read_live(
 
     option: what named the path on the command line, for messages; columns: "our name=name in
     the files" for columns of another name. Formats go by the end of the file name, hive folders
-    (`variant=a/`) count as columns. Raises UserError for what cannot be used.
+    (`variant=a/`) count as columns. Raises UserError for what cannot be used, and when there are
+    rows and none can be used.
     """
     names = _parse_columns(columns or [], f"{option}-columns", fields)
     if timestamp_unit is not None and timestamp_unit not in _UNITS:
@@ -64,17 +75,27 @@ def read_live(
     place = Storage(path, endpoint_url)
     required = tuple(field.name for field in fields if not field.nullable)
     tables, refused, rows_read = [schema.empty(fields)], Counter[str](), 0
+    examples: dict[str, str] = {}
     for source in list_sources(place, option):
+        files = FilesConfig(path=path, format=_format(source.name), columns=dict(names))
         layout = Layout(
-            option, _format(source.name), names, required, tuple(fields.names),
+            option, files, required, tuple(fields.names),
             naming=f"name it with {option}-columns {{name}}=...",
         )  # fmt: skip
+        check_columns(place, [source], layout)
         for piece in read_pieces(place, source, layout):
             refused.update(row.reason for row in piece.refused)
             rows_read += len(piece.rows) + sum(row.row is not None for row in piece.refused)
             if len(piece.rows):
-                tables.append(_typed(piece, fields, timestamp_unit, source.name, refused))
-    return LiveTable(pa.concat_tables(tables), rows_read, dict(sorted(refused.items())))
+                tables.append(_typed(piece, fields, timestamp_unit, source.name, refused, examples))
+    found = LiveTable(pa.concat_tables(tables), rows_read, dict(sorted(refused.items())), examples)
+    if rows_read and not found.table.num_rows:
+        raise UserError(
+            f"{option} {path}: none of {rows_read:,} rows can be used: {found.listed()}. Times are "
+            "timestamps, ISO 8601 text or numbers with --timestamp-unit; columns of another name "
+            f"go with {option}-columns"
+        )
+    return found
 
 
 def _parse_columns(pairs: list[str], option: str, fields: pa.Schema) -> dict[str, str]:
@@ -100,15 +121,24 @@ def _format(name: str) -> Format:
 
 
 def _typed(
-    piece: Piece, fields: pa.Schema, unit: str | None, file: str, refused: Counter[str]
+    piece: Piece,
+    fields: pa.Schema,
+    unit: str | None,
+    file: str,
+    refused: Counter[str],
+    examples: dict[str, str],
 ) -> pa.Table:
-    """The rows of `piece` that can be used, cast; the others are added to `refused`."""
+    """The rows of `piece` that can be used, cast; the others are added to `refused`, the first
+    bad value of each reason to `examples`."""
     keep = np.ones(len(piece.rows), bool)
     columns: dict[str, Any] = {}
 
     def refuse(mask: np.ndarray, reason: str) -> None:
         if count := int((mask & keep).sum()):
             refused[reason] += count
+            if not reason.startswith("null_"):
+                first = str(piece.table[name][int(np.flatnonzero(mask & keep)[0])].as_py())
+                examples.setdefault(reason, f"{first[:_SHOWN]!r} in {file}")
             keep[mask] = False
 
     for field in fields:
@@ -123,7 +153,13 @@ def _typed(
             refuse(times.beyond, f"{name}_out_of_range")
             columns[name] = pa.array(times.us).cast(field.type)
             continue
-        if pa.types.is_floating(field.type):
+        if name in ("user_id", "item_id"):  # as ingest writes them: they have to meet
+            words = () if _format(file) == "jsonl" else NULL_WORDS
+            found = id_column(column, name, file, words)
+            refuse(found.not_utf8, "not_utf8")
+            refuse(found.bad | found.long, f"bad_{name}")
+            columns[name] = found.ids
+        elif pa.types.is_floating(field.type):
             columns[name], bad = number_column(column, name, file)
             refuse(bad, f"bad_{name}")
         else:

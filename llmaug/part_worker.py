@@ -30,6 +30,7 @@ from llmaug.outcome_cache import remember
 from llmaug.schema import OUTCOME
 from llmaug.sequences import user_histories
 from llmaug.storage import Storage
+from llmaug.stored import Note, read_record
 from llmaug.units import ANSWER, Units, counts_of, failures_of, outcomes_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class PartWorker:
         storage, part = self._place.storage, row["name"]
         if self._loop.stopped:
             return {"part": part, "counts": "{}"}
-        note = storage.read_json(self._place.folder, f"{part}.json")
+        note = read_record(storage, Note, self._place.folder, f"{part}.json")
         if note:  # the machine that wrote it was lost before it could say so
             return {"part": part, "counts": json.dumps(note["counts"])}
         units = Units(storage.read_part(self._place.plan, part))

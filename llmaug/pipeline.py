@@ -30,7 +30,7 @@ from llmaug import (
 from llmaug.arms import AUGMENTED, NGRAM, chosen, needed_shards
 from llmaug.baseline import baseline_config, of_baseline
 from llmaug.config import Config
-from llmaug.contents import check_stage, read_object
+from llmaug.contents import check_stage
 from llmaug.errors import UserError
 from llmaug.lease import Lease
 from llmaug.lm import adopt as lm_adopt
@@ -39,6 +39,7 @@ from llmaug.names import check_name, run_folder
 from llmaug.progress import Progress
 from llmaug.stage import Context, Stage, run_stage
 from llmaug.storage import Storage
+from llmaug.stored import read_config, read_run
 
 STEPS = ["ingest", "split", "vocabulary", "lm", "plan", "generate", "filter", "merge", "train",
          "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
@@ -130,16 +131,13 @@ def reopened(
     when there is none, or files of a stage are missing or damaged: `renewed` are left aside, the
     caller runs them."""
     run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
-    run = read_object(storage, folder, "run.json")
-    if "config" not in run:
-        known = ", ".join(storage.names("runs")) or "none"
-        raise UserError(f"{storage.uri(folder)}: no such run; runs here: {known}")
+    run, config = read_run(storage, run_id), read_config(storage, run_id)
     shown = progress(lambda state: None) if progress else Progress()
     with Lease(storage, folder, tell=shown.note) as lease:
         for name in run.get("stages", []):
             if name not in renewed:
                 check_stage(storage, run_id, name, verify)
-        yield Context(storage, Config(**run["config"]), run_id, shown, lease, verify=verify)
+        yield Context(storage, config, run_id, shown, lease, verify=verify)
 
 
 def _refuse_others(storage: Storage, folder: str) -> None:

@@ -98,9 +98,9 @@ def _summary(context: Context, generator: Generator, share: float, wanted: int) 
     listed = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
     context.progress.note(f"{units:,} units: {listed}")
     if left_out:
-        context.progress.note(
-            f"[yellow]budget: {left_out:,} of {wanted:,} wanted units are left out "
-            f"({context.config.plan.allocation})[/yellow]"
+        context.progress.warn(
+            f"budget: {left_out:,} of {wanted:,} wanted units are left out "
+            f"({context.config.plan.allocation})"
         )
     return {
         "units": units,

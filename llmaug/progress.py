@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import psutil
-from rich.console import Console
+from rich.text import Text
+
+from llmaug.terminal import Terminal
 
 LINE_EVERY_S = 60.0
 
@@ -35,9 +37,9 @@ class Progress:
     """Reports stages to `console`, and their state as a dict to `publish`."""
 
     def __init__(
-        self, console: Console | None = None, publish: Callable[[dict], None] | None = None
+        self, console: Terminal | None = None, publish: Callable[[dict], None] | None = None
     ) -> None:
-        self._console = console or Console(stderr=True, quiet=True)
+        self._console = console or Terminal(stderr=True, quiet=True)
         self._publish = publish
         self._stages: list[str] = []
         self._stage = ""
@@ -47,19 +49,23 @@ class Progress:
         self._stages = stages
 
     def skipped(self, stage: str) -> None:
-        self._console.print(f"{self._label(stage)} [dim]unchanged, skipped[/dim]")
+        self._line(stage, ("unchanged, skipped", "dim"))
 
     def start(self, stage: str) -> None:
         self._stage = stage
-        self._console.print(f"{self._label(stage)} ...")
+        self._line(stage, "...")
         self._put({"stage": stage, "done": 0, "total": None})
 
     def finish(self, stage: str, seconds: float) -> None:
-        self._console.print(f"{self._label(stage)} [green]done[/green] in {seconds:.1f} s")
+        self._line(stage, ("done", "green"), f" in {seconds:.1f} s")
 
-    def note(self, text: str) -> None:
-        """A line the user should read: a warning, a decision."""
-        self._console.print(f"      {text}")
+    def note(self, text: str, style: str = "") -> None:
+        """A line the user should read: a decision, a count."""
+        self._console.print("      " + text.replace("\n", "\n      "), style=style)
+
+    def warn(self, text: str) -> None:
+        """A line the user should not miss."""
+        self.note(text, "yellow")
 
     @contextlib.contextmanager
     def track(self, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
@@ -82,21 +88,23 @@ class Progress:
                 if time.monotonic() - last[0] >= LINE_EVERY_S:
                     last[0] = time.monotonic()
                     line = {"time": _utc_now(), **state.as_dict()}
-                    self._console.print(json.dumps(line), soft_wrap=True, markup=False)
+                    self._console.print(json.dumps(line), soft_wrap=True)
 
             yield draw_line
             return
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        columns = (TextColumn("      "), BarColumn(), TextColumn("{task.description}"))
+        shown = TextColumn("{task.description}", markup=False)
+        columns = (TextColumn("      "), BarColumn(), shown)
         with RichProgress(*columns, TimeRemainingColumn(), console=self._console) as bars:
             task = bars.add_task(state.line(), total=state.total, completed=state.done)
             yield lambda: bars.update(task, completed=state.done, description=state.line())
 
-    def _label(self, stage: str) -> str:
+    def _line(self, stage: str, *words: str | tuple[str, str]) -> None:
         place = self._stages.index(stage) + 1 if stage in self._stages else 0
-        return f"[{place:>2}/{len(self._stages)}] {stage}".replace("[", "\\[", 1)
+        label = f"[{place:>2}/{len(self._stages)}] {stage} "
+        self._console.print(Text.assemble(label, *words))
 
     def _put(self, state: dict[str, Any]) -> None:
         if self._publish:

@@ -14,6 +14,7 @@ from llmaug.arms import AUGMENTED
 from llmaug.errors import UserError
 from llmaug.stage import Context, Stage
 from llmaug.storage import FILES, digest
+from llmaug.stored import Forced, read_record
 
 FORCED = "forced.json"
 
@@ -86,7 +87,7 @@ def night_of(context: Context) -> list[str]:
 
 def forced(context: Context) -> dict[str, Any] | None:
     """{reason, refused, forced_utc, gate} when the gate's present decision was overruled."""
-    record = context.storage.read_json(f"runs/{context.run_id}", FORCED)
+    record = read_record(context.storage, Forced, f"runs/{context.run_id}", FORCED)
     return record if record and record["gate"] == context.manifest("gate")["fingerprint"] else None
 
 

@@ -20,6 +20,7 @@ from llmaug.schema import RECOMMENDATION, validate
 from llmaug.sequences import user_histories
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage
+from llmaug.stored import read_config
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
 
 _BATCH = 256
@@ -129,7 +130,8 @@ def top_k(
 def for_user(
     storage: Storage, name: str, user_id: str, k: int, verify: bool = False
 ) -> dict[str, Any]:
-    """Top k for one user by the published model `name`, with titles.
+    """Top k for one user by the published model `name`, with titles; without what the user had
+    already, unless `recommend.include_seen` of the run says otherwise.
 
     A user who is not in the logs gets what the model says of an empty history, and
     `known_user` is false. verify: the digests of the logs are checked, which reads them all.
@@ -139,7 +141,8 @@ def for_user(
     check_stage(storage, card["run_id"], "ingest", verify)
     history = history_of(storage, card["run_id"], user_id, vocabulary)
     titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
-    [ranked] = top_k(model, vocabulary, [user_id], [history or []], k)
+    include_seen = read_config(storage, card["run_id"]).recommend.include_seen
+    [ranked] = top_k(model, vocabulary, [user_id], [history or []], k, include_seen)
     return {
         "user_id": user_id,
         "known_user": history is not None,
@@ -161,7 +164,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot read it as a UTF-8 CSV file: {error}") from error
     for line, row in enumerate(rows, start=2):
         if not row.get("user_id") or not row.get("item_id"):

@@ -13,10 +13,11 @@ from llmaug.config import Config
 from llmaug.names import run_folder
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 from llmaug.stage import Context, Stage
-from llmaug.storage import Storage
+from llmaug.storage import Storage, digest
+from llmaug.stored import MANIFEST, Manifest, damaged, read_record
 
 _SAMPLE_USERS = 3
-FORECAST = "forecast.json"
+FORECAST, METRICS = "forecast.json", "metrics.json"
 
 
 def run(names: tuple[str, ...], context: Context) -> dict[str, Any]:
@@ -26,12 +27,15 @@ def run(names: tuple[str, ...], context: Context) -> dict[str, Any]:
     price = context.config.budget.price_per_hour
     metrics = {"run_id": context.run_id, **collect(manifests, context.skipped, predicted, price)}
     if metrics["generator"] and not metrics["generator"]["ahead"]:
-        context.progress.note(f"[yellow]{generator_text(metrics['generator'])}[/yellow]")
-    storage.write_json(metrics, folder, "metrics.json")
+        context.progress.warn(generator_text(metrics["generator"]))
+    storage.write_json(metrics, folder, METRICS)
     sample = _sample(context) if metrics["published"] else []
     page = render(context.config, context.run_id, metrics, manifests, sample)
     storage.write(page.encode(), folder, "report.html")
-    return {"report": storage.uri(folder, "report.html")}
+    return {
+        "report": storage.uri(folder, "report.html"),
+        "metrics_digest": digest(storage.read(folder, METRICS)),
+    }
 
 
 def collect(
@@ -225,7 +229,17 @@ def _sample(context: Context) -> list[dict[str, Any]]:
 
 
 def load_metrics(storage: Storage, run_id: str) -> dict[str, Any] | None:
-    return storage.read_json(run_folder(run_id), "report", "metrics.json")
+    """None without a report. Raises UserError when the figures are not those that were
+    written."""
+    folder = f"{run_folder(run_id)}/report"
+    manifest = read_record(storage, Manifest, folder, MANIFEST)
+    metrics = storage.read_json(folder, METRICS)
+    if manifest is None or metrics is None:
+        return None
+    written = manifest["counts"].get("metrics_digest")
+    if written not in (None, digest(storage.read(folder, METRICS))):
+        raise damaged(storage, "it is not what was written", folder, METRICS)
+    return dict(metrics)
 
 
 def stage(names: tuple[str, ...]) -> Stage:

@@ -26,6 +26,7 @@ from llmaug.progress import Progress
 from llmaug.schema import FAILED
 from llmaug.stage import MANIFEST, REVISION, Context, fingerprint, map_parts, run_stage
 from llmaug.storage import Storage
+from llmaug.stored import read_note
 
 
 def retry_failed(
@@ -79,7 +80,7 @@ def _failures(context: Context) -> Counter[str]:
     storage, folder = context.storage, _verdicts(context)
     found: Counter[str] = Counter()
     for part in storage.parts(folder):
-        for name, number in storage.read_json(folder, f"{part}.json")["counts"].items():
+        for name, number in read_note(storage, folder, part)["counts"].items():
             if name.startswith(f"{FAILED}."):
                 found[name.removeprefix(f"{FAILED}.")] += number
     return found
@@ -117,7 +118,7 @@ def _open_part(
         others = outcomes.filter(
             pc.invert(pc.is_in(outcomes["unit_id"], value_set=pa.array(again, pa.string())))
         )
-        counts = storage.read_json(place.folder, f"{part}.json")["counts"]
+        counts = read_note(storage, place.folder, part)["counts"]
         kept = {n: counts[n] for n in ("cache_hits", "left_out", "not_needed") if n in counts}
         keep(place, part, others, kept, only=again)
         storage.delete(place.folder, f"{part}.json")

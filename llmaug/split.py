@@ -48,9 +48,9 @@ def run(context: Context) -> dict[str, Any]:
         f"{counts['test']:,} test events; {num_test:,} test users, {with_history:,} with a history"
     )
     if config.kind == "temporal" and with_history < max(100, num_test // 2):
-        context.progress.note(
-            "[yellow]few test users have a history: on logs whose users do not come back, "
-            "split.kind: leave_one_out measures more[/yellow]"
+        context.progress.warn(
+            "few test users have a history: on logs whose users do not come back, "
+            "split.kind: leave_one_out measures more"
         )
     return {**counts, "cutoffs_utc": [_iso(us) for us in cutoffs or ()]}
 

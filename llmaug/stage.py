@@ -34,8 +34,9 @@ from llmaug.errors import UserError, find_user_error
 from llmaug.lease import Lease
 from llmaug.progress import MemoryMeter, Progress
 from llmaug.storage import Storage, digest
+from llmaug.stored import STARTED, read_note
 
-STARTED, REVISION = "_started.json", "_revision.json"
+REVISION = "_revision.json"
 REBUILT = "_rebuilt.json"  # what a damaged stage had promised, until it is done again
 # Stages that a run may have once more for another generator, below a folder of their own.
 OF_GENERATOR = ("lm", "plan", "outcomes", "filtered", "forecast")
@@ -294,7 +295,7 @@ def total_counts(storage: Storage, folder: str) -> Counter[str]:
     """The counts in the notes of all finished parts of `folder`, added up, and `rows`."""
     total: Counter[str] = Counter()
     for part in storage.parts(folder):
-        note = storage.read_json(folder, f"{part}.json")
+        note = read_note(storage, folder, part)
         total.update({"rows": note["rows"], **note["counts"]})
     return total
 

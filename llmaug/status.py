@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from typing import Any
 
-from llmaug.contents import MANIFEST, damage_of, read_object
+from llmaug.contents import damage_of
 from llmaug.errors import UserError
 from llmaug.lease import Holder, lives
 from llmaug.names import run_folder
-from llmaug.stage import STARTED
 from llmaug.storage import Storage
+from llmaug.stored import MANIFEST, STARTED, Finished, Running, read_record, read_run
 
 
 def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
@@ -20,16 +21,20 @@ def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
     Raises UserError when there is no such run, listing those that there are.
     """
     folder = run_folder(run_id)
-    run = storage.read_json(folder, "run.json")
-    if run is None:
-        known = ", ".join(storage.names("runs")) or "none"
-        raise UserError(f"{storage.uri(folder)}: no such run; runs here: {known}")
+    run = read_run(storage, run_id)
     return {
         "run_id": run_id,
         "holder": _holder(storage, folder),
-        "progress": storage.read_json(folder, "progress.json"),
-        "stages": [_stage(storage, folder, name) for name in run["stages"]],
+        "progress": _progress(storage, folder),
+        "stages": [_stage(storage, folder, name) for name in run.get("stages", [])],
     }
+
+
+def _progress(storage: Storage, folder: str) -> dict[str, Any] | None:
+    """None also where it is damaged: what is written every two seconds holds up nobody."""
+    with contextlib.suppress(UserError):
+        return dict(read_record(storage, Running, folder, "progress.json") or {}) or None
+    return None
 
 
 def _holder(storage: Storage, folder: str) -> dict[str, Any] | None:
@@ -43,7 +48,7 @@ def _holder(storage: Storage, folder: str) -> dict[str, Any] | None:
 
 
 def _stage(storage: Storage, folder: str, name: str) -> dict[str, Any]:
-    manifest = read_object(storage, f"{folder}/{name}", MANIFEST)
+    manifest = read_record(storage, Finished, f"{folder}/{name}", MANIFEST)
     if manifest:
         rows = sum(part["rows"] for part in manifest["parts"])
         damage = damage_of(storage, f"{folder}/{name}", manifest)

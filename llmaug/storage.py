@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 
 from llmaug.errors import UserError
 from llmaug.names import RUNS
+from llmaug.stored import damaged, parse_json
+from llmaug.urls import ADVICE, has_password
 
 FILES = "files.json"  # in a folder of plain files: {name: {"bytes", "digest"}} of the others
 
@@ -45,11 +47,14 @@ class Storage:
     """S3 endpoint of a server that is not AWS; default: AWS_ENDPOINT_URL, then AWS."""
 
     def __post_init__(self) -> None:
+        for url in (self.root, self.endpoint_url or "", os.environ.get("AWS_ENDPOINT_URL", "")):
+            if has_password(url):
+                raise UserError(f"{url}: {ADVICE}")  # the error hides it
         # Workers have another working folder: a relative root would be another place there.
         if "://" not in self.root or self.root.startswith("file://"):
             object.__setattr__(self, "root", os.path.abspath(self.root.removeprefix("file://")))
         elif not self.root.startswith("s3://"):
-            raise UserError(f"{self.root}: roots are folders or s3://bucket/prefix")
+            raise UserError(_other_scheme(self.root))
         elif not self.root.removeprefix("s3://").strip("/"):
             raise UserError(f"{self.root}: which bucket? roots are folders or s3://bucket/prefix")
 
@@ -125,9 +130,10 @@ class Storage:
     def read_json(self, *names: str) -> Any:
         """The parsed object, or None when there is none."""
         try:
-            return json.loads(self.read(*names))
+            data = self.read(*names)
         except FileNotFoundError:
             return None
+        return parse_json(self, data, *names)
 
     def write_json(self, value: Any, *names: str) -> None:
         self.write(_dumps(value), *names)
@@ -237,8 +243,18 @@ class Storage:
     def read_table(self, *names: str, columns: list[str] | None = None) -> pa.Table:
         # Not `pq.read_table`: its background threads may let go of our bytes after the
         # interpreter has begun to end, and that aborts the process (seen with pyarrow 26).
-        file = pq.ParquetFile(pa.BufferReader(self.read(*names)), pre_buffer=False)
-        return file.read(columns=columns, use_threads=False)
+        try:
+            data = pa.BufferReader(self.read(*names))
+        except FileNotFoundError as error:
+            raise damaged(self, "it is missing", *names) from error
+        try:
+            file = pq.ParquetFile(data, pre_buffer=False)
+            table = file.read(columns=columns, use_threads=False)
+        except (pa.ArrowException, OSError) as error:  # ArrowIOError is an OSError
+            raise damaged(self, f"it is no Parquet file ({error})", *names) from error
+        if missing := set(columns or ()) - set(table.column_names):
+            raise damaged(self, f"columns are missing: {', '.join(sorted(missing))}", *names)
+        return table
 
     def write_table(self, table: pa.Table, *names: str) -> str:
         """Write Parquet; returns the content digest of the file."""
@@ -311,7 +327,23 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def _dumps(value: Any) -> bytes:
-    return json.dumps(value, indent=1, ensure_ascii=False, default=str).encode()
+    # Names of files that are no UTF-8 hold lone surrogates: `\\udcff` reads back as it was.
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    return text.encode(errors="backslashreplace")
+
+
+def _other_scheme(root: str) -> str:
+    scheme, _, rest = root.partition("://")
+    if scheme.lower() in ("s3a", "s3n", "s3"):
+        fix = f"write s3://{rest} (s3a and s3n are Hadoop's names for it)"
+    elif scheme.lower() in ("gs", "gcs"):
+        fix = (
+            f"write s3://{rest}, with --endpoint-url https://storage.googleapis.com and an HMAC "
+            "key: Google Cloud Storage is read through its S3 interface"
+        )
+    else:
+        fix = f"copy what lies in {scheme}:// to one of them, or mount it as a folder"
+    return f"{root}: roots are folders or s3://bucket/prefix; {fix}"
 
 
 @contextlib.contextmanager
@@ -351,6 +383,14 @@ def _explained(uri: str) -> Iterator[None]:
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS):
             raise UserError(f"{uri}: cannot write here: {error.strerror}") from error
+        if error.errno == errno.EISDIR:
+            raise UserError(f"{uri}: a folder lies where a file belongs; remove it") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{uri}: a name is too long for this disk; shorten it") from error
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{uri}: the links here lead round in a circle") from error
+        if error.errno and not uri.startswith("s3://"):
+            raise UserError(f"{uri}: the disk refused: {error.strerror}") from error
         if uri.startswith("s3://"):
             raise UserError(
                 f"{uri}: storage refused: {error}. Check the bucket and the endpoint; "

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from llmaug.arms import CONTROLS, REAL
 from llmaug.bootstrap import lift_text
@@ -14,9 +13,12 @@ from llmaug.metrics import ACCURACY
 from llmaug.pointer import LEFT
 from llmaug.report import covers
 from llmaug.storage import Storage
+from llmaug.terminal import Terminal
 
 
-def print_summary(console: Console, storage: Storage, run_id: str, metrics: dict[str, Any]) -> None:
+def print_summary(
+    console: Terminal, storage: Storage, run_id: str, metrics: dict[str, Any]
+) -> None:
     """Arms and lift, ledger, throughput, gate, places, and sample recommendations."""
     if metrics["num_users"]:
         console.print(_arms(metrics))
@@ -27,23 +29,26 @@ def print_summary(console: Console, storage: Storage, run_id: str, metrics: dict
     if metrics["ledger"]["units"]:
         _print_generation(console, metrics)
     gate = metrics["gate"]
-    verdict = "[green]passed[/green]" if gate["passed"] else "[yellow]not passed[/yellow]"
-    left = metrics["published"].get("outcome") == LEFT
-    fate = f"kept, not published: {escape(metrics['published']['why'])}" if left else "published"
-    console.print(f"gate: {verdict}, arm [bold]{metrics['published']['arm']}[/bold] is {fate}")
+    verdict = ("passed", "green") if gate["passed"] else ("not passed", "yellow")
+    published = metrics["published"]
+    left = published.get("outcome") == LEFT
+    fate = f"kept, not published: {published['why']}" if left else "published"
+    arm = (published["arm"], "bold")
+    console.print(Text.assemble("gate: ", verdict, ", arm ", arm, f" is {fate}"))
     if force := metrics["published"]["forced"]:
-        console.print(f"[red]by force[/red] ({force['forced_utc']}): {escape(force['reason'])}")
+        why = f" ({force['forced_utc']}): {force['reason']}"
+        console.print(Text.assemble(("by force", "red"), why))
     for reason in gate["reasons"]:
         console.print(f"  - {reason}")
     slowest = max(metrics["stages"].values(), key=lambda stage: stage["peak_rss_mb"])
     seconds = sum(s["seconds"] for s in metrics["stages"].values() if not s["skipped"])
     console.print(f"time: {seconds:.0f} s in stages, peak memory {slowest['peak_rss_mb']:,} MB")
     console.print(_sample(storage, run_id, metrics["published"]["version"]))
-    console.print(f"model:  {escape(metrics['published']['uri'])}", soft_wrap=True)
+    console.print(f"model:  {metrics['published']['uri']}", soft_wrap=True)
     console.print(f"report: {storage.uri('runs', run_id, 'report', 'report.html')}", soft_wrap=True)
 
 
-def _print_generation(console: Console, metrics: dict[str, Any]) -> None:
+def _print_generation(console: Terminal, metrics: dict[str, Any]) -> None:
     ledger = metrics["ledger"]
     console.print(
         f"units: {ledger['units']:,} = {ledger['accepted']:,} accepted + "
@@ -125,7 +130,7 @@ def _sample(storage: Storage, run_id: str, version: str, num_users: int = 2) -> 
             if row["user_id"] in users and row["position"] <= 5:
                 user = row["user_id"] if row["position"] == 1 else ""
                 title = titles.get(row["item_id"]) or row["item_id"]
-                table.add_row(user, escape(title), f"{row['score']:.4f}")
+                table.add_row(user, title, f"{row['score']:.4f}")
         if rows:
             break
     return table

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug import schema
-from llmaug.cleaning import EVENT_COLUMNS, clean_piece, clean_users, user_hash
+from llmaug.cleaning import EVENT_COLUMNS, clean_piece, clean_users, float_twins, user_hash
 from llmaug.config import IngestConfig
-from llmaug.readers import Layout, Piece, count_rows, read_pieces
+from llmaug.layout import Layout, Piece
+from llmaug.readers import count_rows, read_pieces
 from llmaug.sources import Source, resolve_uri
 from llmaug.stage import Context
 from llmaug.storage import Storage
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_BLOCKS = 2_000  # more files than this share tasks
+TWIN = "twin"
 
-# What goes through the shuffle: events (reason null), quarantined rows (reason), and counts
-# of rows that were dropped already (reason and count), so that retried tasks count once.
+# What goes through the shuffle: events (reason null), quarantined rows (reason), counts of rows
+# that were dropped already (reason and count), so that retried tasks count once, and for each
+# user called 1.0 the question whether the part where a user 1 belongs has one (TWIN).
 SHUFFLED = pa.schema(
     {
         "part": pa.int32(),
@@ -49,6 +52,12 @@ SHUFFLED = pa.schema(
 )
 
 
+def events_layout(config: IngestConfig) -> Layout:
+    wanted = tuple(n for n in EVENT_COLUMNS if n != "timestamp" or config.order != "line")
+    required = tuple(name for name in wanted if name not in ("action", "value"))
+    return Layout("ingest", config, required, wanted)
+
+
 def clean_parts(context: Context, sources: list[Source], parts: list[str]) -> None:
     """Write `ingest/clean` and `ingest/quarantine`, each with all of `parts`; the counts of
     rows read, quarantined and dropped stand in the notes of the clean parts."""
@@ -56,13 +65,10 @@ def clean_parts(context: Context, sources: list[Source], parts: list[str]) -> No
 
     config, storage, folder = context.config.ingest, context.storage, context.folder("ingest")
     place = resolve_uri(config.path, storage)
-    line = config.order == "line"
-    wanted = tuple(name for name in EVENT_COLUMNS if name != "timestamp" or not line)
-    required = tuple(name for name in wanted if name not in ("action", "value"))
-    layout = Layout(
-        "ingest", config.format, config.columns, required, wanted, config.pattern
-    )  # fmt: skip
-    first_lines = _first_lines(place, sources, layout) if line else [0] * len(sources)
+    layout = events_layout(config)
+    first_lines = [0] * len(sources)
+    if config.order == "line":
+        first_lines = _first_lines(place, sources, layout)
     tasks = [
         {"source": json.dumps(source), "first_line": first}
         for source, first in zip(sources, first_lines, strict=True)
@@ -161,9 +167,19 @@ def _shuffled(
         "rows_read": len(piece.rows) + len(piece.refused),
         "dropped.out_of_range_date": cleaned.num_out_of_range_date,
         "dropped.sampled_out": int((~sampled).sum()),
+        **{f"found.{name}": 1 for name in piece.table.column_names},
+        **{f"noted.{name}": count for name, count in cleaned.noted.items()},
     }
     rows = [_conform(events), _conform(refused), _counted(source, num_parts, counts)]
-    return pa.concat_tables(rows).combine_chunks()
+    return pa.concat_tables([*rows, _twins(events["user_id"], num_parts)]).combine_chunks()
+
+
+def _twins(user_ids: pa.ChunkedArray, num_parts: int) -> pa.Table:
+    twins = float_twins(user_ids)
+    parts = (user_hash(twins) % np.uint64(num_parts)).astype(np.int32)
+    return _conform(
+        pa.table({"part": parts, "user_id": twins, "reason": pa.repeat(TWIN, len(twins))})
+    )
 
 
 def _counted(source: Source, num_parts: int, counts: dict[str, int]) -> pa.Table:
@@ -200,6 +216,12 @@ def _write_part(
     counts: Counter[str] = Counter()
     for row in rows.select(["reason", "count"]).filter(counted).to_pylist():
         counts[row["reason"]] += row["count"]
+    is_twin = pc.fill_null(pc.equal(rows["reason"], TWIN), False)
+    twins = pc.unique(rows["user_id"].filter(is_twin))
+    if len(twins):
+        there = rows["user_id"].filter(pc.is_null(rows["reason"]))
+        counts["noted.twin_users"] = int(pc.sum(pc.is_in(twins, there)).as_py() or 0)
+        rows, counted = rows.filter(pc.invert(is_twin)), counted.filter(pc.invert(is_twin))
     refused = rows.filter(pc.and_(pc.is_valid(rows["reason"]), pc.invert(counted)))
     refused = refused.select(schema.QUARANTINE.names)
     refused = refused.sort_by([("file", "ascending"), ("row", "ascending")])

@@ -27,6 +27,7 @@ from llmaug.schema import ITEM
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts
 from llmaug.storage import Storage, digest
+from llmaug.stored import read_note
 
 PAD, BOS, EOS = 0, 1, 2
 NUM_SPECIAL = 3
@@ -135,9 +136,9 @@ class Vocabulary:
 def load(storage: Storage, folder: str) -> Vocabulary:
     """Raises UserError when the stage's files do not fit together."""
     items = storage.read_part(folder, ITEMS_PART)
-    note = storage.read_json(folder, f"{ITEMS_PART}.json")
+    note = read_note(storage, folder, ITEMS_PART)
     vocabulary = of_items(items)
-    if note["counts"]["vocabulary_digest"] != vocabulary.digest:
+    if note["counts"].get("vocabulary_digest") != vocabulary.digest:
         raise UserError(f"{storage.uri(folder)}: items.parquet is not the one its note describes")
     read_text = partial(read_vectors, storage, folder, items["item_id"])
     return replace(vocabulary, read_text=read_text)

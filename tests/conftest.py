@@ -21,12 +21,18 @@ from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 from llmaug.config import RayConfig, parse_config  # noqa: E402
 from llmaug.progress import Progress  # noqa: E402
 from llmaug.stage import Context  # noqa: E402
 from llmaug.storage import Storage  # noqa: E402
+
+# The same examples at every run; `make soak` looks for others.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)
+hypothesis.settings.load_profile("soak" if os.environ.get("LLMAUG_SOAK") else "fixed")
 
 
 class QuietProgress(Progress):
@@ -36,7 +42,7 @@ class QuietProgress(Progress):
         super().__init__()
         self.notes: list[str] = []
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str = "") -> None:
         self.notes.append(text)
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from rich.console import Console
 
 from llmaug import across, pipeline, report
 from llmaug.bootstrap import p_of_gain, relative_lift
 from llmaug.config import Config
 from llmaug.errors import Interrupted
 from llmaug.storage import Storage
+from llmaug.terminal import Terminal
 from tests.jobs import SMALL, changed, write_logs
 from tests.test_report import FEW, MANY, Cells, manifests
 
@@ -112,7 +112,7 @@ def test_a_row_has_the_figures_of_the_report(tmp_path: Path) -> None:
     assert Cells(page).rows[1] == films and len(Cells(page).rows) == 3
     assert "<b>gone" not in page
     assert storage.read_json("datasets", "datasets.json") == json.loads(json.dumps(summary))
-    console = Console(width=200, record=True, quiet=False)
+    console = Terminal(width=200, record=True, quiet=False)
     console.print(across.table(summary))
     assert "failed: no such folder" in console.export_text()
 

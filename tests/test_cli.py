@@ -83,6 +83,8 @@ def test_three_lines_of_text_become_a_recommender(tmp_path: Path) -> None:
     root = str(tmp_path / "root")
     done = llmaug("run", "-c", str(EXAMPLE / "config.yaml"), "--root", root)
     assert done.returncode == 0, done.stderr
+    # Ray's core calls the arguments of every pool of actors an error.
+    assert "constructor arguments" not in done.stderr and "RAY_BACKEND" not in done.stderr
 
     answer = llmaug("score", "--pairs", str(EXAMPLE / "pairs.csv"), "--root", root)
     assert answer.returncode == 0, answer.stderr

@@ -82,7 +82,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"split": {"validation_quantile": 0.9, "test_quantile": 0.8}}, "must be below"),
         ({"split": {"kind": "temporal", "num_test_events": 5}}, "is for leave_one_out"),
         ({"split": {"kind": "leave_one_out", "num_test_events": 5}}, "evaluate.targets: all"),
-        ({"ingest": {"format": "text"}}, "ingest.pattern"),
+        ({"ingest": {"format": "text"}}, "ingest: pattern"),
         ({"ray": {"num_cpus": 2}}, "ray.num_cpus"),
         (
             {
@@ -218,3 +218,27 @@ def test_a_behaviour_model_is_named_after_its_kind() -> None:
 )
 def test_a_behaviour_model_that_cannot_be_says_why(lm: dict[str, Any], told: str) -> None:
     assert told in refusal({"lm": lm})
+
+
+def test_a_column_that_every_event_has_cannot_be_left_out() -> None:
+    assert parse_config({"ingest": {"columns": {"value": None}}}, "x").ingest.columns == {
+        "value": None
+    }
+    assert "ingest.columns.user_id: null is for action, value" in refusal(
+        {"ingest": {"columns": {"user_id": None}}}
+    )
+    assert "ingest.order: line" in refusal({"ingest": {"columns": {"timestamp": None}}})
+
+
+def test_a_time_format_has_to_read_what_it_writes() -> None:
+    parse_config({"ingest": {"time_format": "%m/%d/%Y %I:%M:%S %p"}}, "x")
+    for wrong in ("%Q", "%-d", "%Y %Y"):
+        assert "ingest.time_format: " in refusal({"ingest": {"time_format": wrong}})
+
+
+def test_null_words_are_for_formats_without_a_null_of_their_own() -> None:
+    default = parse_config({}, "x").ingest
+    assert "\\N" in default.null_words("csv") and "nan" in default.null_words("parquet")
+    assert default.null_words("jsonl") == ()
+    own = parse_config({"ingest": {"null_values": ["anonymous"]}}, "x").ingest
+    assert own.null_words("jsonl") == own.null_words("text") == ("anonymous",)

@@ -74,7 +74,7 @@ def write_inputs(context: Context, text: str = "en", history_len: int = HISTORY_
 
     letters = letter_tokens(AutoTokenizer.from_pretrained(chat))
     notes = {"model_folder": model_folder, "model_digest": digest, "letters": letters,
-             "text": text}  # fmt: skip
+             "frame": ["user : ", "\nassistant : "], "text": text}  # fmt: skip
     context.storage.write_json(notes, folder, NOTES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,9 @@ def test_pods_are_not_root_and_use_the_service_account(rayjob: dict[str, Any]) -
         (container,) = pod["containers"]
         assert container["image"].endswith(f":{__version__}")
         assert container["resources"]["limits"] == container["resources"]["requests"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    (submitter,) = rayjob["spec"]["submitterPodTemplate"]["spec"]["containers"]
+    assert submitter["image"] == container["image"] and "command" not in submitter
     worker = cluster_spec["workerGroupSpecs"][0]
     assert worker["minReplicas"] == 0
     limits = worker["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -104,6 +108,54 @@ def test_policy_writes_only_what_runs_make() -> None:
     for actions in rights.values():
         assert {"s3:GetObject", "s3:PutObject", "s3:DeleteObject"} <= actions
         assert not any("*" in action for action in actions)
+
+
+def test_every_call_to_a_cluster_of_machines_needs_a_token(cluster: dict[str, Any]) -> None:
+    assert "--env RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
+    assert cluster["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+    (head,) = [line for line in cluster["head_start_ray_commands"] if "ray start" in line]
+    assert "--dashboard-host=127.0.0.1" in shlex.split(head)
+
+
+def test_every_call_to_a_cluster_of_pods_needs_a_token(rayjob: dict[str, Any]) -> None:
+    """KubeRay makes it: the operator refuses the field in versions that cannot."""
+    assert rayjob["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    (head,) = _pods(rayjob)["head"]["spec"]["containers"]
+    # The port of Ray Client: nothing here uses it.
+    assert [port["containerPort"] for port in head["ports"]] == [6379, 8265]
+
+
+def test_the_network_policy_lets_in_the_pods_of_a_night_and_the_operator(
+    rayjob: dict[str, Any],
+) -> None:
+    policy = yaml.safe_load((ROOT / "infra" / "networkpolicy.yaml").read_text())
+    spec = policy["spec"]
+    assert policy["kind"] == "NetworkPolicy" and spec["policyTypes"] == ["Ingress"]
+    chosen = spec["podSelector"]["matchLabels"]
+    among, operator = spec["ingress"]
+    assert among == {"from": [{"podSelector": {"matchLabels": chosen}}]}  # this namespace alone
+    assert [port["port"] for port in operator["ports"]] == [8265]
+    (asking,) = operator["from"]
+    assert asking["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
+    for name, pod in _pods(rayjob).items():
+        assert pod["metadata"]["labels"].items() >= chosen.items(), name
+
+
+def test_no_secret_stands_in_the_files() -> None:
+    files = [ROOT / "cluster.yaml", *(ROOT / "infra").iterdir()]
+    for path in files:
+        text = path.read_text()
+        assert not re.search(r"RAY_AUTH_TOKEN\s*[=:]\s*\S", text), path
+        assert not re.search(r"\b[0-9a-f]{32,}\b|AKIA[0-9A-Z]{16}", text), path
+        assert "0.0.0.0" not in text, path
+
+
+def _pods(rayjob: dict[str, Any]) -> dict[str, Any]:
+    spec = rayjob["spec"]
+    groups = spec["rayClusterSpec"]
+    workers = {group["groupName"]: group["template"] for group in groups["workerGroupSpecs"]}
+    head = groups["headGroupSpec"]["template"]
+    return {"submitter": spec["submitterPodTemplate"], "head": head, **workers}
 
 
 def test_image_runs_as_an_ordinary_user() -> None:

@@ -129,6 +129,7 @@ def test_a_messy_night(tmp_path: Path, make_context: MakeContext) -> None:
             "keep_actions": ["view"],
             "max_events_per_day": 5,
             "max_quarantined": 0.5,
+            "max_unreadable_files": 1,
             "items": {
                 "path": "{root}/items.jsonl",
                 "format": "jsonl",
@@ -161,10 +162,13 @@ def test_a_messy_night(tmp_path: Path, make_context: MakeContext) -> None:
         "items": 3,
         "files": 4,
         "empty_files": 1,
+        "items_table.rows_read": 5,
         "items_table.rows": 2,
         "items_table.quarantined.bad_json": 1,
         "items_table.quarantined.duplicate_id": 1,
         "items_table.quarantined.null_item_id": 1,
+        "items_table.in_logs": 1,
+        "users_table.rows_read": 3,
         "users_table.rows": 2,
         "users_table.quarantined.null_user_id": 1,
     }

@@ -107,10 +107,12 @@ def test_a_question_names_what_the_user_had_and_what_is_offered(storage: Storage
     texts: list[str] = []
 
     class Tokenizer:
-        def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> list[int]:
-            texts.append(messages[0]["content"])
-            return [0] * (len(texts[-1]) // 4)
+        def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+            assert not add_special_tokens  # the chat template has them
+            texts.append(text.removeprefix("user : ").removesuffix("\nassistant : "))
+            return [0] * (len(text) // 4)
 
+    assert asked.frame == ("user : ", "\nassistant : ")
     object.__setattr__(asked, "tokenizer", Tokenizer())
     history, candidates = [A, B], [C, D]
     asked.choice(history, candidates)
@@ -147,3 +149,18 @@ def test_a_folder_that_is_no_chat_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chat" / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer.json is missing"):
         adopt_model(storage, str(tmp_path / "chat"))
+
+
+def test_a_question_has_the_tokens_that_the_chat_template_gives(storage: Storage) -> None:
+    vocabulary = load(storage, "runs/small/vocabulary")
+    asked = load_choices(storage, "runs/small/lm/instruct", vocabulary, 512)
+    prompt = asked.choice([A, B], [C, D])
+    text = asked.tokenizer.decode(prompt)
+    assert text.startswith("user :") and text.endswith("assistant :")
+    for message in ("Answer A . B", "user : assistant", "- A\n- B"):
+        expected = asked.tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}], add_generation_prompt=True, return_dict=False
+        )
+        before, behind = asked.frame
+        found = asked.tokenizer.encode(before + message + behind, add_special_tokens=False)
+        assert found == list(expected)

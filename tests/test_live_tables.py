@@ -36,6 +36,19 @@ def test_formats_mix_in_a_folder(tmp_path: Path) -> None:
     assert found.refused == {} and found.warnings("feedback") == []
 
 
+def test_ids_meet_those_of_other_tables_and_of_the_logs(tmp_path: Path) -> None:
+    """BigQuery's times, floats of pandas, and a word for nobody."""
+    (tmp_path / "a.csv").write_text(
+        "user_id,action,timestamp\n 1 ,click,2025-06-01 01:00:00 UTC\nnull,click,2025-06-01\n"
+    )
+    rows = {"user_id": [1.0, 1.5], "action": ["click"] * 2, "timestamp": [hour(2)] * 2}
+    pq.write_table(pa.table(rows), tmp_path / "b.parquet")
+    found = feedback(tmp_path)
+    assert found.table["user_id"].to_pylist() == ["1", "1"]
+    assert found.table["timestamp"].to_pylist() == [hour(1), hour(2)]
+    assert found.refused == {"bad_user_id": 1, "null_user_id": 1} and found.rows_read == 4
+
+
 def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     good = '{"user_id": "u", "action": "click", "timestamp": 1748736000000}'
     lines = [
@@ -59,6 +72,23 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     assert found.rows_read == 6 == found.table.num_rows + sum(found.refused.values())
     [warning] = found.warnings("feedback")
     assert warning.startswith("feedback: not all of 6 rows could be used: bad_json 1, ")
+
+
+def test_a_value_that_cannot_be_used_is_shown(tmp_path: Path) -> None:
+    rows = ["user_id,action,timestamp", "u,click,2025-06-01", "u,click,soon", "u,click,later"]
+    (tmp_path / "said.csv").write_text("\n".join(rows))
+    found = feedback(tmp_path)
+    assert found.refused == {"bad_timestamp": 2}
+    [warning] = found.warnings("feedback")
+    assert warning.endswith("of 3 rows could be used: bad_timestamp 2 (such as 'soon' in said.csv)")
+
+
+def test_rows_of_which_none_can_be_used_are_not_called_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "said.csv").write_text("user_id,action,timestamp\nu,click,31/01/2026 10 Uhr\n")
+    with pytest.raises(UserError, match="none of 1 rows can be used: bad_timestamp 1") as caught:
+        feedback(tmp_path)
+    assert "'31/01/2026 10 Uhr' in said.csv" in caught.value.message
+    assert "--timestamp-unit" in caught.value.message
 
 
 def test_numbers_that_must_be_there(tmp_path: Path) -> None:

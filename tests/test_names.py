@@ -79,7 +79,7 @@ def test_output_goes_neither_out_of_the_root_nor_over_what_is_ours(path: str) ->
 
 @pytest.mark.parametrize(
     ("section", "field"),
-    [({"name": "../x"}, "name"), ({"name": ""}, "name"), ({"name": "a\0b"}, "name"),
+    [({"name": "../x"}, "name"), ({"name": ""}, "name"), ({"name": "a b"}, "name"),
      ({"publish": {"name": "../y"}}, "publish.name"), ({"publish": {"name": ""}}, "publish.name"),
      ({"lm": {"name": "../../../x"}}, "lm.name"), ({"lm": {"from_run": "n1/lm"}}, "lm.from_run"),
      ({"lm": {"warm_start": ".."}}, "lm.warm_start")],

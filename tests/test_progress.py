@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from rich.console import Console
-
 from llmaug.progress import MemoryMeter, Progress
+from llmaug.terminal import Terminal
 
 
 def test_counts_of_all_steps_are_added_up_and_published() -> None:
@@ -27,7 +26,7 @@ def test_counts_of_all_steps_are_added_up_and_published() -> None:
 
 def test_without_a_terminal_stages_are_plain_numbered_lines() -> None:
     out = io.StringIO()
-    progress = Progress(Console(file=out, width=200))
+    progress = Progress(Terminal(file=out, width=200))
     progress.plan(["ingest", "split"])
     progress.skipped("ingest")
     progress.start("split")

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmaug.cleaning import Cleaned, clean_piece, user_hash
-from llmaug.columns import number_column, parse_times, text_column
-from llmaug.config import IngestConfig
+from llmaug.columns import parse_times
+from llmaug.config import FilesConfig, IngestConfig
 from llmaug.errors import UserError
-from llmaug.readers import Layout, Piece, count_rows, read_pieces
-from llmaug.side_tables import split_tags
+from llmaug.layout import Layout, Piece
+from llmaug.readers import check_columns, count_rows, read_pieces
 from llmaug.sources import list_sources, prune
 from llmaug.storage import Storage
 
@@ -25,15 +25,16 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 COLUMNS = ("user_id", "item_id", "action", "timestamp", "value")
 
 
+def layout_of(format: str, columns: dict[str, str] | None = None, **more: Any) -> Layout:
+    files = FilesConfig(path="logs", format=format, columns=columns or {}, **more)  # type: ignore
+    return Layout("ingest", files, ("user_id", "item_id", "timestamp"), COLUMNS)
+
+
 def read(path: Path, format: str, columns: dict[str, str] | None = None, **more: Any):
-    required = ("user_id", "item_id", "timestamp")
-    layout = Layout("ingest", format, columns or {}, required, COLUMNS, **more)  # type: ignore
-    place = Storage(str(path))
-    return [
-        piece
-        for source in list_sources(place, "ingest.path")
-        for piece in read_pieces(place, source, layout)
-    ]
+    layout, place = layout_of(format, columns, **more), Storage(str(path))
+    sources = list_sources(place, "ingest.path")
+    check_columns(place, sources, layout)
+    return [piece for source in sources for piece in read_pieces(place, source, layout)]
 
 
 def rows_of(pieces: list[Piece]) -> list[dict[str, Any]]:
@@ -116,7 +117,7 @@ def test_csv_with_a_mark_quotes_and_bad_rows(tmp_path: Path) -> None:
     ]
     (tmp_path / "x.csv").write_bytes(b"\r\n".join(rows))
     pieces = read(tmp_path, "csv")
-    assert refusals(pieces) == [(2, "bad_csv"), (3, "not_utf8"), (4, "bad_csv")]
+    assert refusals(pieces) == [(3, "bad_csv"), (4, "not_utf8"), (5, "bad_csv")]
     assert [r["item_id"] for r in rows_of(pieces)] == ["a,\nb", "c"]
     assert rows_of(pieces)[1]["user_id"] == "用户2"
 
@@ -124,18 +125,19 @@ def test_csv_with_a_mark_quotes_and_bad_rows(tmp_path: Path) -> None:
 def test_text_lines_are_searched_by_pattern(tmp_path: Path) -> None:
     (tmp_path / "x.log").write_text("[09:00] 用户1浏览了商品1\n服务器重启\n用户1购买了商品2\n\n")
     pattern = r"(?P<user_id>用户\d+)(?P<action>浏览|购买)了(?P<item_id>商品\d+)"
-    layout = Layout("ingest", "text", {}, ("user_id", "item_id"), COLUMNS, pattern)
+    files = FilesConfig(path="logs", format="text", pattern=pattern)
+    layout = Layout("ingest", files, ("user_id", "item_id"), COLUMNS)
     place = Storage(str(tmp_path))
     (source,) = list_sources(place, "ingest.path")
     pieces = list(read_pieces(place, source, layout))
     found = [(r["user_id"], r["action"], r["item_id"]) for r in rows_of(pieces)]
     assert found == [("用户1", "浏览", "商品1"), ("用户1", "购买", "商品2")]
     assert refusals(pieces) == [(2, "pattern_mismatch")]
-    assert count_rows(place, source, layout) == 4
-    with pytest.raises(UserError, match=r"name a group \(\?P<item_id>...\) in ingest.pattern"):
-        list(read_pieces(place, source, Layout("ingest", "text", {}, ("item_id",), pattern="(x)")))
+    assert count_rows(place, source, layout) == 3
+    with pytest.raises(UserError, match=r"name a group \(\?P<user_id>...\) in ingest.pattern"):
+        read(tmp_path, "text", pattern="(x)")
     with pytest.raises(UserError, match="ingest.pattern: not a regular expression"):
-        Layout("ingest", "text", {}, (), pattern="(")
+        layout_of("text", pattern="(")
 
 
 @pytest.mark.parametrize("size", [0, 20, 400])
@@ -217,22 +219,6 @@ def test_times_that_are_none() -> None:
         parse_times(pa.chunked_array([[True]]), None, "x")
 
 
-def test_ids_and_numbers() -> None:
-    ids, broken = text_column(pa.chunked_array([[1, None]]), "user_id", "x")
-    assert ids.to_pylist() == ["1", None] and not broken.any()
-    raw = pa.array([b"u1", b"\xff", b" ", None])
-    ids, broken = text_column(pa.chunked_array([raw]), "user_id", "x")
-    assert ids.to_pylist() == ["u1", None, None, None]
-    assert broken.tolist() == [False, True, False, False]
-    coded = pa.chunked_array([pa.array(["a", "b", "a"]).dictionary_encode()])
-    assert text_column(coded, "item_id", "x")[0].to_pylist() == ["a", "b", "a"]
-    with pytest.raises(UserError, match="x: column 'user_id' is double, neither text nor integer"):
-        text_column(pa.chunked_array([[1.0]]), "user_id", "x")
-    value, bad = number_column(pa.chunked_array([["1.5", "", "nan", "five", "1e99"]]), "value", "x")
-    assert value.to_pylist()[:4] == [1.5, None, None, None]
-    assert bad.tolist() == [False, False, False, True, True]
-
-
 def test_each_bad_row_has_its_reason() -> None:
     good = "2025-12-31T00:00:00Z"
     cleaned = clean(
@@ -290,10 +276,3 @@ def _blake(text: str) -> bytes:
     import hashlib
 
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def test_tags_come_as_lists_or_text() -> None:
-    texts = pa.chunked_array([["a|b, c", "a, b", '["x", "y"]', "", None]])
-    expected: list[list[str]] = [["a", "b, c"], ["a", "b"], ["x", "y"], [], []]
-    assert split_tags(texts).to_pylist() == expected
-    assert split_tags(pa.chunked_array([[["a", None, "a"], None]])).to_pylist() == [["a"], []]

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from llmaug import gate, report, summary
 from llmaug.comparison import Lists, figures, segments, sum_ranks
 from llmaug.config import Config
+from llmaug.terminal import Terminal
 from tests.test_comparison import random_ranks
 
 FEW = ("real", "augmented")
@@ -201,6 +201,6 @@ def test_the_summary_has_a_row_for_each_arm_on_80_columns(arms: tuple[str, ...])
 
 
 def shown(table: Any) -> str:
-    console = Console(width=80, record=True, file=io.StringIO())
+    console = Terminal(width=80, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()

@@ -18,9 +18,11 @@ import pytest
 
 from llmaug import lease as lease_module
 from llmaug import pointer, s3
+from llmaug.config import FilesConfig
 from llmaug.errors import UserError
+from llmaug.layout import Layout
 from llmaug.lease import Lease
-from llmaug.readers import Layout, read_pieces
+from llmaug.readers import read_pieces
 from llmaug.sources import list_sources
 from llmaug.storage import Storage, digest
 from tests.faults import FAULTS, FaultProxy, fault_proxy
@@ -371,6 +373,7 @@ def test_logs_on_storage_that_does_not_answer_are_not_taken_for_damaged(
     sources = list_sources(place, "ingest")
     proxy.share, proxy.faults = 1.0, ["internal_error"]
     for source, kind in zip(sources, ("parquet", "jsonl"), strict=True):
-        layout = Layout("ingest", kind, {}, ("user_id",), ("user_id", "item_id"))  # type: ignore
+        files = FilesConfig(path=place.root, format=kind)  # type: ignore
+        layout = Layout("ingest", files, ("user_id",), ("user_id", "item_id"))
         with pytest.raises(UserError, match="storage does not answer"):
             list(read_pieces(place, source, layout))

@@ -253,4 +253,5 @@ def load(storage: Storage, folder: str, vocabulary: Vocabulary, model_digest: st
     """The model in `folder`, fetched once a digest and machine. Raises UserError as `check`."""
     notes = check(storage, folder, vocabulary)
     local = fetch_model(storage, folder, model_digest)
-    return Completer(BertForMaskedLM.from_pretrained(local), notes["num_passes"])
+    plain = BertForMaskedLM.from_pretrained(local, trust_remote_code=False, use_safetensors=True)
+    return Completer(plain, notes["num_passes"])

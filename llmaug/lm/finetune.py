@@ -129,10 +129,10 @@ class ChatModel(nn.Module):
     def __init__(self, folder: str, config: LmConfig) -> None:
         """folder: a local one."""
         super().__init__()
-        self._stored_as = AutoConfig.from_pretrained(folder).dtype
+        self._stored_as = AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype
         self._with_adapters = config.finetune == "lora"
         self.chat: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
         if self._with_adapters:
             from peft import LoraConfig, get_peft_model

@@ -14,7 +14,7 @@ holds the neighbours of the items, and the chat model again where it is fine-tun
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -25,6 +25,7 @@ import pyarrow as pa
 from llmaug.config import Config
 from llmaug.errors import UserError
 from llmaug.hf_folder import adopt_folder
+from llmaug.lm.chat_template import chat_frame
 from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.language import Language
 from llmaug.lm.prompts import Prompts
@@ -57,13 +58,15 @@ def fit(context: Context) -> dict[str, Any]:
     storage, lm = context.storage, context.config.lm
     folder = context.folder(f"lm/{lm.name}")
     vocabulary = load(storage, context.folder("vocabulary"))
-    model_folder, model_digest = adopt_model(storage, str(lm.folder))
-    letters = letter_tokens(_tokenizer(storage, model_folder, model_digest))
+    model_folder, model_digest = adopt_model(storage, str(lm.folder), context.progress.note)
+    tokenizer = _tokenizer(storage, model_folder, model_digest)
+    letters = letter_tokens(tokenizer)
+    frame = chat_frame(tokenizer, f"lm.folder {lm.folder}")
     table = neighbours(storage, f"{context.folder('split')}/{TRAIN}", vocabulary)
     counted = storage.write_table(table, folder, NEIGHBOURS)
     notes = {"model": "instruct", "name": lm.name, "vocabulary_digest": vocabulary.digest,
              "model_folder": model_folder, "model_digest": model_digest, "letters": letters,
-             "text": lm.prompt_language}  # fmt: skip
+             "frame": frame, "text": lm.prompt_language}  # fmt: skip
     storage.write_json(notes, folder, NOTES)
     facts: dict[str, Any] = {}
     if lm.finetune:
@@ -86,11 +89,13 @@ def num_candidates(config: Config) -> int:
     return max((s.num_candidates for s in config.plan.strategies if s.kind == "choose"), default=8)
 
 
-def adopt_model(storage: Storage, uri: str) -> tuple[str, str]:
+def adopt_model(
+    storage: Storage, uri: str, note: Callable[[str], None] = lambda _: None
+) -> tuple[str, str]:
     """Copy the Hugging Face folder at `uri` below the root once; returns its folder there and
     its digest. Raises UserError when it is no chat model."""
     needed = (CONFIG, "tokenizer_config.json", "tokenizer.json")
-    return adopt_folder(storage, uri, "lm.folder", "a chat model", needed)
+    return adopt_folder(storage, uri, "lm.folder", "a chat model", needed, note)
 
 
 def neighbours(storage: Storage, train: str, vocabulary: Vocabulary) -> pa.Table:
@@ -135,6 +140,8 @@ class Choices(Prompts):
     vocabulary: Vocabulary
     tokenizer: Any
     letters: list[int]
+    frame: tuple[str, str]
+    """What stands before and behind the question, by the model's chat template."""
     text: str
     table: pa.Table
     """As `neighbours` gives it."""
@@ -183,10 +190,8 @@ class Choices(Prompts):
                 for letter, token in zip(LETTERS, candidates, strict=False)
             ),
         )
-        prompt = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
-        )
-        return list(prompt)
+        before, behind = self.frame
+        return list(self.tokenizer.encode(before + content + behind, add_special_tokens=False))
 
     def events(
         self, strategy: str, tokens: Sequence[int], candidates: Sequence[int] | None = None
@@ -225,6 +230,10 @@ def load_choices(
 ) -> Choices:
     """How the chat model of `lm/<name>` (`folder`) is asked."""
     notes = storage.read_json(folder, NOTES)
+    if "frame" not in notes:
+        raise UserError(
+            f"{storage.uri(folder)}: made by an earlier version of llmaug; run stage lm anew there"
+        )
     return Choices(
         kind="instruct",
         language=Language(vocabulary.num_tokens),
@@ -232,6 +241,7 @@ def load_choices(
         vocabulary=vocabulary,
         tokenizer=_tokenizer(storage, notes["model_folder"], notes["model_digest"]),
         letters=notes["letters"],
+        frame=tuple(notes["frame"]),
         text=notes["text"],
         table=storage.read_table(folder, NEIGHBOURS),
     )
@@ -241,7 +251,8 @@ def load_choices(
 def _tokenizer(storage: Storage, folder: str, version: str) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(storage.fetch_folder(folder, version))
-    if not tokenizer.chat_template:
-        raise UserError(f"lm.folder: {storage.uri(folder)} has no chat template: no chat model")
-    return tokenizer
+    local = storage.fetch_folder(folder, version)
+    try:
+        return AutoTokenizer.from_pretrained(local, trust_remote_code=False)
+    except Exception as error:
+        raise UserError(f"lm.folder: {storage.uri(folder)} has no tokenizer: {error}") from error

@@ -31,6 +31,7 @@ from llmaug.lm.sampling import draw, shaped
 from llmaug.sequences import Sequences
 from llmaug.stage import Context
 from llmaug.storage import Storage, digest
+from llmaug.stored import read_note
 from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
 from llmaug.vocabulary import load as load_vocabulary
 
@@ -206,7 +207,7 @@ def fit(context: Context) -> dict[str, Any]:
     folder = context.folder(f"lm/{lm.name}")
     vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
     totals = count_train(context, folder, vocabulary, lm.order)
-    parts = {part: storage.read_json(folder, f"{part}.json") for part in storage.parts(folder)}
+    parts = {part: read_note(storage, folder, part) for part in storage.parts(folder)}
     notes = {
         "model": "ngram",
         "name": lm.name,

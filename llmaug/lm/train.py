@@ -272,8 +272,8 @@ _CODE = {
                "llmaug.losses", "llmaug.trainer", "llmaug.sequences"),
     "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features",
                "llmaug.item_features", "llmaug.trainer", "llmaug.sequences"),
-    "instruct": ("llmaug.lm.instruct", "llmaug.lm.finetune", "llmaug.trainer",
-                 "llmaug.sequences"),
+    "instruct": ("llmaug.lm.instruct", "llmaug.lm.finetune", "llmaug.lm.chat_template",
+                 "llmaug.lm.render_template", "llmaug.trainer", "llmaug.sequences"),
     "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),
 }  # fmt: skip
 

@@ -47,7 +47,9 @@ def warm_start(
     language = load_language(storage, folder, known_words)
     if language.items or model.language.items:
         raise UserError("lm.warm_start: models with semantic ids cannot start from another one")
-    earlier: Any = LlamaForCausalLM.from_pretrained(fetch_model(storage, folder, version))
+    earlier: Any = LlamaForCausalLM.from_pretrained(
+        fetch_model(storage, folder, version), trust_remote_code=False, use_safetensors=True
+    )
     _check_shape(storage.uri(folder), model, earlier)
     with torch.no_grad():
         table = earlier.model.embed_tokens.weight

@@ -1,0 +1,74 @@
+"""A finished night made in a second: the real pipeline, without Ray and engines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmaug import ingest, train
+from llmaug.config import load_config
+from llmaug.pipeline import run as run_pipeline
+from llmaug.stage import MANIFEST, Context, fingerprint
+from llmaug.storage import Storage
+from tests.tables import Row, events, histories, map_parts_here
+
+NIGHT = "night"
+CONFIG: dict[str, Any] = {
+    "name": NIGHT,
+    "ingest": {"format": "csv", "num_parts": 2},
+    "split": {"kind": "leave_one_out"},
+    "plan": {"strategies": []},
+    "train": {"model": "popularity"},
+    "evaluate": {"num_bootstrap": 100},
+}
+USERS = {"u1": "abc", "u2": "bca", "u3": "cab", "u4": "abcd"}
+
+
+def without_ray(patch: pytest.MonkeyPatch) -> None:
+    """Parts are done here, one after the other; what would start Ray fails the test."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("llmaug.") and hasattr(module, "map_parts"):
+            patch.setattr(module, "map_parts", map_parts_here)
+    patch.setattr(train, "_solve", lambda context, *arguments: train.solve(*arguments))
+
+
+def make_night(
+    root: Path, home: Path, rows: list[Row] | None = None, **sections: dict[str, Any]
+) -> Path:
+    """A run and its published model below `root`; its logs and its config, which is returned,
+    are in `home`."""
+    config_path = home / "config.yaml"
+    config = {**CONFIG, "ingest": {**CONFIG["ingest"], "path": str(home / "events.csv")}}
+    config_path.write_text(yaml.safe_dump(config | sections), encoding="utf-8")
+    rows = rows or histories(**USERS)
+    lines = [f"{user},{item},{hour}" for user, item, hour in rows]
+    text = "\n".join(["user_id,item_id,timestamp", *lines, ""])
+    (home / "events.csv").write_text(text, encoding="utf-8")
+    config, storage = load_config(config_path), Storage(str(root))
+    context = Context(storage, config, NIGHT)
+    write_ingest(context, rows)
+    run_pipeline(config, storage, NIGHT)
+    return config_path
+
+
+def write_ingest(context: Context, rows: list[Row]) -> None:
+    """What stage `ingest` leaves behind."""
+    import pyarrow as pa
+
+    from llmaug.cleaning import user_hash
+
+    folder, parts, num_users = context.folder("ingest"), 2, len({user for user, _, _ in rows})
+    for part in range(parts):
+        own = [row for row in rows if user_hash(pa.array([row[0]]))[0] % parts == part]
+        counts = {"users": len({row[0] for row in own})}
+        context.storage.write_part(events(own), counts, folder, f"part-{part:05d}")
+    manifest = {
+        **fingerprint(ingest.STAGE, context),
+        "counts": {"rows_read": len(rows), "accepted": len(rows), "users": num_users},
+        "parts": [{"rows": 1}], "seconds": 1.0, "peak_rss_mb": 1,
+    }  # fmt: skip
+    context.storage.write_json(manifest, folder, MANIFEST)

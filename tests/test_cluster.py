@@ -1,0 +1,89 @@
+"""Connecting to Ray: quietly, with a sentence where there is none, and without a secret among what
+is passed on to the workers (it stands in Ray's logs)."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import pytest
+
+from llmaug import cluster
+from llmaug.cluster import WORKER_ENV, worker_env
+from llmaug.config import RayConfig
+from llmaug.errors import UserError
+
+_SECRETS = (
+    "VLLM_API_KEY",
+    "LLMAUG_TOKEN",
+    "LLMAUG_PASSWORD",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "HF_TOKEN",
+    "RAY_AUTH_TOKEN",
+    "OPENAI_API_KEY",
+    "VLLM_S3_SECRET",
+    "OMP_NUM_THREADS_KEY",
+    "HTTPS_PROXY",
+)
+
+
+def test_no_variable_reaches_the_workers_but_those_that_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in _SECRETS:
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    passed = worker_env()
+    assert "hunter2" not in passed.values() and not passed.keys() & set(_SECRETS)
+    assert passed["OMP_NUM_THREADS"] == "3" and passed["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert passed.items() >= WORKER_ENV.items()
+
+
+def test_none_of_the_named_variables_sounds_like_a_secret() -> None:
+    secret = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|PROXY|URL", re.IGNORECASE)
+    named = [*cluster._PASSED_ON, *WORKER_ENV]
+    assert [name for name in named if secret.search(name)] == ["TOKENIZERS_PARALLELISM"]
+
+
+def test_the_runtime_env_of_a_job_is_what_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **arguments: given.update(arguments))
+    monkeypatch.setattr(cluster.signal, "signal", lambda *_: None)
+    monkeypatch.setenv("VLLM_API_KEY", "hunter2")
+    cluster.connect(RayConfig(address="auto"))
+    assert given["runtime_env"] == {"env_vars": worker_env()}
+    assert "hunter2" not in str(given)
+
+
+def test_what_others_write_meanwhile_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    with cluster._stderr_without("level"):
+        os.write(2, b"a warning\nset the level to 3\nmore\n")
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "a warning\nmore\nafterwards\n"
+
+
+def test_an_error_inside_comes_out_with_what_was_written(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(RuntimeError, match="no Ray"), cluster._quiet_core():
+        os.write(2, b"why\n")
+        raise RuntimeError("no Ray")
+    assert capfd.readouterr().err == "why\n"
+
+
+def test_an_address_where_no_ray_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**_: object) -> None:
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UserError, match="no Ray cluster at ray://nowhere:10001: ray client"):
+        cluster._start(RayConfig(address="ray://nowhere:10001"))
