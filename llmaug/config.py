@@ -33,8 +33,9 @@ Name = Annotated[str, AfterValidator(check_name)]
 class _Model(BaseModel):
     # A comparison with NaN is false: a gate with `min_lift: .nan` lets every model pass.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )  # fmt: skip
 
 
 class StorageConfig(_Model):
@@ -833,6 +834,13 @@ class Config(_Model):
     recommend: RecommendConfig = RecommendConfig()
     ray: RayConfig = RayConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_can_be_used(cls, raw: Any) -> Any:
+        for field, wrong in unusable_texts(raw):
+            raise ValueError(f"{field}: {wrong}")
+        return raw
+
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         if self.lm.user_attributes and self.ingest.users is None:
@@ -904,24 +912,20 @@ def load_config(path: str | Path) -> Config:
 
 def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
     """Check a config that was read already; `where` names it in messages."""
-    lines = [f"{field}: {wrong}" for field, wrong in unusable_texts(raw)]
-    if lines:
-        raise UserError(_listed(lines, where))
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         lines = [_explain(problem) for problem in problems[:_MAX_MISTAKES]]
-        raise UserError(_listed(lines, where, len(problems) - len(lines))) from error
-
-
-def _listed(lines: list[str], where: str, num_left_out: int = 0) -> str:
-    more = [f"and {num_left_out} more"] if num_left_out else []
-    return "\n".join(f"{where}: {line}" for line in [*lines[:_MAX_MISTAKES], *more])
+        if len(problems) > len(lines):
+            lines.append(f"and {len(problems) - len(lines)} more")
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from error
 
 
 def _explain(problem: Any) -> str:
     where = ".".join(str(step) for step in problem["loc"]) or "(top level)"
+    if problem["type"] == "value_error" and not problem["loc"]:  # of fields that it names
+        return str(problem["msg"].removeprefix("Value error, "))
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
     known = _fields_at(problem["loc"][:-1])

@@ -55,6 +55,8 @@ def unusable_texts(raw: Any) -> Iterator[tuple[str, str]]:
     queue: list[tuple[str, Any]] = [("", raw)]
     while queue:
         field, value = queue.pop()
+        if hasattr(value, "model_dump"):  # a section that was made already
+            value = value.model_dump()
         if isinstance(value, dict):
             for key, below in value.items():
                 queue += [(f"{field}.{key}".lstrip("."), below), ("a key", key)]
@@ -62,8 +64,9 @@ def unusable_texts(raw: Any) -> Iterator[tuple[str, str]]:
             queue += [(f"{field}.{number}", below) for number, below in enumerate(value)]
         elif isinstance(value, str):
             if "\0" in value or not _encodes(value):
-                yield field, "holds a NUL or half of a surrogate pair"
-            elif has_password(value):
+                wrong = "a text with a NUL or half of a surrogate pair"
+                yield field, f"{wrong} cannot be a folder's name, a path or a column"
+            elif has_password(value) and field.rpartition(".")[2] != "pattern":  # reads URLs
                 yield field, ADVICE
 
 

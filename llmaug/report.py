@@ -14,7 +14,7 @@ from llmaug.names import run_folder
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 from llmaug.stage import Context, Stage
 from llmaug.storage import Storage, digest
-from llmaug.stored import MANIFEST, Manifest, damaged, read_record
+from llmaug.stored import MANIFEST, Manifest, damaged, need_record, read_record
 
 _SAMPLE_USERS = 3
 FORECAST, METRICS = "forecast.json", "metrics.json"
@@ -233,9 +233,9 @@ def load_metrics(storage: Storage, run_id: str) -> dict[str, Any] | None:
     written."""
     folder = f"{run_folder(run_id)}/report"
     manifest = read_record(storage, Manifest, folder, MANIFEST)
-    metrics = storage.read_json(folder, METRICS)
-    if manifest is None or metrics is None:
+    if manifest is None:
         return None
+    metrics = need_record(storage, dict, folder, METRICS)
     written = manifest["counts"].get("metrics_digest")
     if written not in (None, digest(storage.read(folder, METRICS))):
         raise damaged(storage, "it is not what was written", folder, METRICS)

@@ -198,7 +198,7 @@ class Storage:
     def read_version(self, *names: str) -> tuple[Any, str | None]:
         """(parsed JSON, version) for `swap`; (None, None) when there is no such object."""
         data, version = self._versioned(*names)
-        return (None if data is None else json.loads(data)), version
+        return (None if data is None else parse_json(self, data, *names)), version
 
     def read_any(self, *names: str) -> tuple[Any, str | None]:
         """As `read_version`, with None for an object that is no JSON."""

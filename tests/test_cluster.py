@@ -87,3 +87,10 @@ def test_an_address_where_no_ray_answers_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(UserError, match="no Ray cluster at ray://nowhere:10001: ray client"):
         cluster._start(RayConfig(address="ray://nowhere:10001"))
+
+
+def test_a_ray_of_this_machine_asks_for_a_token_too(ray_session: None) -> None:
+    """It listens on all interfaces, whatever it is told: Ray makes a token for it by itself."""
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    assert is_token_auth_enabled()

@@ -53,7 +53,7 @@ _REFUSED = {
     "neg": "gate.min_lift: Input should be greater than or equal to -1",
     "no_anchor": "found undefined alias 'nothing'",
     "no_such_day": "day is out of range for month",
-    "nul": "name: holds a NUL",
+    "nul": "name: a text with a NUL",
     "numbers_as_keys": "1: Keys should be strings",
     "surrogate": "half of a surrogate pair",
     "tab": "line 2: found character '\\t'",

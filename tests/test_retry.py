@@ -86,6 +86,28 @@ def test_only_the_failed_units_are_asked_again(context: Context) -> None:
     assert run_stage(generate.STAGE, context)["skipped"]
 
 
+@pytest.mark.parametrize("retried", [False, True])
+def test_of_damaged_outcomes_one_part_is_asked_again_whatever_was_retried(
+    context: Context, retried: bool
+) -> None:
+    if retried:
+        retry_failed(context.storage, "test")
+    before, print_before = answers(context), fingerprint_after(context)
+    storage, folder = context.storage, context.folder("outcomes")
+    part = storage.parts(folder)[1]
+    lost = set(storage.read_part(folder, part)["unit_id"].to_pylist())
+    storage.delete(folder, f"{part}.parquet")
+
+    assert not run_stage(generate.STAGE, context)["skipped"]
+
+    after = answers(context)
+    assert after.keys() == before.keys()
+    assert {unit for unit in after if after[unit] != before[unit]} <= lost
+    changed = after != before
+    assert (fingerprint_after(context) != print_before) == changed
+    assert run_stage(generate.STAGE, context)["skipped"]
+
+
 def fingerprint_after(context: Context) -> str:
     """Of a stage that depends on the outcomes."""
     from llmaug.stage import Stage

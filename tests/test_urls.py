@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from llmaug.config import Config, parse_config
+from llmaug.config import Config, IngestConfig, parse_config
 from llmaug.errors import UserError
 from llmaug.storage import Storage
 from llmaug.urls import has_password, redacted
@@ -61,6 +62,21 @@ def test_no_field_of_the_config_takes_a_password(field: str, url: str) -> None:
     with pytest.raises(UserError, match=f"^config: {field}: a URL with a password") as caught:
         parse_config(raw)
     assert _SECRET not in str(caught.value) and "AKIAEXAMPLE" not in str(caught.value)
+
+
+def test_a_pattern_may_read_passwords_out_of_urls() -> None:
+    pattern = r"https://(\S+):(\S+)@shop/\?token=(?P<user_id>\w+)&item=(?P<item_id>\d+)"
+    config = parse_config({"ingest": {"format": "text", "pattern": pattern}})
+    assert config.ingest.pattern == pattern
+
+
+@pytest.mark.parametrize("url", _WITH)
+def test_no_config_of_the_python_api_does_either(url: str) -> None:
+    for make in (lambda: Config(ingest={"path": url}),
+                 lambda: Config(ingest=IngestConfig(path=url))):  # fmt: skip
+        with pytest.raises(ValidationError, match="ingest.path: a URL with a password") as caught:
+            make()
+        assert _SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", _WITH)
