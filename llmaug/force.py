@@ -53,13 +53,8 @@ def publish_run(
             storage.delete(folder, publish.FORCED)
         elif _refused(context, reason):
             storage.write_json(_record(context, reason), folder, publish.FORCED)
-        path = [
-            replace(stage, run=partial(publish.run, by_force=reason))
-            if step == "publish"
-            else stage
-            for step, stage in stages(context.config)
-            if step in ("publish", "recommend", "report")
-        ]
+        path = [stage for _, stage in stages(context.config) if stage.name in RENEWED]
+        path[0] = replace(path[0], run=partial(publish.run, by_force=reason))
         context.progress.plan([stage.name for stage in path])
         published, *_ = [run_stage(stage, context) for stage in path]
         if published["skipped"]:  # that night's stage stands; CURRENT may have moved since

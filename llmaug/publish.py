@@ -53,7 +53,7 @@ def card_of(context: Context) -> dict[str, Any]:
         if file[0] not in "_." and file != FILES
     }
     facts = context.storage.read_json(source, "_trained.json") or {}
-    if digest(files) != facts.get("model_digest"):
+    if digest({n: d for n, d in files.items() if n != FILES}) != facts.get("model_digest"):
         folder = context.storage.uri(context.folder(f"model/{arm}"))
         raise UserError(
             f"{context.storage.uri(source)}: not the files that training wrote; remove {folder} "

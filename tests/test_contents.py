@@ -103,8 +103,8 @@ def everything(storage: Storage, folder: str) -> dict[str, bytes]:
 
 
 def write_more(folder: Path) -> None:
-    beside = Storage(str(folder.parent))
-    beside.write_part(pa.table({"item_id": ["x"]}), {}, folder.name, "part-00099")
+    table = pa.table({"item_id": ["x"]})
+    Storage(str(folder.parent)).write_part(table, {}, folder.name, "part-00099")
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
