@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from llmaug import cli, doctor
+from llmaug import cli, doctor, lease
 from llmaug.errors import UserError
 from tests.nights import NIGHT, make_night, without_ray
 from tests.test_terminal import HOSTILE, OBEYED
@@ -75,6 +75,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, "disconnect", lambda: None)
         if name.startswith("llmaug.") and hasattr(module, "connect"):
             monkeypatch.setattr(module, "connect", refuse)
+    # A lease of another machine is watched for a minute; the one in the copies never moves.
+    monkeypatch.setattr(lease.Lease, "_watch", lambda *_: True, raising=False)
     monkeypatch.setattr(doctor, "_PROBE", """print('{"broken": [], "cuda": false}')""")
 
 
@@ -234,8 +236,8 @@ FIRST_READ = {
 def copy(finished: Path, to: Path) -> Path:
     root = to / "root"
     shutil.copytree(finished, root, symlinks=True, copy_function=os.link)
-    lease = {"host": "elsewhere", "pid": 1, "heartbeat": 0.0, "token": "x"}
-    (root / NIGHT_FILES / "lease.json").write_text(json.dumps(lease))
+    holder = {"host": "elsewhere", "pid": 1, "heartbeat": 0.0, "token": "x"}
+    (root / NIGHT_FILES / "lease.json").write_text(json.dumps(holder))
     return root
 
 
