@@ -301,7 +301,7 @@ ROOTS = {
     "S3://bucket/logs": "write s3://bucket/logs",
     "gs://bucket/logs": "through its S3 interface",
     "hdfs://name/logs": "folders or s3://bucket/prefix",
-    "abfss://box@account/logs": "folders or s3://bucket/prefix",
+    "abfss://account/logs": "folders or s3://bucket/prefix",
     "http://example.org/x": "folders or s3://bucket/prefix",
     "://": "folders or s3://bucket/prefix",
     "nights/*": "not a pattern",
