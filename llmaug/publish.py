@@ -13,8 +13,8 @@ from llmaug import pointer
 from llmaug.arms import AUGMENTED
 from llmaug.errors import UserError
 from llmaug.stage import Context, Stage
-from llmaug.storage import digest
-from llmaug.stored import Forced, read_record
+from llmaug.storage import FILES, digest
+from llmaug.stored import Forced, Trained, need_record, read_record
 
 FORCED = "forced.json"
 
@@ -51,8 +51,9 @@ def card_of(context: Context) -> dict[str, Any]:
         for file in context.storage.names(source)
         if file[0] not in "_."  # notes, and what a write that was killed has left
     }
-    facts = context.storage.read_json(source, "_trained.json") or {}
-    if digest(files) != facts.get("model_digest"):
+    facts = need_record(context.storage, Trained, source, "_trained.json")
+    # The list of the files (`Storage.put_folder`) goes with them and is none of them.
+    if digest({file: of for file, of in files.items() if file != FILES}) != facts["model_digest"]:
         folder = context.storage.uri(context.folder(f"model/{arm}"))
         raise UserError(
             f"{context.storage.uri(source)}: not the files that training wrote; remove {folder} "

@@ -103,7 +103,8 @@ def everything(storage: Storage, folder: str) -> dict[str, bytes]:
 
 
 def write_more(folder: Path) -> None:
-    Storage(str(folder)).write_part(pa.table({"item_id": ["x"]}), {}, "", "part-00099")
+    place = Storage(str(folder.parent))
+    place.write_part(pa.table({"item_id": ["x"]}), {}, folder.name, "part-00099")
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
