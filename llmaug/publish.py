@@ -14,7 +14,7 @@ from llmaug.arms import AUGMENTED
 from llmaug.errors import UserError
 from llmaug.stage import Context, Stage
 from llmaug.storage import FILES, digest
-from llmaug.stored import Forced, read_record
+from llmaug.stored import Forced, Trained, need_record, read_record
 
 FORCED = "forced.json"
 
@@ -49,11 +49,11 @@ def card_of(context: Context) -> dict[str, Any]:
     files = {
         file: digest(context.storage.read(source, file))
         for file in context.storage.names(source)
-        # Notes, and what a write that was killed has left.
-        if file[0] not in "_." and file != FILES
+        if file[0] not in "_."  # notes, and what a write that was killed has left
     }
-    facts = context.storage.read_json(source, "_trained.json") or {}
-    if digest({n: d for n, d in files.items() if n != FILES}) != facts.get("model_digest"):
+    facts = need_record(context.storage, Trained, source, "_trained.json")
+    # The list of the files (`Storage.put_folder`) goes with them and is none of them.
+    if digest({file: of for file, of in files.items() if file != FILES}) != facts["model_digest"]:
         folder = context.storage.uri(context.folder(f"model/{arm}"))
         raise UserError(
             f"{context.storage.uri(source)}: not the files that training wrote; remove {folder} "
@@ -115,7 +115,7 @@ def _write(context: Context, card: dict[str, Any]) -> dict[str, Any]:
     storage, version = context.storage, card["version"]
     source = _source(context, card["arm"], card["seed"])
     there = storage.names(version)
-    for file in (*card["files"], *({FILES} & set(storage.names(source)))):
+    for file in card["files"]:
         if file not in there:
             storage.write(storage.read(source, file), version, file)
     storage.create(card, version, pointer.CARD)

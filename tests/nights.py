@@ -71,5 +71,7 @@ def write_ingest(context: Context, rows: list[Row]) -> None:
         **fingerprint(ingest.STAGE, context),
         "counts": {"rows_read": len(rows), "accepted": len(rows), "users": num_users},
         "parts": [{"rows": 1}], "seconds": 1.0, "peak_rss_mb": 1,
+        "finished_utc": "2026-01-31T04:00:00Z",
     }  # fmt: skip
+    context.storage.write_json({}, f"runs/{NIGHT}", "run.json")
     context.storage.write_json(manifest, folder, MANIFEST)

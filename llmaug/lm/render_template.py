@@ -34,9 +34,9 @@ def main() -> None:
                 raise ValueError(f"more than {_MAX_LEN} characters of one message")
             rendered.append(text)
     except (Exception, RecursionError) as error:
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"[:300]}))
+        json.dump({"error": f"{type(error).__name__}: {error}"[:300]}, sys.stdout)
         return
-    print(json.dumps({"rendered": rendered}))
+    json.dump({"rendered": rendered}, sys.stdout)
 
 
 def _limit() -> None:
