@@ -108,6 +108,11 @@ def _start(config: RayConfig) -> None:
         return
     try:
         ray.init(address=address, runtime_env={"env_vars": worker_env()}, log_to_driver=False)
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(
+            f"Ray at {address} asks for its token: set RAY_AUTH_TOKEN, or bring the file "
+            "~/.ray/auth_token of the cluster (`ray get-auth-token`)"
+        ) from error
     except (ConnectionError, ValueError) as error:
         raise UserError(
             f"no Ray cluster at {address}: {error}. Set ray.address or RAY_ADDRESS right, or "

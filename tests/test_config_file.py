@@ -57,6 +57,8 @@ _REFUSED = {
     "numbers_as_keys": "1: Keys should be strings",
     "surrogate": "half of a surrogate pair",
     "tab": "line 2: found character '\\t'",
+    "emptyname": "name: '' cannot be a folder's name",
+    "names": "lm.name: '../../../x' cannot be a folder's name",
     "tag": "line 1: the tag !!python/object/apply:os.system",
     "tag_int": "line 1: the tag !!int",
     "text": "a config is a mapping of sections, not a str",
@@ -66,16 +68,12 @@ _REFUSED = {
     "utf16": "is not UTF-8",
 }
 _READ = ("base_ok", "bom", "empty", "fmt", "merge_ok", "numbers", "ok", "only_a_comment", "regex")
-# Names that no folder may have are refused by the fields, with a sentence of their own.
-_NAMES = ("emptyname", "names")
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.stem)
 def test_each_config_of_the_corpus_is_read_or_refused_with_a_sentence(path: Path) -> None:
     if path.stem in _READ:
         assert isinstance(load_config(path), Config)
-    elif path.stem in _NAMES:
-        assert outcome_of(path)
     else:
         with pytest.raises(UserError) as caught:
             load_config(path)
@@ -95,7 +93,7 @@ def outcome_of(path: Path) -> Config | UserError:
         assert str(path.parent) in error.message or path.name in error.message
         return error
     finally:
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 60
 
 
 def test_numbers_are_read_as_ever() -> None:
