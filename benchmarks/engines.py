@@ -22,12 +22,12 @@ import psutil
 import typer
 from inputs import SAME_PRIORITY, fake_run
 
-from llmaug import generate
-from llmaug.cluster import WORKER_ENV, disconnect
 from llmaug.config import parse_config
-from llmaug.engines import Engine
-from llmaug.stage import Context
-from llmaug.storage import Storage
+from llmaug.core.cluster import WORKER_ENV, disconnect
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
+from llmaug.generate import stage as generate
+from llmaug.generate.engines import Engine
 
 app = typer.Typer(add_completion=False)
 LM = {"hidden_size": 128, "num_layers": 4, "num_heads": 4, "context_len": 64}

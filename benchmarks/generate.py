@@ -27,13 +27,13 @@ import pyarrow as pa
 import typer
 from inputs import SAME_PRIORITY, fake_run, smollm2
 
-from llmaug.cluster import WORKER_ENV, connect, disconnect
 from llmaug.config import Config, parse_config
-from llmaug.engines import sampling_params, vllm_arguments
-from llmaug.generate import run
-from llmaug.stage import Context
-from llmaug.storage import Storage
-from llmaug.units import Units
+from llmaug.core.cluster import WORKER_ENV, connect, disconnect
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
+from llmaug.generate.engines import sampling_params, vllm_arguments
+from llmaug.generate.stage import run
+from llmaug.generate.units import Units
 
 
 def main(

@@ -19,12 +19,12 @@ from typing import Annotated, Any
 import pyarrow as pa
 import typer
 
+from llmaug.core.stage import MANIFEST
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
+from llmaug.ingest.split import TRAIN
+from llmaug.items.vocabulary import load
 from llmaug.schema import ACCEPTED
-from llmaug.split import TRAIN
-from llmaug.stage import MANIFEST
-from llmaug.storage import Storage
-from llmaug.vocabulary import load
 
 
 def main(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:

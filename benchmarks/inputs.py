@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from llmaug.core.stage import MANIFEST, Context
+from llmaug.items.vocabulary import ITEMS_PART, NUM_SPECIAL, Statistics, of_items
+from llmaug.lm.causal.language import Language
 from llmaug.lm.folder import NOTES
-from llmaug.lm.language import Language
-from llmaug.plan_parts import Source, write_source
+from llmaug.plan.parts import Source, write_source
 from llmaug.schema import ITEM
-from llmaug.stage import MANIFEST, Context
-from llmaug.vocabulary import ITEMS_PART, NUM_SPECIAL, Statistics, of_items
 
 NUM_ITEMS, HISTORY_LEN = 1400, 30
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
@@ -37,7 +37,7 @@ def fake_run(
     """
     import torch
 
-    from llmaug.lm.causal import CausalLm, save
+    from llmaug.lm.causal.model import CausalLm, save
 
     torch.manual_seed(0)
     storage, config = context.storage, context.config

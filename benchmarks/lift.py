@@ -30,13 +30,13 @@ import typer
 import yaml
 
 from llmaug import pipeline
-from llmaug.bootstrap import lift_text
-from llmaug.cluster import disconnect
+from llmaug.commands.datasets import write_ml_100k
 from llmaug.config import Config, load_config, parse_config
-from llmaug.datasets import write_ml_100k
+from llmaug.core.cluster import disconnect
+from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
-from llmaug.report import covers
-from llmaug.storage import Storage, digest
+from llmaug.evaluate.bootstrap import lift_text
+from llmaug.report.stage import covers
 
 RUN, NONE, OPENINGS = "lift", "none", "test_openings.json"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -28,21 +28,22 @@ import typer
 from rich.table import Table
 
 from llmaug import pipeline
-from llmaug.cluster import disconnect
+from llmaug.commands.datasets import write_ml_100k
 from llmaug.config import Config, parse_config
-from llmaug.datasets import write_ml_100k
+from llmaug.core.cluster import disconnect
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
+from llmaug.core.terminal import Terminal
 from llmaug.errors import UserError
-from llmaug.lm import completion, ngram
+from llmaug.ingest.split import TEST, TRAIN, VALIDATION
+from llmaug.items.sequences import padded_prompts, user_histories
+from llmaug.items.vocabulary import BOS, NUM_SPECIAL, Vocabulary, load
 from llmaug.lm import train as lm_train
-from llmaug.lm.language import load_language
-from llmaug.ranking import ndcg, target_ranks
-from llmaug.sequences import padded_prompts, user_histories
-from llmaug.split import TEST, TRAIN, VALIDATION
-from llmaug.stage import Context
-from llmaug.storage import Storage
-from llmaug.terminal import Terminal
-from llmaug.validation import ValidationUsers
-from llmaug.vocabulary import BOS, NUM_SPECIAL, Vocabulary, load
+from llmaug.lm.causal.language import load_language
+from llmaug.lm.masked import completion
+from llmaug.lm.ngram import model as ngram
+from llmaug.training.ranking import ndcg, target_ranks
+from llmaug.training.validation import ValidationUsers
 
 MODELS: dict[str, dict[str, Any]] = {
     "uniform": {},

@@ -20,13 +20,13 @@ from typing import Annotated, Any
 import typer
 
 from llmaug import pipeline
-from llmaug.cluster import disconnect
+from llmaug.commands.datasets import write_ml_100k
 from llmaug.config import Config, parse_config
-from llmaug.datasets import write_ml_100k
+from llmaug.core.cluster import disconnect
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
 from llmaug.lm.train import CausalTask
-from llmaug.stage import Context
-from llmaug.storage import Storage
-from llmaug.trainer import make_optimiser, train_step
+from llmaug.training.trainer import make_optimiser, train_step
 
 LM = {"item_features": False, "dropout": 0.0, "context_len": 64, "warmup_steps": 0}
 WAYS = ("trainer", "padded", "packed")

@@ -25,13 +25,13 @@ import pyarrow as pa
 import typer
 
 from llmaug.config import LmConfig, parse_config
-from llmaug.engines import sampling_params, vllm_arguments
-from llmaug.lm.language import Language
+from llmaug.core.storage import Storage
+from llmaug.generate.engines import sampling_params, vllm_arguments
+from llmaug.generate.units import Units
+from llmaug.items.semantic_ids import SemanticIds, Trie, build, read_ids
+from llmaug.items.vocabulary import BOS, NUM_SPECIAL, of_items
+from llmaug.lm.causal.language import Language
 from llmaug.schema import ITEM, UNIT
-from llmaug.semantic_ids import SemanticIds, Trie, build, read_ids
-from llmaug.storage import Storage
-from llmaug.units import Units
-from llmaug.vocabulary import BOS, NUM_SPECIAL, of_items
 
 NUM_EVENTS, HISTORY_LEN = 20, 10
 LM = {"hidden_size": 128, "num_layers": 4, "num_heads": 4, "context_len": 160}
@@ -93,7 +93,7 @@ def _vectors(num_items: int) -> np.ndarray:
 def _save(root: str, ids: SemanticIds) -> None:
     import torch
 
-    from llmaug.lm.causal import CausalLm, save
+    from llmaug.lm.causal.model import CausalLm, save
 
     torch.manual_seed(0)
     names = pa.array([f"{number:07d}" for number in range(len(ids.codes))])

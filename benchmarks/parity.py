@@ -23,12 +23,12 @@ import pyarrow as pa
 import typer
 
 from llmaug.config import DIRECTION_OF, Config, GenerateConfig, parse_config
-from llmaug.engines import VllmEngine
-from llmaug.lm.language import Language, load_language
+from llmaug.core.storage import Storage
+from llmaug.generate.engines import VllmEngine
+from llmaug.generate.units import Units
+from llmaug.items.vocabulary import EOS, load
+from llmaug.lm.causal.language import Language, load_language
 from llmaug.schema import UNIT
-from llmaug.storage import Storage
-from llmaug.units import Units
-from llmaug.vocabulary import EOS, load
 
 WAYS = ("transformers", "float32", "bfloat16")
 

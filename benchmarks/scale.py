@@ -26,11 +26,11 @@ import psutil
 import typer
 from inputs import fake_run
 
-from llmaug import generate
-from llmaug.cluster import disconnect
 from llmaug.config import parse_config
-from llmaug.stage import Context
-from llmaug.storage import Storage
+from llmaug.core.cluster import disconnect
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
+from llmaug.generate import stage as generate
 
 RATE, NUM_TOKENS = 20_000.0, 20
 _ENGINE_MAKER = generate.engine_maker

@@ -37,19 +37,19 @@ import numpy as np
 import typer
 
 from llmaug import pipeline
-from llmaug.bootstrap import interval, means, relative_lift, resampled_sums
-from llmaug.cluster import WORKER_ENV, disconnect
+from llmaug.commands.datasets import write_ml_100k
 from llmaug.config import Config, parse_config
-from llmaug.datasets import write_ml_100k
+from llmaug.core.cluster import WORKER_ENV, disconnect
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ranking import ndcg, target_ranks
-from llmaug.sequences import user_histories
-from llmaug.split import TEST, TRAIN, VALIDATION
-from llmaug.stage import Context
-from llmaug.storage import Storage
-from llmaug.train import Inputs, build_task
-from llmaug.trainer import make_optimiser, train_step
-from llmaug.vocabulary import NUM_SPECIAL, load
+from llmaug.evaluate.bootstrap import interval, means, relative_lift, resampled_sums
+from llmaug.ingest.split import TEST, TRAIN, VALIDATION
+from llmaug.items.sequences import user_histories
+from llmaug.items.vocabulary import NUM_SPECIAL, load
+from llmaug.recommenders.train import Inputs, build_task
+from llmaug.training.ranking import ndcg, target_ranks
+from llmaug.training.trainer import make_optimiser, train_step
 
 OURS = "llmaug"
 NEEDS = {

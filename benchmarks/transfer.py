@@ -19,10 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from llmaug import pipeline
-from llmaug.cluster import disconnect
+from llmaug.commands.datasets import write_ml_100k
 from llmaug.config import parse_config
-from llmaug.datasets import write_ml_100k
-from llmaug.storage import Storage
+from llmaug.core.cluster import disconnect
+from llmaug.core.storage import Storage
 
 
 def main(

@@ -4,7 +4,7 @@ Example: `ray job submit --working-dir . -- python jobs/nightly.py --config conf
 --root s3://my-bucket/llmaug --run-id 2026-01-31`
 """
 
-from llmaug.cli import job
+from llmaug.cli.app import job
 
 if __name__ == "__main__":
     job(until="report", about=__doc__)

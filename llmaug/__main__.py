@@ -1,6 +1,6 @@
 """`python -m llmaug` is the `llmaug` command."""
 
-from llmaug.cli import main
+from llmaug.cli.app import main
 
 if __name__ == "__main__":
     main()

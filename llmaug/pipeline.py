@@ -11,35 +11,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from llmaug import (
-    evaluate,
-    filters,
-    gate,
-    generate,
-    ingest,
-    merge,
-    plan,
-    privacy,
-    publish,
-    recommend,
-    report,
-    split,
-    train,
-    vocabulary,
-)
-from llmaug.arms import AUGMENTED, NGRAM, chosen, needed_shards
-from llmaug.baseline import baseline_config, of_baseline
+from llmaug.arms import merge
+from llmaug.arms.arms import AUGMENTED, NGRAM, chosen, needed_shards
+from llmaug.arms.baseline import baseline_config, of_baseline
 from llmaug.config import Config
-from llmaug.contents import check_stage
+from llmaug.config.names import check_name, run_folder
+from llmaug.core.contents import check_stage
+from llmaug.core.lease import Lease
+from llmaug.core.progress import Progress
+from llmaug.core.stage import Context, Stage, run_stage
+from llmaug.core.storage import Storage
+from llmaug.core.stored import read_config, read_run
 from llmaug.errors import UserError
-from llmaug.lease import Lease
+from llmaug.evaluate import gate, privacy
+from llmaug.evaluate import stage as evaluate
+from llmaug.filter import stage as filters
+from llmaug.generate import stage as generate
+from llmaug.ingest import split
+from llmaug.ingest import stage as ingest
+from llmaug.items import vocabulary
 from llmaug.lm import adopt as lm_adopt
 from llmaug.lm import train as lm_train
-from llmaug.names import check_name, run_folder
-from llmaug.progress import Progress
-from llmaug.stage import Context, Stage, run_stage
-from llmaug.storage import Storage
-from llmaug.stored import read_config, read_run
+from llmaug.plan import stage as plan
+from llmaug.publish import recommend
+from llmaug.publish import stage as publish
+from llmaug.recommenders import train
+from llmaug.report import stage as report
 
 STEPS = ["ingest", "split", "vocabulary", "lm", "plan", "generate", "filter", "merge", "train",
          "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip

@@ -25,9 +25,9 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 from llmaug.config import RayConfig, parse_config  # noqa: E402
-from llmaug.progress import Progress  # noqa: E402
-from llmaug.stage import Context  # noqa: E402
-from llmaug.storage import Storage  # noqa: E402
+from llmaug.core.progress import Progress  # noqa: E402
+from llmaug.core.stage import Context  # noqa: E402
+from llmaug.core.storage import Storage  # noqa: E402
 
 # The same examples at every run; `make soak` looks for others.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -49,7 +49,7 @@ class QuietProgress(Progress):
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for the whole test session."""
-    from llmaug.cluster import connect, disconnect
+    from llmaug.core.cluster import connect, disconnect
 
     connect(RayConfig(num_cpus=4))
     yield

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import yaml
 
-from llmaug.datasets import write_ml_100k
+from llmaug.commands.datasets import write_ml_100k
 
 NUM_USERS = 60
 

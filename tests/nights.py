@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from llmaug import ingest, train
 from llmaug.config import load_config
+from llmaug.core.stage import MANIFEST, Context, fingerprint
+from llmaug.core.storage import Storage
+from llmaug.ingest import stage as ingest
 from llmaug.pipeline import run as run_pipeline
-from llmaug.stage import MANIFEST, Context, fingerprint
-from llmaug.storage import Storage
+from llmaug.recommenders import train
 from tests.tables import Row, events, histories, map_parts_here
 
 NIGHT = "night"
@@ -60,7 +61,7 @@ def write_ingest(context: Context, rows: list[Row]) -> None:
     """What stage `ingest` leaves behind."""
     import pyarrow as pa
 
-    from llmaug.cleaning import user_hash
+    from llmaug.ingest.cleaning import user_hash
 
     folder, parts, num_users = context.folder("ingest"), 2, len({user for user, _, _ in rows})
     for part in range(parts):

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.plan_parts import Source, write_source
+from llmaug.core.stage import MANIFEST, Context, total_counts
+from llmaug.core.storage import Storage
+from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, of_items
+from llmaug.plan.parts import Source, write_source
 from llmaug.schema import EVENT, ITEM, REAL
-from llmaug.stage import MANIFEST, Context, total_counts
-from llmaug.storage import Storage
-from llmaug.vocabulary import ITEMS_PART, Vocabulary, of_items
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 

@@ -12,9 +12,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from llmaug.ab import METRICS, analyse
 from llmaug.errors import UserError
-from llmaug.experiment import Experiment
+from llmaug.live.ab import METRICS, analyse
+from llmaug.live.experiment import Experiment
 from llmaug.schema import EXPOSURE, FEEDBACK
 from tests.jobs import llmaug
 from tests.tables import START

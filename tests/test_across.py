@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
-from llmaug import across, pipeline, report
-from llmaug.bootstrap import p_of_gain, relative_lift
+from llmaug import pipeline
+from llmaug.commands import datasets_compare as across
 from llmaug.config import Config
+from llmaug.core.storage import Storage
+from llmaug.core.terminal import Terminal
 from llmaug.errors import Interrupted
-from llmaug.storage import Storage
-from llmaug.terminal import Terminal
+from llmaug.evaluate.bootstrap import p_of_gain, relative_lift
+from llmaug.report import stage as report
 from tests.jobs import SMALL, changed, write_logs
 from tests.test_report import FEW, MANY, Cells, manifests
 

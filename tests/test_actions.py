@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 
 from llmaug.config import FiltersConfig, parse_config
-from llmaug.filters import Candidate, judge
-from llmaug.lm.language import Language, language_of
-from llmaug.semantic_ids import SemanticIds, Trie
-from llmaug.stage import Context
-from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL
+from llmaug.core.stage import Context
+from llmaug.filter.stage import Candidate, judge
+from llmaug.items.semantic_ids import SemanticIds, Trie
+from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL
+from llmaug.lm.causal.language import Language, language_of
 from tests.tables import VllmConfig, catalogue, events, histories, write_vocabulary
 
 MakeContext = Callable[..., Context]
@@ -83,7 +83,7 @@ def test_each_action_repeats_or_not() -> None:
 
 
 def test_a_copy_is_a_copy_whatever_was_done_with_the_items() -> None:
-    from llmaug.copied import run_hashes
+    from llmaug.filter.copied import run_hashes
 
     config = FiltersConfig(copied_ngram=3)
     real = run_hashes(np.array([VIEW_A, VIEW_B, VIEW_C]), 3)
@@ -99,8 +99,8 @@ def test_decoding_writes_events_and_repeats_what_may_repeat(tmp_path: Path) -> N
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
+    from llmaug.lm.causal.item_logits import ItemLogits
     from llmaug.lm.folder import NOTES
-    from llmaug.lm.item_logits import ItemLogits
 
     (tmp_path / NOTES).write_text(json.dumps({"language": LANGUAGE.as_json()}))
     config: Any = VllmConfig(str(tmp_path), LANGUAGE.num_tokens)
@@ -130,7 +130,7 @@ def test_a_model_learns_what_follows_which_action(
     import torch
 
     from llmaug.lm.train import CausalTask
-    from llmaug.trainer import make_optimiser, train_step
+    from llmaug.training.trainer import make_optimiser, train_step
 
     lm = {"hidden_size": 32, "num_heads": 1, "num_layers": 1, "context_len": 16, "dropout": 0,
           "warmup_steps": 0, "learning_rate": 1e-2, "weight_decay": 0,

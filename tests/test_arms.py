@@ -6,11 +6,12 @@ from typing import Any, get_args
 
 import pytest
 
-from llmaug import pipeline, train
-from llmaug.arms import ARMS, chosen, needed_shards
-from llmaug.baseline import baseline_config
+from llmaug import pipeline
+from llmaug.arms.arms import ARMS, chosen, needed_shards
+from llmaug.arms.baseline import baseline_config
 from llmaug.config import ArmName, Config, parse_config
 from llmaug.errors import UserError
+from llmaug.recommenders import train
 
 GENERATED = {"strategies": [{"kind": "new_users", "num_users": 10}]}
 

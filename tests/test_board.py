@@ -9,10 +9,10 @@ from datetime import UTC, datetime, time, timedelta
 
 import pytest
 
-from llmaug import board as board_module
-from llmaug.board import DEADLINE, ENGINE_HOURS, ENGINES_DIE, MAX_POINTS, Board, Limits
 from llmaug.config import BudgetConfig
-from llmaug.generate import limits_of
+from llmaug.generate import board as board_module
+from llmaug.generate.board import DEADLINE, ENGINE_HOURS, ENGINES_DIE, MAX_POINTS, Board, Limits
+from llmaug.generate.stage import limits_of
 
 
 class Clock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmaug.bootstrap import (
+from llmaug.evaluate.bootstrap import (
     interval,
     lift_text,
     mean_over_seeds,

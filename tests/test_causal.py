@@ -13,14 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmaug.config import LmConfig
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.lm import causal
-from llmaug.lm.causal import CausalLm
-from llmaug.lm.documents import Documents, packed
-from llmaug.lm.language import FORWARD, INFILL, REVERSE, Language, load_language
-from llmaug.sequences import Batches, Row, of_events, padded
-from llmaug.storage import Storage
-from llmaug.vocabulary import BOS, EOS, PAD, Vocabulary
+from llmaug.items.sequences import Batches, Row, of_events, padded
+from llmaug.items.vocabulary import BOS, EOS, PAD, Vocabulary
+from llmaug.lm.causal import model as causal
+from llmaug.lm.causal.documents import Documents, packed
+from llmaug.lm.causal.language import FORWARD, INFILL, REVERSE, Language, load_language
+from llmaug.lm.causal.model import CausalLm
 from tests.tables import catalogue, events, histories
 
 # Nobody has seen the newest action film and the newest drama yet.

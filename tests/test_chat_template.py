@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmaug.errors import UserError
-from llmaug.lm.chat_template import chat_frame
+from llmaug.lm.chat.template import chat_frame
 
 _IM = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n"

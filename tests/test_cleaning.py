@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmaug.cleaning import Cleaned, clean_piece, float_twins, user_hash
 from llmaug.config import IngestConfig
+from llmaug.core.sources import Source
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ingest_ledger import NOTED, check_sums, judge_quarantine, note_oddities
-from llmaug.readers import Piece
-from llmaug.sources import Source
-from llmaug.storage import Storage
-from llmaug.user_parts import _shuffled, _write_part
+from llmaug.ingest.cleaning import Cleaned, clean_piece, float_twins, user_hash
+from llmaug.ingest.ledger import NOTED, check_sums, judge_quarantine, note_oddities
+from llmaug.ingest.readers import Piece
+from llmaug.ingest.user_parts import _shuffled, _write_part
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GOOD = "2025-12-31T00:00:00Z"

@@ -37,7 +37,7 @@ EXAMPLE = Path("examples/text_logs")
 def test_help_has_an_example_and_loads_nothing_heavy(command: str) -> None:
     """Heavy imports are what makes help slow; seconds themselves depend on the machine."""
     script = (
-        "import sys; from llmaug.cli import app\n"
+        "import sys; from llmaug.cli.app import app\n"
         f"try: app({[*command.split(), '--help']!r})\n"
         "except SystemExit: pass\n"
         "print(sorted({'ray', 'torch', 'transformers', 'vllm', 'pandas'} & set(sys.modules)))"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from llmaug import cluster
-from llmaug.cluster import WORKER_ENV, worker_env
 from llmaug.config import RayConfig
+from llmaug.core import cluster
+from llmaug.core.cluster import WORKER_ENV, worker_env
 from llmaug.errors import UserError
 
 _SECRETS = (

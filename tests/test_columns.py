@@ -13,10 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmaug.columns import MAX_ID_BYTES, Ids, id_column, number_column, parse_times, text_column
 from llmaug.config import NULL_WORDS
 from llmaug.errors import UserError
-from llmaug.time_text import microseconds
+from llmaug.ingest.columns import (
+    MAX_ID_BYTES,
+    Ids,
+    id_column,
+    number_column,
+    parse_times,
+    text_column,
+)
+from llmaug.ingest.time_text import microseconds
 
 NOON = datetime(2019, 10, 1, 15, 4, 5, tzinfo=UTC)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmaug.comparison import EVERYBODY, Lists, figures, segments, sum_lists, sum_ranks
 from llmaug.config import EvaluateConfig
+from llmaug.evaluate.comparison import EVERYBODY, Lists, figures, segments, sum_lists, sum_ranks
 from llmaug.schema import RANK
 from tests.tables import catalogue
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from llmaug.config import Config, load_config
-from llmaug.config_paths import FIELDS
+from llmaug.config.paths import FIELDS
+from llmaug.core.storage import Storage
+from llmaug.core.stored import read_config
 from llmaug.errors import UserError
 from llmaug.pipeline import reopened
-from llmaug.storage import Storage
-from llmaug.stored import read_config
 
 PATHS = """
 storage: {root: store}

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmaug.contents import check_stage
+from llmaug.core.contents import check_stage
+from llmaug.core.stage import MANIFEST, Context, Stage, run_stage
+from llmaug.core.storage import FILES, Storage
 from llmaug.errors import UserError
 from llmaug.pipeline import reopened
-from llmaug.stage import MANIFEST, Context, Stage, run_stage
-from llmaug.storage import FILES, Storage
 
 MakeContext = Callable[..., Context]
 PARTS = ["part-00000", "part-00001", "part-00002"]

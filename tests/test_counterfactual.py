@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmaug.counterfactual import estimate
 from llmaug.errors import UserError
+from llmaug.live.counterfactual import estimate
 from llmaug.schema import LOGGED_CHOICE
 from tests.jobs import llmaug
 

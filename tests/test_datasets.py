@@ -1,4 +1,4 @@
-"""llmaug.datasets: MovieLens-100K as logs."""
+"""llmaug.commands.datasets: MovieLens-100K as logs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmaug import datasets
+from llmaug.commands import datasets
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.storage import Storage
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""llmaug.doctor: what it finds, what it leaves behind (nothing), what it never prints."""
+"""llmaug.commands.doctor: what it finds, what it leaves behind (nothing), what it never prints."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmaug import doctor
-from llmaug.storage import Storage
+from llmaug.commands import doctor
+from llmaug.core.storage import Storage
 
 
 def _by_name(checks: list[doctor.Check]) -> dict[str, doctor.Check]:

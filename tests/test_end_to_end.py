@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from llmaug import pipeline
+from llmaug.commands.recommend_all import recommend_all
 from llmaug.config import parse_config
-from llmaug.recommend import for_user, score_pairs
-from llmaug.recommend_all import recommend_all
-from llmaug.report import load_metrics
-from llmaug.storage import Storage
+from llmaug.core.storage import Storage
+from llmaug.publish.recommend import for_user, score_pairs
+from llmaug.report.stage import load_metrics
 from tests.jobs import NUM_USERS, SMALL, changed, kill_when, llmaug, write_config, write_logs
 
 RUN = "runs/small"

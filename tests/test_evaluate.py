@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from llmaug import evaluate, recommenders
-from llmaug.arms import ARMS
+from llmaug import recommenders
+from llmaug.arms.arms import ARMS
 from llmaug.config import EvaluateConfig
-from llmaug.stage import Context
+from llmaug.core.stage import Context
+from llmaug.evaluate import stage as evaluate
 from tests.tables import (
     Row,
     catalogue,

@@ -21,9 +21,9 @@ import pytest
 
 from llmaug import pipeline
 from llmaug.config import parse_config
-from llmaug.part_worker import ATTEMPTS
-from llmaug.stage import MANIFEST
-from llmaug.storage import Storage
+from llmaug.core.stage import MANIFEST
+from llmaug.core.storage import Storage
+from llmaug.generate.part_worker import ATTEMPTS
 from tests.jobs import (
     SMALL,
     add_events,

@@ -9,8 +9,8 @@ import pytest
 
 from llmaug import pipeline
 from llmaug.config import parse_config
-from llmaug.stage import MANIFEST
-from llmaug.storage import Storage
+from llmaug.core.stage import MANIFEST
+from llmaug.core.storage import Storage
 from tests.faults import fault_proxy
 from tests.jobs import SMALL, changed, llmaug, start, wait_until, write_config, write_logs
 from tests.servers import BUCKET

@@ -11,8 +11,8 @@ import pytest
 
 from llmaug import pipeline
 from llmaug.config import parse_config
-from llmaug.stage import MANIFEST
-from llmaug.storage import Storage
+from llmaug.core.stage import MANIFEST
+from llmaug.core.storage import Storage
 from tests.jobs import (
     SMALL,
     add_events,

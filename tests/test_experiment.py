@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from llmaug.errors import UserError
-from llmaug.experiment import Experiment, UserSums, user_sums
+from llmaug.live.experiment import Experiment, UserSums, user_sums
 from llmaug.schema import EXPOSURE, FEEDBACK
 from tests.tables import hour
 

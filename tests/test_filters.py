@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmaug import filters
 from llmaug.config import FiltersConfig
-from llmaug.copied import run_hashes
-from llmaug.filters import Candidate, event_times, judge
+from llmaug.core.stage import Context
+from llmaug.core.storage import digest
+from llmaug.filter import stage as filters
+from llmaug.filter.copied import run_hashes
+from llmaug.filter.stage import Candidate, event_times, judge
+from llmaug.items.vocabulary import BOS, EOS, PAD, Statistics
 from llmaug.schema import OUTCOME, UNIT
-from llmaug.stage import Context
-from llmaug.storage import digest
-from llmaug.vocabulary import BOS, EOS, PAD, Statistics
 from tests.tables import (
     START,
     catalogue,

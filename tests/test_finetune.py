@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from llmaug.config import LmConfig, parse_config
+from llmaug.core.stage import Context
 from llmaug.errors import UserError
-from llmaug.lm.finetune import ChatModel, FinetuneTask, TrainingQuestions, ask
-from llmaug.lm.folder import NOTES
-from llmaug.lm.instruct import (
+from llmaug.items.sequences import of_events
+from llmaug.items.vocabulary import NUM_SPECIAL, load
+from llmaug.lm.chat.choices import (
     NEIGHBOURS,
     Choices,
     adopt_model,
@@ -27,11 +28,10 @@ from llmaug.lm.instruct import (
     load_choices,
     neighbours,
 )
+from llmaug.lm.chat.finetune import ChatModel, FinetuneTask, TrainingQuestions, ask
+from llmaug.lm.folder import NOTES
 from llmaug.lm.train import run
-from llmaug.sequences import of_events
-from llmaug.stage import Context
-from llmaug.trainer import make_optimiser, train_step
-from llmaug.vocabulary import NUM_SPECIAL, load
+from llmaug.training.trainer import make_optimiser, train_step
 from tests.tables import Row, catalogue, events, write_vocabulary
 from tests.test_instruct import write_chat_model
 

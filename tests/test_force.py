@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import typer
 
-from llmaug import pointer, publish, recommend, recommenders
-from llmaug.cli import app
+from llmaug import recommenders
+from llmaug.cli.app import app
+from llmaug.commands.force import publish_run
 from llmaug.config import TrainConfig
+from llmaug.core.stage import MANIFEST, Context
 from llmaug.errors import UserError
-from llmaug.force import publish_run
-from llmaug.stage import MANIFEST, Context
+from llmaug.publish import pointer, recommend
+from llmaug.publish import stage as publish
 from tests.tables import catalogue, events, histories, map_parts_here
 from tests.test_report import FEW, manifests
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llmaug.report import _against_actual
-from llmaug.stage import MANIFEST
-from llmaug.storage import Storage
+from llmaug.core.stage import MANIFEST
+from llmaug.core.storage import Storage
+from llmaug.report.stage import _against_actual
 from tests.jobs import SMALL, changed, llmaug, write_config, write_logs
 
 pytestmark = pytest.mark.usefixtures("shared_ray")

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmaug.core.sources import list_sources
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.layout import Piece
-from llmaug.lines import FOREIGN
-from llmaug.readers import count_rows, read_pieces
-from llmaug.sources import list_sources
-from llmaug.storage import Storage
+from llmaug.ingest.layout import Piece
+from llmaug.ingest.lines import FOREIGN
+from llmaug.ingest.readers import count_rows, read_pieces
 from tests.test_readers import layout_of, refusals, rows_of
 
 FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmaug import gate
 from llmaug.config import EvaluateConfig, GateConfig
+from llmaug.evaluate import gate
 
 
 def lift(low: float = 0.05, high: float = 0.15, against: str = "real") -> dict[str, Any]:

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pytest
 
 from llmaug.config import GenerateConfig, LmConfig
-from llmaug.engines import EngineMaker, UniformEngine, VllmEngine
-from llmaug.generators import Generator
-from llmaug.lm.language import Language
-from llmaug.part_worker import PartWorker, Place
+from llmaug.core.storage import Storage
+from llmaug.generate.engines import EngineMaker, UniformEngine, VllmEngine
+from llmaug.generate.part_worker import PartWorker, Place
+from llmaug.generate.units import Units
+from llmaug.items.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
+from llmaug.lm.causal.language import Language
+from llmaug.lm.generator import Generator
 from llmaug.schema import FAILED, GENERATED, UNIT
-from llmaug.storage import Storage
-from llmaug.units import Units
-from llmaug.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
 from tests.tables import catalogue
 
 NUM_ITEMS = 30
@@ -152,7 +152,7 @@ def _on_vllm(folder: str) -> list[dict[str, Any]]:
     """In a worker: vLLM sets process-wide state that the test process should not have."""
     import torch
 
-    from llmaug.lm.causal import CausalLm, save
+    from llmaug.lm.causal.model import CausalLm, save
 
     torch.manual_seed(0)
     storage = Storage(folder)

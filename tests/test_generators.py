@@ -15,9 +15,9 @@ import pytest
 
 from llmaug import pipeline
 from llmaug.config import parse_config
-from llmaug.sequences import load_sequences
-from llmaug.storage import Storage
-from llmaug.vocabulary import NUM_SPECIAL, load
+from llmaug.core.storage import Storage
+from llmaug.items.sequences import load_sequences
+from llmaug.items.vocabulary import NUM_SPECIAL, load
 from tests.jobs import NUM_USERS, SMALL, changed, write_logs
 
 OF_USERS = [

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from llmaug.config import GenerateConfig
-from llmaug.engines import vllm_arguments
+from llmaug.core.hf_folder import adopt_folder
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.hf_folder import adopt_folder
-from llmaug.storage import Storage
+from llmaug.generate.engines import vllm_arguments
 
 ROOT = Path(__file__).parents[1]
 DATA = ["chat_template.jinja", "config.json", "model.safetensors", "spm.model", "vocab.txt"]

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmaug import schema
-from llmaug.cleaning import EVENT_COLUMNS, user_hash
+from llmaug.core.stage import Context, Stage, map_parts, run_stage
 from llmaug.errors import UserError
-from llmaug.ingest import STAGE
-from llmaug.stage import Context, Stage, map_parts, run_stage
+from llmaug.ingest.cleaning import EVENT_COLUMNS, user_hash
+from llmaug.ingest.stage import STAGE
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 MakeContext = Callable[..., Context]

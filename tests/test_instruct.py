@@ -15,11 +15,11 @@ import pytest
 
 from llmaug import pipeline
 from llmaug.config import parse_config
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.lm.instruct import LETTERS, adopt_model, load_choices, neighbours
-from llmaug.sequences import user_histories
-from llmaug.storage import Storage
-from llmaug.vocabulary import NUM_SPECIAL, load
+from llmaug.items.sequences import user_histories
+from llmaug.items.vocabulary import NUM_SPECIAL, load
+from llmaug.lm.chat.choices import LETTERS, adopt_model, load_choices, neighbours
 from tests.jobs import NUM_USERS, SMALL, changed, write_logs
 from tests.tables import catalogue, events, histories
 

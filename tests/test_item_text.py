@@ -11,14 +11,21 @@ import pyarrow as pa
 import pytest
 import torch
 
-from llmaug import vocabulary
 from llmaug.config import VocabularyConfig
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.item_text import TEXT, Encoder, encoder_files, item_texts, read_vectors, write_vectors
+from llmaug.items import vocabulary
+from llmaug.items.item_text import (
+    TEXT,
+    Encoder,
+    encoder_files,
+    item_texts,
+    read_vectors,
+    write_vectors,
+)
+from llmaug.items.vocabulary import load
 from llmaug.schema import ITEM
-from llmaug.stage import Context
-from llmaug.storage import Storage
-from llmaug.vocabulary import load
 from tests.tables import catalogue, events, histories
 from tests.test_instruct import write_chat_model
 
@@ -159,7 +166,7 @@ def test_another_encoder_in_the_same_folder_is_noticed(
 def test_folders_that_are_used_are_copied_without_other_formats(
     make_context: MakeContext, tmp_path: Path
 ) -> None:
-    from llmaug.hf_folder import adopt_folder
+    from llmaug.core.hf_folder import adopt_folder
 
     write_encoder(tmp_path / "encoder")
     (tmp_path / "encoder" / "pytorch_model.bin").write_bytes(b"the same weights")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from llmaug import labels
-from llmaug.vocabulary import NUM_SPECIAL
+from llmaug.evaluate import labels
+from llmaug.items.vocabulary import NUM_SPECIAL
 
 NUM_ITEMS = 30
 

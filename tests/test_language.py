@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from llmaug.errors import UserError
+from llmaug.items.vocabulary import BOS, EOS
 from llmaug.lm import Request
-from llmaug.lm.language import (
+from llmaug.lm.causal.language import (
     Language,
     known_attributes,
 )
-from llmaug.vocabulary import BOS, EOS
 from tests.tables import catalogue
 
 WORDS = catalogue("abcde")

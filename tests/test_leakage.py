@@ -16,7 +16,7 @@ import pytest
 
 from llmaug import pipeline
 from llmaug.config import parse_config
-from llmaug.storage import Storage
+from llmaug.core.storage import Storage
 from tests.jobs import SMALL, changed, write_logs
 
 PLANTED = ("planted-in-validation", "planted-in-test")

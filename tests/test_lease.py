@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from llmaug import lease as lease_module
+from llmaug.core import lease as lease_module
+from llmaug.core.lease import EXPIRES_S, HEARTBEAT_S, Holder, Lease, lives
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.lease import EXPIRES_S, HEARTBEAT_S, Holder, Lease, lives
-from llmaug.storage import Storage
 
 RUN = "runs/tonight"
 DAY_S = 24 * 3600.0

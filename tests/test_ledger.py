@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from llmaug.ledger import check_units
-from llmaug.storage import Storage, digest
+from llmaug.core.storage import Storage, digest
+from llmaug.generate.ledger import check_units
 
 
 def write(storage: Storage, folder: str, part: str, *names: str) -> None:

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from llmaug.ledger_table import counted_otherwise, ledger_table
+from llmaug.cli.ledger_table import counted_otherwise, ledger_table
 
 
 def test_every_row_is_accounted_for_table_by_table() -> None:

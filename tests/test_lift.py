@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from llmaug import pipeline
-from llmaug.arms import chosen
+from llmaug.arms.arms import chosen
 from llmaug.config import Config
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.storage import Storage
 
 SPEC = importlib.util.spec_from_file_location("lift", "benchmarks/lift.py")
 assert SPEC and SPEC.loader

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llmaug.core.sources import list_sources
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.layout import Piece
-from llmaug.sources import list_sources
-from llmaug.storage import Storage
+from llmaug.ingest.layout import Piece
 from tests.test_readers import read, refusals, rows_of
 
 JSON_LINE = '{"user_id": "u%d", "item_id": "café", "timestamp": 1}\n'

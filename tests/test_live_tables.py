@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmaug.errors import UserError
-from llmaug.live_tables import LiveTable, read_live
+from llmaug.live.tables import LiveTable, read_live
 from llmaug.schema import EXPOSURE, FEEDBACK, LOGGED_CHOICE
 from tests.tables import hour
 

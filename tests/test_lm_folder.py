@@ -11,11 +11,11 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from llmaug.config import LmConfig
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.lm import causal
-from llmaug.lm.causal import CausalLm
-from llmaug.lm.language import Language, load_language
-from llmaug.storage import Storage
+from llmaug.lm.causal import model as causal
+from llmaug.lm.causal.language import Language, load_language
+from llmaug.lm.causal.model import CausalLm
 from tests.tables import catalogue
 
 WORDS = catalogue("abcde")

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from llmaug.core.stage import Context
 from llmaug.errors import UserError
 from llmaug.lm import train
-from llmaug.lm.completion import load
-from llmaug.lm.language import Language, load_language
+from llmaug.lm.causal.language import Language, load_language
+from llmaug.lm.masked.completion import load
 from llmaug.schema import USER
-from llmaug.stage import Context
 from tests.tables import catalogue, events, histories, write_vocabulary
 
 MakeContext = Callable[..., Context]

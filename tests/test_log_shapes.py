@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from llmaug.config import parse_config
+from llmaug.core.stage import Context, run_stage
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ingest import STAGE
-from llmaug.stage import Context, run_stage
-from llmaug.storage import Storage
+from llmaug.ingest.stage import STAGE
 from tests.conftest import QuietProgress
 from tests.independent_count import rows_in
 from tests.serial_ray import serial_ray  # noqa: F401

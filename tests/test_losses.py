@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from llmaug import losses
-from llmaug.losses import bpr, sampled_softmax, softmax, target_share
-from llmaug.vocabulary import NUM_SPECIAL
+from llmaug.items.vocabulary import NUM_SPECIAL
+from llmaug.training import losses
+from llmaug.training.losses import bpr, sampled_softmax, softmax, target_share
 
 NUM_ITEMS, DIM = 30, 4
 V = NUM_SPECIAL + NUM_ITEMS

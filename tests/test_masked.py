@@ -12,14 +12,16 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from llmaug.config import LmConfig
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.lm import Request, completion, masked
-from llmaug.lm.completion import Completer, load
-from llmaug.lm.masked import MaskedLm
-from llmaug.lm.masking import MaskedBatches, masked_prompt
-from llmaug.sequences import Batches, of_events
-from llmaug.storage import Storage
-from llmaug.vocabulary import BOS, PAD
+from llmaug.items.sequences import Batches, of_events
+from llmaug.items.vocabulary import BOS, PAD
+from llmaug.lm import Request
+from llmaug.lm.masked import completion
+from llmaug.lm.masked import model as masked
+from llmaug.lm.masked.completion import Completer, load
+from llmaug.lm.masked.masking import MaskedBatches, masked_prompt
+from llmaug.lm.masked.model import MaskedLm
 from tests.tables import catalogue, events, histories
 
 LETTERS = "abcdefghij"

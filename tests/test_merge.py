@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from llmaug import merge
+from llmaug.arms import merge
+from llmaug.core.stage import Context
+from llmaug.items.sequences import load_sequences
 from llmaug.schema import EVENT, OUTCOME
-from llmaug.sequences import load_sequences
-from llmaug.stage import Context
 from tests.tables import (
     catalogue,
     events,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from llmaug import metrics
-from llmaug.ranking import rank_targets
+from llmaug.evaluate import metrics
+from llmaug.training.ranking import rank_targets
 from tests.tables import catalogue
 
 

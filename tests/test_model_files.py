@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmaug import recommenders
+from llmaug.core.hf_folder import adopt_folder
+from llmaug.core.model_files import fetch_model
+from llmaug.core.storage import FILES, Storage
 from llmaug.errors import UserError
-from llmaug.hf_folder import adopt_folder
-from llmaug.model_files import fetch_model
-from llmaug.storage import FILES, Storage
 from tests.tables import catalogue
 from tests.test_recommenders import config_of
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from llmaug import pipeline
 from llmaug.config import load_config, parse_config
+from llmaug.config.names import check_folder, check_name, run_folder
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.names import check_folder, check_name, run_folder
-from llmaug.storage import Storage
 
 LIKELY = st.text(st.characters(codec="utf-8", categories=("L", "M", "N")) | st.sampled_from("._-"))
 ANY = LIKELY | st.text() | st.text(min_size=120, max_size=140)

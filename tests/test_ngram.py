@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmaug.core.stage import Context
 from llmaug.errors import UserError
-from llmaug.lm import Request, ngram, ngram_counts
+from llmaug.items.sequences import Sequences, of_events
+from llmaug.items.vocabulary import BOS, NUM_SPECIAL, Vocabulary
+from llmaug.lm import Request
 from llmaug.lm import train as lm_train
-from llmaug.lm.ngram import NgramLm, load, of_sequences
-from llmaug.sequences import Sequences, of_events
-from llmaug.stage import Context
-from llmaug.vocabulary import BOS, NUM_SPECIAL, Vocabulary
+from llmaug.lm.ngram import counts as ngram_counts
+from llmaug.lm.ngram import model as ngram
+from llmaug.lm.ngram.model import NgramLm, load, of_sequences
 from tests.tables import catalogue, events, histories, write_vocabulary
 
 MakeContext = Callable[..., Context]

@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from llmaug import cli, doctor, lease
+from llmaug.cli.app import app as cli
+from llmaug.commands import doctor
+from llmaug.core import lease
 from llmaug.errors import UserError
 from tests.nights import NIGHT, make_night, without_ray
 from tests.test_terminal import HOSTILE, OBEYED

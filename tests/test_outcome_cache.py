@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from llmaug.outcome_cache import cache_folder, recall, remember
+from llmaug.core.storage import Storage
+from llmaug.generate.outcome_cache import cache_folder, recall, remember
 from llmaug.schema import OUTCOME
-from llmaug.storage import Storage
 
 
 def outcomes(*units: str, status: str = "generated", tokens: int = 5) -> pa.Table:

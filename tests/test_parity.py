@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.config import GenerateConfig, LmConfig
-from llmaug.engines import VllmEngine
-from llmaug.lm.language import Language
+from llmaug.core.storage import Storage
+from llmaug.generate.engines import VllmEngine
+from llmaug.generate.units import Units
+from llmaug.items.vocabulary import EOS, NUM_SPECIAL
+from llmaug.lm.causal.language import Language
 from llmaug.schema import UNIT
-from llmaug.storage import Storage
-from llmaug.units import Units
-from llmaug.vocabulary import EOS, NUM_SPECIAL
 from tests.tables import catalogue
 
 NUM_ITEMS, NUM_UNITS, NUM_EVENTS = 60, 200, 12
@@ -59,7 +59,7 @@ def _both(folder: str) -> tuple[list[list[int]], list[list[int]]]:
     """In a worker: vLLM sets process-wide state that the test process should not have."""
     import torch
 
-    from llmaug.lm.causal import CausalLm, save
+    from llmaug.lm.causal.model import CausalLm, save
 
     torch.manual_seed(0)
     model = CausalLm(LM, WORDS, 1, LANGUAGE)

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmaug import generate
 from llmaug.config import FiltersConfig
-from llmaug.engines import Engine, Finished, UniformEngine
-from llmaug.generators import Generator
-from llmaug.part_worker import ATTEMPTS, KEPT, PartWorker, Place
-from llmaug.plan_parts import read_parts
-from llmaug.stage import Context
-from llmaug.storage import Storage, digest
-from llmaug.units import Units
-from llmaug.vocabulary import BOS, NUM_SPECIAL
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage, digest
+from llmaug.generate import stage as generate
+from llmaug.generate.engines import Engine, Finished, UniformEngine
+from llmaug.generate.part_worker import ATTEMPTS, KEPT, PartWorker, Place
+from llmaug.generate.units import Units
+from llmaug.items.vocabulary import BOS, NUM_SPECIAL
+from llmaug.lm.generator import Generator
+from llmaug.plan.parts import read_parts
 from tests.tables import (
     catalogue,
     events,
@@ -143,7 +143,7 @@ def test_a_part_that_is_done_unit_by_unit_blames_nobody_afterwards(
         noted.append(storage.read_json("runs/test/outcomes", ATTEMPTS, f"{ROW['name']}.json"))
         return {}
 
-    monkeypatch.setattr("llmaug.part_worker._PartAnswer.commit", commit)
+    monkeypatch.setattr("llmaug.generate.part_worker._PartAnswer.commit", commit)
     worker(storage, Recorder())(ROW)
     assert [note["at"] for note in noted] == [None]
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from llmaug import patterns
 from llmaug.errors import UserError
-from llmaug.patterns import compile_pattern
+from llmaug.ingest import patterns
+from llmaug.ingest.patterns import compile_pattern
 
 # Each one took `re` more than a minute (most: more than the age of the universe).
 _ENDLESS = {

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from llmaug import plan
 from llmaug.config import NewUsersConfig
-from llmaug.generators import Generator, generator_of
-from llmaug.stage import Context
-from llmaug.storage import Storage
-from llmaug.unit_maker import UnitMaker
-from llmaug.vocabulary import BOS, ITEMS_PART
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
+from llmaug.items.vocabulary import BOS, ITEMS_PART
+from llmaug.lm.generator import Generator, generator_of
+from llmaug.plan import stage as plan
+from llmaug.plan.unit_maker import UnitMaker
 from tests.tables import (
     catalogue,
     events,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from llmaug import pointer
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.storage import Storage
+from llmaug.publish import pointer
 
 NIGHTS = ["monday", "tuesday", "wednesday", "thursday"]
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY = NIGHTS

@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from llmaug import gate, privacy
+from llmaug.arms.merge import order_events
 from llmaug.config import EvaluateConfig, GateConfig
-from llmaug.merge import order_events
+from llmaug.core.stage import Context
+from llmaug.evaluate import gate, privacy
 from llmaug.schema import EVENT, SYNTHETIC
-from llmaug.stage import Context
 from tests.tables import (
     catalogue,
     events,

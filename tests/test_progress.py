@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from llmaug.progress import MemoryMeter, Progress
-from llmaug.terminal import Terminal
+from llmaug.core.progress import MemoryMeter, Progress
+from llmaug.core.terminal import Terminal
 
 
 def test_counts_of_all_steps_are_added_up_and_published() -> None:

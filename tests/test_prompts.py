@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmaug.lm.language import Language
+from llmaug.items.vocabulary import BOS, EOS
+from llmaug.lm.causal.language import Language
 from llmaug.lm.prompts import Prompts
-from llmaug.vocabulary import BOS, EOS
 
 A, B, C, D, E, F = range(3, 9)
 ITEMS = 10

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from llmaug import pointer, publish
+from llmaug.core.stage import MANIFEST, Context
+from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
-from llmaug.stage import MANIFEST, Context
-from llmaug.storage import Storage, digest
+from llmaug.publish import pointer
+from llmaug.publish import stage as publish
 from tests.tables import write_finished
 
 MakeContext = Callable[..., Context]

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmaug import pipeline
+from llmaug.commands.datasets import write_ml_100k
 from llmaug.config import parse_config
-from llmaug.datasets import write_ml_100k
-from llmaug.report import load_metrics
-from llmaug.storage import Storage
+from llmaug.core.storage import Storage
+from llmaug.report.stage import load_metrics
 from tests.jobs import SMALL, changed
 
 CONFIG = changed(

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from llmaug.ranking import best_tokens, hide, mean_ndcg_at_10, ndcg, rank_targets, target_ranks
+from llmaug.training.ranking import (
+    best_tokens,
+    hide,
+    mean_ndcg_at_10,
+    ndcg,
+    rank_targets,
+    target_ranks,
+)
 
 A, B, C, D = range(3, 7)  # four items behind the three special tokens
 

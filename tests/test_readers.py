@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmaug.cleaning import Cleaned, clean_piece, user_hash
-from llmaug.columns import parse_times
 from llmaug.config import FilesConfig, IngestConfig
+from llmaug.core.sources import list_sources, prune
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.layout import Layout, Piece
-from llmaug.readers import check_columns, count_rows, read_pieces
-from llmaug.sources import list_sources, prune
-from llmaug.storage import Storage
+from llmaug.ingest.cleaning import Cleaned, clean_piece, user_hash
+from llmaug.ingest.columns import parse_times
+from llmaug.ingest.layout import Layout, Piece
+from llmaug.ingest.readers import check_columns, count_rows, read_pieces
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 COLUMNS = ("user_id", "item_id", "action", "timestamp", "value")

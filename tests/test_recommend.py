@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmaug.recommend import for_user
-from llmaug.storage import Storage
+from llmaug.core.storage import Storage
+from llmaug.publish.recommend import for_user
 from tests.nights import make_night, without_ray
 from tests.tables import histories
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from llmaug import recommend_all as module
+from llmaug.commands import recommend_all as module
+from llmaug.commands.force import publish_run
+from llmaug.commands.recommend_all import NOTE, recommend_all
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.force import publish_run
-from llmaug.recommend_all import NOTE, recommend_all
-from llmaug.stage import Context
-from llmaug.storage import Storage
 from tests.test_force import REASON, night  # noqa: F401 (a fixture)
 
 

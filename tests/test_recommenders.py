@@ -15,12 +15,12 @@ import torch
 
 from llmaug import recommenders
 from llmaug.config import TrainConfig
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ranking import mean_ndcg_at_10, target_ranks
-from llmaug.sequences import Batches, of_events
-from llmaug.storage import Storage
-from llmaug.train import PairBatches
-from llmaug.vocabulary import BOS, Vocabulary
+from llmaug.items.sequences import Batches, of_events
+from llmaug.items.vocabulary import BOS, Vocabulary
+from llmaug.recommenders.train import PairBatches
+from llmaug.training.ranking import mean_ndcg_at_10, target_ranks
 from tests.tables import catalogue, events, histories
 
 TAGS = {"a": ["x"], "b": ["x"], "c": ["x", "z"], "d": ["y"], "e": ["y"], "f": ["y", "z"]}

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmaug import gate, report, summary
-from llmaug.comparison import Lists, figures, segments, sum_ranks
+from llmaug.cli.app import summary
 from llmaug.config import Config
-from llmaug.terminal import Terminal
+from llmaug.core.terminal import Terminal
+from llmaug.evaluate import gate
+from llmaug.evaluate.comparison import Lists, figures, segments, sum_ranks
+from llmaug.report import stage as report
 from tests.test_comparison import random_ranks
 
 FEW = ("real", "augmented")

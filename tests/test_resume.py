@@ -11,8 +11,9 @@ import pytest
 import ray.train
 import torch
 
-from llmaug import recommenders, trainer
-from llmaug.sequences import Batches, of_events
+from llmaug import recommenders
+from llmaug.items.sequences import Batches, of_events
+from llmaug.training import trainer
 from tests.tables import catalogue, events, histories
 from tests.test_recommenders import config_of
 

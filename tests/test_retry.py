@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmaug import generate, plan, retry
-from llmaug.engines import UniformEngine
+from llmaug.commands import retry
+from llmaug.commands.retry import retry_failed
+from llmaug.core.stage import MANIFEST, Context, fingerprint, run_stage
 from llmaug.errors import UserError
-from llmaug.retry import retry_failed
-from llmaug.stage import MANIFEST, Context, fingerprint, run_stage
-from llmaug.units import Units
+from llmaug.generate import stage as generate
+from llmaug.generate.engines import UniformEngine
+from llmaug.generate.units import Units
+from llmaug.plan import stage as plan
 from tests.tables import catalogue, read_rows, write_finished, write_vocabulary
 
 MakeContext = Callable[..., Context]
@@ -110,7 +112,7 @@ def test_of_damaged_outcomes_one_part_is_asked_again_whatever_was_retried(
 
 def fingerprint_after(context: Context) -> str:
     """Of a stage that depends on the outcomes."""
-    from llmaug.stage import Stage
+    from llmaug.core.stage import Stage
 
     return fingerprint(Stage("later", retry.retry_failed, ("outcomes",)), context)["fingerprint"]
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from llmaug import pointer, publish, recommend_all
+from llmaug.commands import recommend_all
 from llmaug.config import parse_config
+from llmaug.config.names import check_name
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.names import check_name
-from llmaug.stage import Context
-from llmaug.storage import Storage
+from llmaug.publish import pointer
+from llmaug.publish import stage as publish
 from tests.jobs import SMALL, llmaug, write_config, write_logs
 from tests.servers import BUCKET, SECRET_KEY
 from tests.tables import write_finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmaug.lm.sampling import draw, shaped
+from llmaug.lm.ngram.sampling import draw, shaped
 
 ROW = np.array([[0.1, 0.4, 0.3, 0.2]])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmaug.satisfaction import from_sums, satisfaction, sum_users
+from llmaug.evaluate.satisfaction import from_sums, satisfaction, sum_users
 from llmaug.schema import EVENT, RECOMMENDATION
 from tests.tables import events
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.lm.language import Language, load_language
-from llmaug.semantic_ids import (
+from llmaug.items.semantic_ids import (
     IDS_FILE,
     SemanticIds,
     Trie,
@@ -18,8 +18,8 @@ from llmaug.semantic_ids import (
     read_ids,
     write_ids,
 )
-from llmaug.storage import Storage
-from llmaug.vocabulary import BOS, EOS, NUM_SPECIAL
+from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL
+from llmaug.lm.causal.language import Language, load_language
 from tests.tables import VllmConfig, catalogue, events, histories
 
 # a and b are alike, c is near them, d is far away.
@@ -127,8 +127,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     import torch
 
     from llmaug.config import LmConfig
-    from llmaug.lm import causal
-    from llmaug.lm.causal import CausalLm
+    from llmaug.lm.causal import model as causal
+    from llmaug.lm.causal.model import CausalLm
 
     torch.manual_seed(0)
     ids = build(np.random.default_rng(0).normal(size=(200, 6)), 2, 8, seed=0)
@@ -156,7 +156,7 @@ def test_likelihood_is_that_of_the_words_of_an_item() -> None:
     import torch
 
     from llmaug.config import LmConfig
-    from llmaug.lm.causal import CausalLm
+    from llmaug.lm.causal.model import CausalLm
 
     torch.manual_seed(0)
     config = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=32, dropout=0)
@@ -180,7 +180,7 @@ def test_decoding_cannot_leave_the_catalogue(saved: Storage) -> None:
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    from llmaug.lm.item_logits import ItemLogits
+    from llmaug.lm.causal.item_logits import ItemLogits
 
     language = load_language(saved, "lm", WORDS)
     assert language.ids is not None

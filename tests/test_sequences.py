@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.schema import EVENT, SYNTHETIC
-from llmaug.sequences import (
+from llmaug.items.sequences import (
     Batches,
     Sequences,
     group_bounds,
@@ -20,8 +20,8 @@ from llmaug.sequences import (
     of_events,
     user_histories,
 )
-from llmaug.storage import Storage
-from llmaug.vocabulary import BOS, PAD
+from llmaug.items.vocabulary import BOS, PAD
+from llmaug.schema import EVENT, SYNTHETIC
 from tests.tables import catalogue, events, histories
 
 A, B, C, D, E = range(3, 8)  # the tokens of catalogue("abcde")
@@ -153,7 +153,7 @@ def test_looking_at_events_in_blocks_changes_nothing(monkeypatch) -> None:
     whole = sequences.first_losses, Batches(sequences, 4, 5, seed=1).target_counts(9)
     assert whole[0].tolist() == [1, 5, 7, 14]
     for block in (1, 2, 3, 7):
-        monkeypatch.setattr("llmaug.sequences._BLOCK", block)
+        monkeypatch.setattr("llmaug.items.sequences._BLOCK", block)
         anew = replace(sequences)
         assert (anew.first_losses == whole[0]).all()
         assert (Batches(anew, 4, 5, seed=1).target_counts(9) == whole[1]).all()

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmaug import side_tables
 from llmaug.config import IngestConfig
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ingest import _check_users
-from llmaug.item_fields import tags, texts
-from llmaug.side_tables import SideTable
-from llmaug.stage import Context
-from llmaug.storage import Storage
+from llmaug.ingest import side_tables
+from llmaug.ingest.item_fields import tags, texts
+from llmaug.ingest.side_tables import SideTable
+from llmaug.ingest.stage import _check_users
 
 
 class Read:

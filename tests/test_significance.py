@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmaug.significance import (
+from llmaug.evaluate.significance import (
     holm,
     interval,
     lift,

@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 
 from llmaug.config import SplitConfig
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.split import TEST, TRAIN, VALIDATION, _split_part, cutoffs_from_hours, fold_of_rows
-from llmaug.storage import Storage
+from llmaug.ingest.split import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    _split_part,
+    cutoffs_from_hours,
+    fold_of_rows,
+)
 from tests.tables import Row, events, histories, read_rows
 
 FOLDS = (TRAIN, VALIDATION, TEST)

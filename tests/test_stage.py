@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from llmaug.core.progress import Progress
+from llmaug.core.stage import MANIFEST, STARTED, Context, Stage, map_parts, run_stage, total_counts
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.progress import Progress
-from llmaug.stage import MANIFEST, STARTED, Context, Stage, map_parts, run_stage, total_counts
-from llmaug.storage import Storage
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 MakeContext = Callable[..., Context]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from llmaug.commands.status import read_status
+from llmaug.core.lease import Lease
+from llmaug.core.stage import MANIFEST, STARTED
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.lease import Lease
-from llmaug.stage import MANIFEST, STARTED
-from llmaug.status import read_status
-from llmaug.storage import Storage
 
 FOLDER = "runs/tonight"
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
-from llmaug.storage import Storage, digest
 
 TABLE = pa.table({"n": [1, 2, 3]})
 

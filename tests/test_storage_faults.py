@@ -16,15 +16,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from llmaug import lease as lease_module
-from llmaug import pointer, s3
 from llmaug.config import FilesConfig
+from llmaug.core import lease as lease_module
+from llmaug.core import s3
+from llmaug.core.lease import Lease
+from llmaug.core.sources import list_sources
+from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
-from llmaug.layout import Layout
-from llmaug.lease import Lease
-from llmaug.readers import read_pieces
-from llmaug.sources import list_sources
-from llmaug.storage import Storage, digest
+from llmaug.ingest.layout import Layout
+from llmaug.ingest.readers import read_pieces
+from llmaug.publish import pointer
 from tests.faults import FAULTS, FaultProxy, fault_proxy
 from tests.servers import BUCKET
 

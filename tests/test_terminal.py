@@ -18,11 +18,12 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from llmaug import across, live_summary, summary
+from llmaug.cli.app import live_summary, summary
+from llmaug.commands import datasets_compare as across
+from llmaug.core.progress import Progress
+from llmaug.core.storage import Storage
+from llmaug.core.terminal import Terminal, emit, emit_json, plain
 from llmaug.errors import UserError
-from llmaug.progress import Progress
-from llmaug.storage import Storage
-from llmaug.terminal import Terminal, emit, emit_json, plain
 
 HOSTILE = {
     "markup": "/products/[slug]",
@@ -206,8 +207,8 @@ def test_a_narrow_terminal_is_no_error(width: int) -> None:
 
 SCRIPT = """
 import sys
-from llmaug.progress import Progress
-from llmaug.terminal import Terminal, emit, emit_json
+from llmaug.core.progress import Progress
+from llmaug.core.terminal import Terminal, emit, emit_json
 progress = Progress(Terminal(stderr=True))
 progress.plan(["ingest"])
 progress.start("ingest")

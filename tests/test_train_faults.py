@@ -14,7 +14,7 @@ import pytest
 
 from llmaug import pipeline
 from llmaug.config import parse_config
-from llmaug.storage import Storage
+from llmaug.core.storage import Storage
 from tests.jobs import SMALL, changed, processes_named, write_logs
 
 pytestmark = pytest.mark.faults

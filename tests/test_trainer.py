@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from llmaug.config import LmConfig, OptimiserConfig, TrainConfig
+from llmaug.core.storage import Storage
+from llmaug.items.sequences import Batches, of_events
 from llmaug.recommenders.sasrec import SASRec
-from llmaug.sequences import Batches, of_events
-from llmaug.storage import Storage
-from llmaug.trainer import (
+from llmaug.training.trainer import (
     FAILED_BATCH,
     NotFinite,
     _finished,

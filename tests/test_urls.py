@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from llmaug.config import Config, IngestConfig, parse_config
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.storage import Storage
 from llmaug.urls import has_password, redacted
 
 _SECRET = "wJalr/XUtn+FEMI"

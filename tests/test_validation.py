@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from llmaug.validation import ValidationUsers
-from llmaug.vocabulary import NUM_SPECIAL
+from llmaug.items.vocabulary import NUM_SPECIAL
+from llmaug.training.validation import ValidationUsers
 
 A, B, C = range(NUM_SPECIAL, NUM_SPECIAL + 3)
 LOGS = [math.log(x) for x in (0.5, 0.25, 0.25)]

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from llmaug import vocabulary
 from llmaug.config import VocabularyConfig
+from llmaug.core.stage import Context
 from llmaug.errors import UserError
+from llmaug.items import vocabulary
+from llmaug.items.vocabulary import BOS, EOS, PAD, load, load_statistics
 from llmaug.schema import ITEM
-from llmaug.stage import Context
-from llmaug.vocabulary import BOS, EOS, PAD, load, load_statistics
 from tests.tables import catalogue, events, histories, hour, map_parts_here
 
 MakeContext = Callable[..., Context]

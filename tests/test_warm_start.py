@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from llmaug.config import LmConfig
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.lm import causal
-from llmaug.lm.causal import CausalLm
-from llmaug.lm.language import Language
-from llmaug.lm.warm_start import warm_start
-from llmaug.storage import Storage
-from llmaug.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
+from llmaug.items.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
+from llmaug.lm.causal import model as causal
+from llmaug.lm.causal.language import Language
+from llmaug.lm.causal.model import CausalLm
+from llmaug.lm.causal.warm_start import warm_start
 from tests.tables import catalogue
 
 CONFIG = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=16, dropout=0.0)
@@ -77,7 +77,7 @@ def test_a_new_item_starts_among_the_items_it_shares_tags_with(storage: Storage)
 def test_a_new_item_starts_among_the_items_with_the_nearest_texts(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmaug.lm.warm_start._NUM_NEAREST", 1)
+    monkeypatch.setattr("llmaug.lm.causal.warm_start._NUM_NEAREST", 1)
     tags = {**TAGS, "aa": ["rock"], "bb": ["opera"]}
     texts = {"a": [1.0, 0.0], "c": [0.0, 1.0], "aa": [0.6, 0.8]}
     words = catalogue(sorted(tags), tags=tags, text=texts)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from llmaug.config import Config
+from llmaug.core.stage import Context, Stage
+from llmaug.items.vocabulary import load
 from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
 from llmaug.lm.models import check_model
-from llmaug.stage import Context, Stage
-from llmaug.vocabulary import load
 
 _SETTING = "lm.from_run"
 

@@ -11,12 +11,12 @@ from functools import partial
 
 import pyarrow as pa
 
-from llmaug.contents import check_stage, read_manifest
+from llmaug.config.names import run_folder
+from llmaug.core.contents import check_stage, read_manifest
+from llmaug.core.stage import Context, map_parts
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.names import run_folder
-from llmaug.split import TEST, TRAIN, VALIDATION
-from llmaug.stage import Context, map_parts
-from llmaug.storage import Storage
+from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 
 _KEYS = ["user_id", "item_id", "timestamp"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from llmaug.config import LmConfig
-from llmaug.item_features import ItemFeatures, item_features
-from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
+from llmaug.items.item_features import ItemFeatures, item_features
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 
 
 def lm_features(

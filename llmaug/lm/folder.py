@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.storage import Storage
-from llmaug.vocabulary import Vocabulary
+from llmaug.items.vocabulary import Vocabulary
 
 NOTES, CONFIG, WEIGHTS = "llmaug.json", "config.json", "model.safetensors"
 ARCHITECTURES = {"causal": "LlamaForCausalLM", "masked": "BertForMaskedLM"}

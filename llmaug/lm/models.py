@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmaug.core.storage import Storage
+from llmaug.items.vocabulary import Vocabulary
 from llmaug.lm import Answers
-from llmaug.lm.language import load_language
-from llmaug.storage import Storage
-from llmaug.vocabulary import Vocabulary
+from llmaug.lm.causal.language import load_language
 
 
 def check_model(storage: Storage, folder: str, kind: str, vocabulary: Vocabulary) -> Any:
@@ -16,11 +16,11 @@ def check_model(storage: Storage, folder: str, kind: str, vocabulary: Vocabulary
     Returns what is known of it without its weights.
     """
     if kind == "ngram":
-        from llmaug.lm import ngram
+        from llmaug.lm.ngram import model as ngram
 
         return ngram.load(storage, folder, vocabulary)
     if kind == "masked":
-        from llmaug.lm import completion
+        from llmaug.lm.masked import completion
 
         return completion.check(storage, folder, vocabulary)
     return load_language(storage, folder, vocabulary)
@@ -31,9 +31,9 @@ def load_answers(
 ) -> Answers:
     """The n-gram or masked model in `folder`, ready to answer."""
     if kind == "ngram":
-        from llmaug.lm import ngram
+        from llmaug.lm.ngram import model as ngram
 
         return ngram.load(storage, folder, vocabulary)
-    from llmaug.lm import completion
+    from llmaug.lm.masked import completion
 
     return completion.load(storage, folder, vocabulary, model_digest)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmaug.lm.language import Language, load_language
-from llmaug.lm.masking import masked_prompt
-from llmaug.storage import Storage
-from llmaug.vocabulary import PAD, Vocabulary
+from llmaug.core.storage import Storage
+from llmaug.items.vocabulary import PAD, Vocabulary
+from llmaug.lm.causal.language import Language, load_language
+from llmaug.lm.masked.masking import masked_prompt
 
 
 @dataclass(frozen=True)

@@ -14,21 +14,22 @@ from typing import Any
 import numpy as np
 
 from llmaug.config import Config
+from llmaug.core.stage import Context, Stage
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.lm import instruct, ngram
-from llmaug.lm.documents import Documents
+from llmaug.ingest.split import TRAIN, VALIDATION
+from llmaug.ingest.users import load_users
+from llmaug.items.semantic_ids import read_ids
+from llmaug.items.sequences import Batches, load_sequences
+from llmaug.items.vocabulary import Vocabulary, load, load_statistics
+from llmaug.lm.causal.documents import Documents
+from llmaug.lm.causal.language import Attributes, Language, known_attributes
+from llmaug.lm.chat import choices as instruct
 from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
-from llmaug.lm.language import Attributes, Language, known_attributes
-from llmaug.lm.masking import MaskedBatches
-from llmaug.semantic_ids import read_ids
-from llmaug.sequences import Batches, load_sequences
-from llmaug.split import TRAIN, VALIDATION
-from llmaug.stage import Context, Stage
-from llmaug.storage import Storage
-from llmaug.trainer import Task, fit
-from llmaug.users import load_users
-from llmaug.validation import load_validation
-from llmaug.vocabulary import Vocabulary, load, load_statistics
+from llmaug.lm.masked.masking import MaskedBatches
+from llmaug.lm.ngram import model as ngram
+from llmaug.training.trainer import Task, fit
+from llmaug.training.validation import load_validation
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class CausalTask(LmTask):
         earlier: EarlierModel | None = None,
     ) -> None:
         """earlier: the model to start from."""
-        from llmaug.lm.causal import CausalLm
+        from llmaug.lm.causal.model import CausalLm
 
         super().__init__(storage, folders, config)
         lm = config.lm
@@ -180,7 +181,7 @@ class CausalTask(LmTask):
         self.model = CausalLm(lm, self._vocabulary, min_tag_items, language)
         self._taken: dict[str, int] = {}
         if earlier is not None:
-            from llmaug.lm.warm_start import warm_start
+            from llmaug.lm.causal.warm_start import warm_start
 
             self._taken = warm_start(
                 self.model, self._vocabulary, min_tag_items, storage, earlier.folder,
@@ -223,7 +224,7 @@ class CausalTask(LmTask):
         return float(torch.cat(found).double().mean())  # NaN without users
 
     def export(self) -> dict[str, Any]:
-        from llmaug.lm.causal import save
+        from llmaug.lm.causal.model import save
 
         return self.saved(save)
 
@@ -248,7 +249,7 @@ class CausalTask(LmTask):
 
 class MaskedTask(LmTask):
     def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
-        from llmaug.lm.masked import MaskedLm
+        from llmaug.lm.masked.model import MaskedLm
 
         super().__init__(storage, folders, config)
         lm = config.lm
@@ -261,21 +262,42 @@ class MaskedTask(LmTask):
         return self._batches.at(step, rank, world_size)
 
     def export(self) -> dict[str, Any]:
-        from llmaug.lm.masked import save
+        from llmaug.lm.masked.model import save
 
         return self.saved(save)
 
 
 _CODE = {
-    "causal": ("llmaug.lm.actions", "llmaug.lm.causal", "llmaug.lm.documents", "llmaug.lm.features",
-               "llmaug.lm.language", "llmaug.lm.warm_start", "llmaug.item_features",
-               "llmaug.losses", "llmaug.trainer", "llmaug.sequences"),
-    "masked": ("llmaug.lm.masked", "llmaug.lm.masking", "llmaug.lm.features",
-               "llmaug.item_features", "llmaug.trainer", "llmaug.sequences"),
-    "instruct": ("llmaug.lm.instruct", "llmaug.lm.finetune", "llmaug.lm.chat_template",
-                 "llmaug.lm.render_template", "llmaug.trainer", "llmaug.sequences"),
-    "ngram": ("llmaug.lm.ngram", "llmaug.lm.ngram_counts", "llmaug.sequences"),
-}  # fmt: skip
+    "causal": (
+        "llmaug.lm.causal.actions",
+        "llmaug.lm.causal.model",
+        "llmaug.lm.causal.documents",
+        "llmaug.lm.features",
+        "llmaug.lm.causal.language",
+        "llmaug.lm.causal.warm_start",
+        "llmaug.items.item_features",
+        "llmaug.training.losses",
+        "llmaug.training.trainer",
+        "llmaug.items.sequences",
+    ),
+    "masked": (
+        "llmaug.lm.masked.model",
+        "llmaug.lm.masked.masking",
+        "llmaug.lm.features",
+        "llmaug.items.item_features",
+        "llmaug.training.trainer",
+        "llmaug.items.sequences",
+    ),
+    "instruct": (
+        "llmaug.lm.chat.choices",
+        "llmaug.lm.chat.finetune",
+        "llmaug.lm.chat.template",
+        "llmaug.lm.chat.render_template",
+        "llmaug.training.trainer",
+        "llmaug.items.sequences",
+    ),
+    "ngram": ("llmaug.lm.ngram.model", "llmaug.lm.ngram.counts", "llmaug.items.sequences"),
+}
 
 
 def stage(name: str, model: str = "causal") -> Stage:

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmaug.config import TrainConfig
+from llmaug.core.model_files import check_files, check_finite
+from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
-from llmaug.model_files import check_files, check_finite
-from llmaug.storage import Storage, digest
-from llmaug.vocabulary import Vocabulary, of_items
+from llmaug.items.vocabulary import Vocabulary, of_items
 
 _FILES = ("config.json", "items.parquet", "model.safetensors", "users.parquet")
 
@@ -92,7 +92,7 @@ def save(
     """
     from safetensors.torch import save_file
 
-    from llmaug.item_features import folded_state
+    from llmaug.items.item_features import folded_state
 
     with tempfile.TemporaryDirectory() as local:
         weights = {n: t.detach().cpu().contiguous() for n, t in folded_state(model).items()}

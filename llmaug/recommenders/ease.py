@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from llmaug.config import TrainConfig
 from llmaug.errors import UserError
-from llmaug.sequences import group_bounds
-from llmaug.vocabulary import NUM_SPECIAL, Vocabulary
+from llmaug.items.sequences import group_bounds
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 
 
 class Ease(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmaug.config import TrainConfig
-from llmaug.vocabulary import NUM_SPECIAL
+from llmaug.items.vocabulary import NUM_SPECIAL
 
 
 class Linear(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmaug.config import TrainConfig
-from llmaug.vocabulary import Vocabulary
+from llmaug.items.vocabulary import Vocabulary
 
 
 class Popularity(nn.Module):

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmaug import losses
 from llmaug.config import TrainConfig
-from llmaug.item_features import recommender_features
+from llmaug.items.item_features import recommender_features
+from llmaug.items.sequences import padded_prompts
+from llmaug.items.vocabulary import BOS, PAD, Vocabulary
 from llmaug.recommenders.dropout import Dropout
-from llmaug.sequences import padded_prompts
-from llmaug.vocabulary import BOS, PAD, Vocabulary
+from llmaug.training import losses
 
 _TOKENS_A_PASS = 256
 """A pass through the blocks costs about as much as so many tokens in it (measured on a CPU)."""

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmaug import losses
 from llmaug.config import TrainConfig
-from llmaug.item_features import recommender_features
+from llmaug.items.item_features import recommender_features
+from llmaug.items.sequences import padded_prompts
+from llmaug.items.vocabulary import NUM_SPECIAL, PAD, Vocabulary
 from llmaug.recommenders.dropout import Dropout
-from llmaug.sequences import padded_prompts
-from llmaug.vocabulary import NUM_SPECIAL, PAD, Vocabulary
+from llmaug.training import losses
 
 
 class TwoTower(nn.Module):

@@ -1,0 +1,233 @@
+"""Stages `merged/<shards>`: the training events of the arms.
+
+real: the training parts themselves, cut to the same schema.
+augmented: for each part, its users' real events, then what was generated for them (one run
+of events a unit, with their places in the history), and further parts with the new users.
+ngram: the same with what the baseline's generator wrote.
+duplicate: `real`, and every user once more as a synthetic user. The classic baseline: more
+data without anything new in it. For a model without user vectors that is one repeat of
+`real`, with the weight of synthetic events.
+oversampled: `real`, and whole users of it again until there are as many events as in
+`augmented`: the control for volume.
+
+Read the control as what it is. A batch holds `batch_size` sequences of a shuffled cycle over
+all of them, and all arms take the same number of steps. So at a step a user is as likely to
+be drawn from `oversampled` as from `real`, and the two arms differ by chance, except that
+- a user may stand in a batch more than once,
+- a volume that is no multiple of the real one gives some users one more repeat than others,
+- a log with fewer users than `batch_size` has smaller batches in `real`.
+What the control rules out is that `augmented` gains by these. It would do much more where
+training is counted in epochs: there a repeated log trains longer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmaug.arms.arms import AUGMENTED, DUPLICATE, NGRAM, OVERSAMPLED, REAL
+from llmaug.config import MergeConfig
+from llmaug.core.stage import Context, Stage, map_parts, on_track
+from llmaug.core.storage import Storage, digest
+from llmaug.ingest.cleaning import user_hash
+from llmaug.ingest.split import TRAIN
+from llmaug.items.sequences import group_bounds
+from llmaug.items.vocabulary import load_statistics
+from llmaug.plan.parts import read_parts
+from llmaug.schema import ACCEPTED, EVENT, SYNTHETIC, validate
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one shard is merged from."""
+
+    real: str | None
+    """Part of the training events."""
+    share: float = 1.0
+    """Share of the part's events to take, by whole users."""
+    twins: bool = False
+    """The part's users stand here as synthetic users."""
+    synthetic: list[str] = field(default_factory=list)
+    """Parts of the filtered outcomes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What synthetic events say about where they come from."""
+
+    run_id: str
+    generator: str
+    action: str = ""
+    """Of events whose generator knows items alone: the most frequent one."""
+
+
+def run(shards: str, context: Context) -> dict[str, Any]:
+    storage = context.storage
+    if shards == NGRAM:
+        context = replace(context, track=NGRAM)
+    train = f"{context.folder('split')}/{TRAIN}"
+    source = Source(context.run_id, generator=DUPLICATE)
+    plan = {part: Shard(part) for part in storage.parts(train)}
+    if shards in (AUGMENTED, NGRAM):
+        source = Source(
+            context.run_id,
+            context.manifest("plan")["counts"]["generator"],
+            load_statistics(storage, context.folder("vocabulary")).actions[0],
+        )
+        _add_outcomes(plan, context)
+    elif shards == DUPLICATE:
+        plan |= {f"twin-{part}": Shard(part, twins=True) for part in list(plan)}
+    elif shards == OVERSAMPLED:
+        counts = context.manifest(f"merged/{AUGMENTED}")["counts"]
+        plan |= repeats(list(plan), counts["synthetic"] / max(1, counts["real"]))
+    work = partial(
+        _merge_part, storage, train, context.folder("filtered"), context.folder(f"merged/{shards}"),
+        plan, context.config.merge, source,
+    )  # fmt: skip
+    return dict(map_parts(context, context.folder(f"merged/{shards}"), list(plan), work))
+
+
+def _add_outcomes(plan: dict[str, Shard], context: Context) -> None:
+    there = set(context.storage.parts(context.folder("filtered")))
+    asked = read_parts(context.storage, context.folder("plan"))
+    for part in sorted(asked, key=lambda part: part.name):
+        if part.name in there:  # continuations lie beside the users they continue
+            shard = plan.setdefault(part.train_part or part.name, Shard(None))
+            shard.synthetic.append(part.name)
+
+
+def repeats(parts: list[str], times: float) -> dict[str, Shard]:
+    """Shards that hold the events of `parts` again, `times` as many in all."""
+    return {
+        f"repeat-{number + 1}-{part}": Shard(part, share=min(1.0, times - number))
+        for number in range(math.ceil(times))
+        for part in parts
+    }
+
+
+def _merge_part(
+    storage: Storage,
+    train: str,
+    filtered: str,
+    folder: str,
+    plan: dict[str, Shard],
+    config: MergeConfig,
+    source: Source,
+    part: str,
+) -> dict[str, Any]:
+    shard = plan[part]
+    real = storage.read_part(train, shard.real) if shard.real else EVENT.empty_table()
+    real = take_users(real, shard.share)
+    if shard.twins:
+        real = twins(real, config, source)
+    synthetic = [
+        synthetic_events(storage.read_part(filtered, outcomes), config, source)
+        for outcomes in shard.synthetic
+    ]
+    events = order_events(pa.concat_tables([real, *synthetic], promote_options="permissive"))
+    num_synthetic = pc.sum(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC)).as_py() or 0
+    counts = {"real": events.num_rows - num_synthetic, "synthetic": num_synthetic}
+    storage.write_part(validate(events, EVENT, part), counts, folder, part)
+    return counts
+
+
+def take_users(events: pa.Table, share: float) -> pa.Table:
+    """All events of some users: as near to `share` of the (N,) events as whole users allow.
+
+    Who is taken depends on a hash of the user id: the same users in every run.
+    """
+    if share >= 1:
+        return events
+    user_ids = events["user_id"].combine_chunks()
+    bounds = np.array(group_bounds(user_ids.to_numpy(zero_copy_only=False))).reshape(-1, 2)
+    order = np.argsort(user_hash(user_ids.take(pa.array(bounds[:, 0]))), kind="stable")
+    lengths = np.diff(bounds[order]).ravel()
+    taken = order[np.cumsum(lengths) - lengths / 2 < share * events.num_rows]
+    rows = [np.arange(start, end) for start, end in bounds[np.sort(taken)]]
+    return events.take(pa.array(np.concatenate([np.empty(0, np.int64), *rows])))
+
+
+def twins(events: pa.Table, config: MergeConfig, source: Source) -> pa.Table:
+    """The real events of (N,) rows sorted by user, as those of one synthetic user for each."""
+    rows = events.to_pylist()
+    for start, end in group_bounds(events["user_id"].to_numpy(zero_copy_only=False)):
+        unit_id = digest([source.generator, rows[start]["user_id"]])
+        for row in rows[start:end]:
+            row |= {
+                "user_id": f"synthetic:{unit_id}",
+                "weight": row["weight"] * config.synthetic_weight,
+                "origin": SYNTHETIC,
+                "run_id": source.run_id,
+                "unit_id": unit_id,
+                "strategy": DUPLICATE,
+                "generator": source.generator,
+            }
+    return pa.Table.from_pylist(rows, schema=EVENT)
+
+
+def synthetic_events(outcomes: pa.Table, config: MergeConfig, source: Source) -> pa.Table:
+    """The kept events of accepted outcomes as Event rows.
+
+    A new user's id is `synthetic:` and the unit's id: it cannot collide with a real one
+    and names where it came from.
+    """
+    rows = []
+    for outcome in outcomes.filter(pc.equal(outcomes["status"], ACCEPTED)).to_pylist():
+        for event in outcome["events"]:
+            if event["keep"]:
+                rows.append(
+                    {
+                        "user_id": outcome["user_id"] or f"synthetic:{outcome['unit_id']}",
+                        "item_id": event["item_id"],
+                        "action": event["action"] or source.action,
+                        "timestamp": event["timestamp"],
+                        "value": None,
+                        "weight": config.synthetic_weight,
+                        "origin": SYNTHETIC,
+                        "run_id": source.run_id,
+                        "unit_id": outcome["unit_id"],
+                        "strategy": outcome["strategy"],
+                        "generator": source.generator,
+                        "position": event["position"],
+                        "place": event["place"],
+                        "logprob": event["logprob"],
+                    }
+                )
+    return pa.Table.from_pylist(rows, schema=EVENT)
+
+
+def order_events(events: pa.Table) -> pa.Table:
+    """By user, real events before each unit's, each run in its own order."""
+    keys = pa.table(
+        {
+            "user_id": events["user_id"],
+            "unit_id": pc.fill_null(events["unit_id"], ""),
+            "row": pa.array(range(events.num_rows), pa.int64()),
+        }
+    )
+    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+    return events.take(order)
+
+
+_INPUTS = {
+    REAL: ("split",),
+    AUGMENTED: ("split", "vocabulary", "filtered"),
+    NGRAM: ("split", "vocabulary", on_track(NGRAM, "filtered")),
+    DUPLICATE: ("split",),
+    OVERSAMPLED: ("split", f"merged/{AUGMENTED}"),
+}
+
+
+def stage(shards: str) -> Stage:
+    return Stage(
+        name=f"merged/{shards}",
+        run=partial(run, shards),
+        inputs=_INPUTS[shards],
+        settings=lambda config: None if shards in (REAL, OVERSAMPLED) else config.merge,
+    )

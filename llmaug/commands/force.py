@@ -1,0 +1,88 @@
+"""`llmaug publish`: publish a finished run by hand, against the gate if it must be, and behind
+a newer night that is current.
+
+A force against the gate is for one decision of one run. It is recorded in
+`runs/<run_id>/forced.json`, which is an input of the stage `publish`: whatever follows from what
+is published (recommendations, the report) is renewed with it, and a later decision of the gate
+makes it void. That CURRENT may step back behind a newer night is for this one time, and recorded
+in CURRENT: the same run resumed later has no such right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from llmaug.arms.arms import AUGMENTED
+from llmaug.core.progress import Progress
+from llmaug.core.stage import MANIFEST, Context, run_stage
+from llmaug.core.storage import Storage
+from llmaug.errors import UserError
+from llmaug.pipeline import reopened, stages
+from llmaug.publish import stage as publish
+from llmaug.publish.pointer import in_the_way
+
+RENEWED = ("publish", "recommendations", "report")  # stages
+
+
+def publish_run(
+    storage: Storage,
+    run_id: str,
+    reason: str | None = None,
+    progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+    verify: bool = False,
+) -> dict[str, Any]:
+    """Publish what the gate of a run chose, unless a newer night is current; with a `reason`, all
+    the same, and the augmented model although the gate refused it.
+
+    Returns the card of the model and what became of it (`publish.publish`). Raises UserError when
+    there is no such run, it has not come to the gate, files of it are missing or damaged, or there
+    is nothing to force. verify: digests of all files are checked too.
+    """
+    with reopened(storage, run_id, progress, RENEWED, verify) as context:
+        if not storage.exists(context.folder("gate"), MANIFEST):
+            raise UserError(
+                f"run {run_id} has not come to the gate: run the job first "
+                "(`llmaug run`, or `llmaug run --until gate`)"
+            )
+        folder = f"runs/{context.run_id}"
+        if reason is None:
+            storage.delete(folder, publish.FORCED)
+        elif _refused(context, reason):
+            storage.write_json(_record(context, reason), folder, publish.FORCED)
+        path = [stage for _, stage in stages(context.config) if stage.name in RENEWED]
+        path[0] = replace(path[0], run=partial(publish.run, by_force=reason))
+        context.progress.plan([stage.name for stage in path])
+        published, *_ = [run_stage(stage, context) for stage in path]
+        if published["skipped"]:  # that night's stage stands; CURRENT may have moved since
+            return publish.publish(context, reason)
+        return dict(published["counts"])
+
+
+def _refused(context: Context, reason: str) -> bool:
+    """Did the gate refuse what `reason` forces? Raises UserError when nothing is to be forced."""
+    if not reason.strip():
+        raise UserError("--reason is empty: say why this model may go out all the same")
+    if not context.manifest("gate")["counts"]["passed"]:
+        return True
+    if not in_the_way(context.storage, context.config.publish.name, publish.card_of(context)):
+        raise UserError(
+            f"run {context.run_id}: the gate passed and no newer night is current, there is "
+            "nothing to force; leave out --force"
+        )
+    return False
+
+
+def _record(context: Context, reason: str) -> dict[str, Any]:
+    gate = context.manifest("gate")
+    if not context.storage.exists(context.folder(f"model/{AUGMENTED}"), MANIFEST):
+        raise UserError(f"run {context.run_id} trained no augmented model that could be forced")
+    return {
+        "reason": reason.strip(),
+        "refused": gate["counts"]["reasons"],
+        "forced_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "gate": gate["fingerprint"],
+    }

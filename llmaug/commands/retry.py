@@ -1,0 +1,126 @@
+"""`llmaug retry-failed`: ask again for units that failed, and for no others.
+
+The parts that hold them are opened again with all their other answers put aside, and the
+generate stage is run: it asks for what is open, as after any interruption. The stage's manifest
+then carries another `revision`, so the next `llmaug run` renews what follows from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmaug.core.contents import read_manifest
+from llmaug.core.progress import Progress
+from llmaug.core.stage import MANIFEST, REVISION, Context, fingerprint, map_parts, run_stage
+from llmaug.core.storage import Storage
+from llmaug.core.stored import read_note
+from llmaug.errors import UserError
+from llmaug.generate import stage as generate
+from llmaug.generate.part_worker import Place, keep
+from llmaug.lm.generator import generator_of
+from llmaug.pipeline import reopened
+from llmaug.plan.parts import read_parts
+from llmaug.schema import FAILED
+
+
+def retry_failed(
+    storage: Storage,
+    run_id: str,
+    reason: str | None = None,
+    progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+) -> dict[str, Any]:
+    """Run the failed units of a finished generation again, all or those of one `reason`.
+
+    Returns {retried, by_reason: {reason: units}, still_failed}. Raises UserError when there is
+    no such run, generation is not finished, or the run was made with other code.
+    """
+    with reopened(storage, run_id, progress) as context:
+        outcomes = context.folder("outcomes")
+        manifest = read_manifest(storage, outcomes)
+        if manifest is None:
+            raise UserError(
+                f"{storage.uri(outcomes)}: generation is not finished; give the command of the "
+                "run again first"
+            )
+        if manifest["fingerprint"] != fingerprint(generate.STAGE, context)["fingerprint"]:
+            raise UserError(
+                f"{storage.uri(outcomes)}: made by another version of llmaug, or its inputs have "
+                "changed since: run the job again, the outcomes cache answers what is known"
+            )
+        failures = _failures(context)
+        wanted = {name: n for name, n in failures.items() if reason in (None, name)}
+        if not wanted:
+            there = ", ".join(f"{name} ({n:,})" for name, n in failures.items()) or "none"
+            raise UserError(f"run {run_id}: no unit failed with reason '{reason}'; failed: {there}"
+                            if reason else f"run {run_id}: no unit failed")  # fmt: skip
+        revision = manifest.get("revision", 0) + 1
+        storage.write_json({"revision": revision}, outcomes, REVISION)
+        storage.delete(outcomes, MANIFEST)
+        _open_again(context, set(wanted), revision)
+        counts = run_stage(generate.STAGE, context)["counts"]
+        return {
+            "retried": sum(wanted.values()), "by_reason": wanted, "still_failed": counts[FAILED]
+        }  # fmt: skip
+
+
+def _verdicts(context: Context) -> str:
+    """Where the statuses stand: after the filters if they ran, else as generated."""
+    filtered = context.folder("filtered")
+    return filtered if context.storage.exists(filtered, MANIFEST) else context.folder("outcomes")
+
+
+def _failures(context: Context) -> Counter[str]:
+    """{reason: failed units} from the notes of the parts."""
+    storage, folder = context.storage, _verdicts(context)
+    found: Counter[str] = Counter()
+    for part in storage.parts(folder):
+        for name, number in read_note(storage, folder, part)["counts"].items():
+            if name.startswith(f"{FAILED}."):
+                found[name.removeprefix(f"{FAILED}.")] += number
+    return found
+
+
+def _open_again(context: Context, reasons: set[str], revision: int) -> None:
+    storage, verdicts = context.storage, _verdicts(context)
+    parts = {part.name for part in read_parts(storage, context.folder("plan"))}
+    place = Place(
+        storage, context.folder("plan"), context.folder("outcomes"), context.run_id,
+        generator_of(context).name,
+    )  # fmt: skip
+    folder = f"{place.folder}/_retry-{revision}"
+    work = partial(_open_part, place, verdicts, folder, reasons)
+    map_parts(context, folder, [p for p in storage.parts(verdicts) if p in parts], work)
+
+
+def _open_part(
+    place: Place,
+    verdicts: str,
+    folder: str,
+    reasons: set[str],
+    part: str,
+) -> dict[str, int]:
+    """Put aside what is not to be asked again, and take the part's note away."""
+    storage = place.storage
+    rows = storage.read_part(verdicts, part, columns=["unit_id", "status", "reason"])
+    failed = pc.and_(
+        pc.equal(rows["status"], FAILED),
+        pc.is_in(rows["reason"], value_set=pa.array(sorted(reasons), pa.string())),
+    )
+    again = rows.filter(failed)["unit_id"].to_pylist()
+    if again:
+        outcomes = storage.read_part(place.folder, part)
+        others = outcomes.filter(
+            pc.invert(pc.is_in(outcomes["unit_id"], value_set=pa.array(again, pa.string())))
+        )
+        counts = read_note(storage, place.folder, part)["counts"]
+        kept = {n: counts[n] for n in ("cache_hits", "left_out", "not_needed") if n in counts}
+        keep(place, part, others, kept, only=again)
+        storage.delete(place.folder, f"{part}.json")
+    storage.write_part(pa.table({"part": [part]}), {"retried": len(again)}, folder, part)
+    return {"retried": len(again)}

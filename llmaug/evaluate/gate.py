@@ -1,0 +1,133 @@
+"""May the augmented model go out? Decided from the table alone, with reasons.
+
+When it may not, the model of the `real` arm is published in its place: a night never ends
+without a fresh model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from llmaug.arms.arms import AUGMENTED, OVERSAMPLED, REAL
+from llmaug.config import EvaluateConfig, GateConfig
+from llmaug.core.stage import Context, Stage
+from llmaug.evaluate.bootstrap import lift_text
+from llmaug.evaluate.significance import holm
+
+
+def decide(
+    figures: dict[str, Any],
+    gate: GateConfig,
+    evaluate: EvaluateConfig,
+    audit: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """figures: what `comparison.figures` returns; audit: what stage `privacy` found, None where
+    nothing was generated.
+
+    Returns {passed, arm, reasons, segments: [{segment, p, adjusted_p}]}.
+    """
+    if AUGMENTED not in figures["arms"]:
+        return _refused(
+            "no augmented arm was trained: plan.strategies is empty, or train.arms leaves it out"
+        )
+    if not figures["num_users"]:
+        return _refused("no held-out user with a history: a lift cannot be shown")
+    metric = f"ndcg@{evaluate.cutoffs[0]}"
+    against: tuple[str, ...] = tuple(gate.against or (REAL, OVERSAMPLED))
+    lifts = [
+        entry
+        for entry in figures["lifts"]
+        if (entry["arm"], entry["metric"]) == (AUGMENTED, metric) and entry["against"] in against
+    ]
+    assert lifts, f"no lift of {metric} against any of {against}"
+    objections = [reason for lift in lifts for reason in _objections(lift, gate)]
+    segments = worse_segments(figures["segments"], gate)
+    worse = [entry for entry in segments if entry["adjusted_p"] < gate.segment_alpha]
+    for entry in worse:
+        change = entry["difference"]
+        objections.append(
+            f"segment {entry['segment']} ({entry['num_users']} users) is worse: {metric} "
+            f"{change['mean']:+.4f}, interval {change['low']:+.4f} to {change['high']:+.4f}, "
+            f"p {entry['adjusted_p']:.3f} for {len(segments)} segments (Holm)"
+        )
+    if audit and audit["identifying_share"] > gate.max_identifying_share:
+        objections.append(
+            f"privacy: {_identifying(audit)}; at most {gate.max_identifying_share:.2%} may"
+        )
+    tested = [{name: e[name] for name in ("segment", "p", "adjusted_p")} for e in segments]
+    if objections:
+        return {**_refused(*objections), "segments": tested}
+    shown = [_shown(lift) for lift in lifts]
+    reasons = [*shown, f"none of {len(segments)} segments is significantly worse"]
+    if audit:
+        reasons.append(f"privacy: {_identifying(audit)}")
+    return {"passed": True, "arm": AUGMENTED, "reasons": reasons, "segments": tested}
+
+
+def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:
+    if lift["relative"] is None:
+        return [f"arm {lift['against']} has {lift['metric']} 0: no lift can be computed"]
+    if lift["low"] <= gate.min_lift:
+        return [f"{_shown(lift)}; its lower end must be above {gate.min_lift:+.1%}"]
+    return []
+
+
+def _identifying(audit: dict[str, Any]) -> str:
+    return (
+        f"{audit['identifying']:,} of {audit['synthetic']:,} synthetic histories "
+        f"({audit['identifying_share']:.2%}) hold a run of {audit['run_len']} events that fewer "
+        f"than {audit['min_run_users']} real users have"
+    )
+
+
+def _shown(lift: dict[str, Any]) -> str:
+    return f"lift of {lift['metric']} over {lift['against']}: {lift_text(lift)}"
+
+
+def _refused(*reasons: str) -> dict[str, Any]:
+    return {"passed": False, "arm": REAL, "reasons": list(reasons), "segments": []}
+
+
+def worse_segments(segments: Sequence[dict[str, Any]], gate: GateConfig) -> list[dict[str, Any]]:
+    """The segments that decide, with `p` and `adjusted_p` added.
+
+    p: chance of so low a difference to `real` (or a lower one) if the augmented arm were
+    worse there by exactly `gate.max_segment_loss`; normal, with the bootstrap's standard
+    error. One-sided: a better segment is no objection.
+    """
+    found = []
+    for entry in segments:
+        if entry["arm"] != AUGMENTED or entry["num_users"] < gate.min_segment_users:
+            continue
+        change = entry["difference"]
+        above = change["mean"] + gate.max_segment_loss
+        # Without any spread there is no doubt either.
+        z = above / change["error"] if change["error"] else math.copysign(math.inf, above)
+        found.append({**entry, "p": 0.5 * math.erfc(-z / math.sqrt(2))})
+    adjusted = holm({number: entry["p"] for number, entry in enumerate(found)})
+    return [{**entry, "adjusted_p": adjusted[number]} for number, entry in enumerate(found)]
+
+
+def run(audited: bool, context: Context) -> dict[str, Any]:
+    config = context.config
+    figures = context.manifest("evaluation")["counts"]
+    audit = context.manifest("privacy")["counts"] if audited else None
+    decision = decide(figures, config.gate, config.evaluate, audit)
+    verdict, style = ("passed", "green") if decision["passed"] else ("not passed", "yellow")
+    context.progress.note(f"gate {verdict}: publishing arm {decision['arm']}", style)
+    for reason in decision["reasons"]:
+        context.progress.note(f"- {reason}")
+    return decision
+
+
+def stage(audited: bool) -> Stage:
+    """audited: whether there are synthetic events, and so a stage `privacy`."""
+    return Stage(
+        name="gate",
+        run=partial(run, audited),
+        inputs=("evaluation", *(["privacy"] if audited else [])),
+        settings=lambda config: [config.gate, config.evaluate.cutoffs],
+    )

@@ -1,0 +1,64 @@
+"""Answers of earlier nights, by unit id: the same question to the same model is never paid
+for twice.
+
+`outcomes_cache/<generator>/<source>/<run>-<part>.parquet`. A source is what a part of the plan
+was made from (one part of the users, or one range of sample numbers): tonight's units of a
+source are looked up in the files of the same source, so a lookup reads little. When the number
+of parts has changed since, all sources of the kind are read instead. Entries that are used
+are written again with tonight's run, so old ones can be expired by a storage rule.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmaug.core.storage import Storage
+from llmaug.schema import GENERATED, OUTCOME
+
+FOLDER = "outcomes_cache"
+
+
+def cache_folder(generator: str) -> str:
+    return f"{FOLDER}/{re.sub('[^A-Za-z0-9._@-]', '_', generator)}"
+
+
+def remember(
+    storage: Storage, generator: str, source: str, run_id: str, part: str, outcomes: pa.Table
+) -> None:
+    """Keep the generated ones among `outcomes` for other nights; failures may be tried again."""
+    generated = outcomes.filter(pc.equal(outcomes["status"], GENERATED))
+    if generated.num_rows:
+        folder = f"{cache_folder(generator)}/{source}"
+        storage.write_table(generated, folder, f"{run_id}-{part}.parquet")
+
+
+def recall(storage: Storage, generator: str, source: str, sources: list[str]) -> pa.Table:
+    """All answers that may concern `source`, the first of each unit; `sources` are those that
+    the cache has (`storage.names(cache_folder(generator))`)."""
+    kind = _kind(source)
+    wanted = [source] if source in sources else [s for s in sources if _kind(s) == kind]
+    tables = [
+        storage.read_table(cache_folder(generator), name, file)
+        for name in wanted
+        for file in storage.names(cache_folder(generator), name)
+        if file.endswith(".parquet")
+    ]
+    if not tables:
+        return OUTCOME.empty_table()
+    found = pa.concat_tables(tables, promote_options="permissive").select(OUTCOME.names)
+    return first_of_each(found)
+
+
+def first_of_each(outcomes: pa.Table) -> pa.Table:
+    """`outcomes` without rows whose unit_id stood in an earlier row."""
+    row = pa.array(range(outcomes.num_rows), pa.int64())
+    keyed = pa.table({"unit_id": outcomes["unit_id"], "row": row})
+    first = keyed.group_by("unit_id").aggregate([("row", "min")])["row_min"]
+    return outcomes.take(first.take(pc.sort_indices(first)))
+
+
+def _kind(source: str) -> str:
+    return source.split(".")[0]

@@ -1,0 +1,322 @@
+"""Units in, Outcomes out: a fixed pool of engines, spread by Ray Data.
+
+One part of the plan is one Ray Data row. An actor keeps several parts in its engine, so that
+the engine never waits for storage, and writes each part's outcomes: exactly one outcome a
+unit, failures with their reason. A part that is written is never generated again; answers of
+an unfinished part are put aside every half minute, so a killed run repeats little.
+
+Before any engine starts, the outcomes cache answers what it can. A limit of the budget ends
+the stage with what is there; SIGTERM or Ctrl-C keeps what is finished for the next run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmaug.config import BudgetConfig
+from llmaug.core.cluster import connect, has_gpus
+from llmaug.core.model_files import fetch_model
+from llmaug.core.stage import Context, Stage, map_parts, total_counts
+from llmaug.core.storage import Storage
+from llmaug.core.stored import read_note
+from llmaug.errors import UserError
+from llmaug.generate.board import Board, Limits
+from llmaug.generate.engines import AnswerEngine, EngineMaker, UniformEngine, VllmEngine
+from llmaug.generate.ledger import check_units
+from llmaug.generate.outcome_cache import cache_folder, recall
+from llmaug.generate.part_worker import KEPT, PartWorker, Place, commit, keep
+from llmaug.generate.watch import Spent, Watch, interruptible
+from llmaug.ingest.split import TRAIN
+from llmaug.items.vocabulary import load
+from llmaug.lm.folder import CONFIG, NOTES
+from llmaug.lm.generator import Generator, generator_of, repeatable
+from llmaug.lm.models import check_model, load_answers
+from llmaug.plan.parts import PlanPart, read_parts
+from llmaug.schema import FAILED, GENERATED
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+
+def run(context: Context) -> dict[str, Any]:
+    storage, folder = context.storage, context.folder("outcomes")
+    generator = generator_of(context)
+    parts = read_parts(storage, context.folder("plan"))
+    place = Place(storage, context.folder("plan"), folder, context.run_id, generator.name)
+    if context.config.generate.use_cache:
+        _answer_from_cache(context, place, parts)
+    stopped, seen = run_engines(context, place, generator, parts)
+    done = set(storage.parts(folder))
+    if stopped:
+        _commit_kept(context, place, [part for part in parts if part.name not in done])
+        done = set(storage.parts(folder))
+    counts = total_counts(storage, folder)
+    planned = context.manifest("plan")["counts"]["units"]
+    missing = sum(part.num_units for part in parts if part.name not in done)
+    left_out = counts["left_out"] + missing
+    answered = counts["units"]
+    assert answered == counts[GENERATED] + counts[FAILED], counts
+    assert planned == answered + left_out + counts["not_needed"], (planned, left_out, counts)
+    check_units(storage, context.folder("plan"), folder, [p.name for p in parts if p.name in done])
+    if planned and counts[FAILED] == answered:
+        raise UserError(f"all {answered} units failed: {_first_failure(storage, folder)}")
+    if left_out:
+        context.progress.warn(
+            f"{stopped or 'limit'} reached: {left_out:,} of {planned:,} units are left "
+            f"out, {answered:,} are answered"
+        )
+    return {
+        **_figures(counts),
+        "planned": planned,
+        "left_out": left_out,
+        "stopped": stopped,
+        **seen,
+    }
+
+
+def _figures(counts: Counter[str]) -> dict[str, Any]:
+    seconds = counts["engine_ms"] / 1000
+    figures = {name: n for name, n in counts.items() if name not in ("engine_ms", "rows")}
+    for name in (GENERATED, FAILED, "cache_hits", "not_needed"):
+        figures.setdefault(name, 0)
+    rate = round(counts["output_tokens"] / seconds, 1) if seconds else 0.0
+    return {**figures, "engine_seconds": round(seconds, 2), "output_tokens_per_s": rate}
+
+
+# -- answers of earlier nights -----------------------------------------------------------
+
+
+def _answer_from_cache(context: Context, place: Place, parts: list[PlanPart]) -> None:
+    storage, folder = context.storage, f"{place.folder}/_cache"
+    known = storage.names(cache_folder(place.generator))
+    if not known:
+        return
+    done = set(storage.parts(place.folder))
+    by_source: dict[str, list[str]] = {}
+    for part in parts:
+        if part.name not in done:
+            by_source.setdefault(part.source, []).append(part.name)
+    work = partial(_answer_source, place, by_source, known)
+    hits = map_parts(context, folder, list(by_source), work, unit="sources looked up")
+    context.progress.note(f"outcomes cache: {hits['cache_hits']:,} units answered")
+
+
+def _answer_source(
+    place: Place, by_source: dict[str, list[str]], known: list[str], source: str
+) -> dict[str, int]:
+    """Commit the parts that the cache answers whole; keep what it has of the others."""
+    storage, hits = place.storage, 0
+    recalled = recall(storage, place.generator, source, known)
+    for part in by_source[source] if recalled.num_rows else []:
+        units = storage.read_part(place.plan, part, columns=["unit_id"])["unit_id"]
+        row = pc.index_in(units, value_set=recalled["unit_id"].combine_chunks())
+        found = recalled.take(row.filter(pc.is_valid(row)))
+        hits += found.num_rows
+        if found.num_rows == len(units):
+            commit(place, source, part, found, {"cache_hits": found.num_rows})
+        elif found.num_rows:
+            keep(place, part, found, {"cache_hits": found.num_rows})
+    counts = {"cache_hits": hits}
+    storage.write_part(pa.table({"source": [source]}), counts, f"{place.folder}/_cache", source)
+    return counts
+
+
+# -- engines -----------------------------------------------------------------------------
+
+
+def run_engines(
+    context: Context, place: Place, generator: Generator, parts: list[PlanPart]
+) -> tuple[str, dict[str, Any]]:
+    """Run all parts that are not done; (why it stopped early or '', what the board saw)."""
+    config, storage = context.config, context.storage
+    done = set(storage.parts(place.folder))
+    pending = [part for part in parts if part.name not in done]
+    if not pending:
+        return "", {}
+    connect(config.ray)
+    spent = Spent(storage, place.folder)
+    board = _start_board(context, spent)
+    num_units = sum(part.num_units for part in parts)
+    worker = {
+        "place": place,
+        "engine": engine_maker(context, generator),
+        "board": board,
+        "preview": _preview(context, num_units),
+        "quotas": _quotas(context),
+        "train": f"{context.folder('split')}/{TRAIN}",
+        "generator": generator,
+        "filters": config.filters,
+        "may_repeat": repeatable(context, generator),
+    }
+    finished = total_counts(storage, place.folder)
+    hits = total_counts(storage, f"{place.folder}/_cache")["cache_hits"]
+    board.add.remote({"cache_hits": hits})
+    watch = Watch(context, board, spent, num_units, finished, hits)
+    with watch, interruptible(watch.interrupt, context):
+        for row in _answered(context, pending, worker).iter_rows():
+            if context.lease:
+                context.lease.check()
+            watch.finished.update(json.loads(row["counts"]))
+    return watch.verdict(), watch.seen()
+
+
+def _answered(context: Context, pending: list[PlanPart], worker: dict[str, Any]) -> Dataset:
+    """A row for each part that an engine of the pool has answered."""
+    import ray.data
+
+    config = context.config.generate
+    rows = ray.data.from_items([vars(part) for part in pending], override_num_blocks=len(pending))
+    # Ray's guard sees parts, and one of long answers may take an hour. When a machine is lost,
+    # its parts wait for another one, or for an engine that has no more parts to make room.
+    rows.context.execution_no_progress_timeout_s = -1
+    return rows.map(
+        PartWorker,  # type: ignore[arg-type]
+        fn_constructor_kwargs=worker,
+        compute=ray.data.ActorPoolStrategy(
+            size=min(config.num_actors, len(pending)),
+            max_tasks_in_flight_per_actor=config.parts_in_flight,
+            max_concurrent_calls_per_actor=config.parts_in_flight,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=config.num_cpus,
+        num_gpus=num_gpus(context),
+    )
+
+
+def engine_maker(context: Context, generator: Generator) -> EngineMaker:
+    """What an actor calls to start its engine; picklable and small."""
+    storage, config = context.storage, context.config
+    vocabulary = load(storage, generator.vocabulary)
+    if generator.model is None:
+        num_items, rate = vocabulary.num_items, config.generate.simulated_tokens_per_s
+        return lambda: UniformEngine(num_items, rate)
+    folder, version = generator.model, generator.model_digest
+    if generator.kind == "instruct":
+        return _chat_model(context, generator)
+    found = check_model(storage, folder, generator.kind, vocabulary)
+    if generator.kind != "causal":
+        kind = generator.kind
+        return lambda: AnswerEngine(load_answers(storage, folder, kind, vocabulary, version))
+    num_tokens, on_gpu = found.num_tokens, num_gpus(context) > 0
+    return lambda: VllmEngine(
+        fetch_model(storage, folder, version), config.generate, config.lm.context_len,
+        num_tokens, on_gpu,
+    )  # fmt: skip
+
+
+def _chat_model(context: Context, generator: Generator) -> EngineMaker:
+    storage, config = context.storage, context.config
+    assert generator.model is not None and generator.side is not None
+    folder, notes = generator.model, storage.read_json(generator.side, NOTES)
+    num_tokens = storage.read_json(folder, CONFIG)["vocab_size"]
+    version, letters, on_gpu = notes["model_digest"], notes["letters"], num_gpus(context) > 0
+    return lambda: VllmEngine(
+        fetch_model(storage, folder, version), config.generate, config.lm.context_len,
+        num_tokens, on_gpu, letters,
+    )  # fmt: skip
+
+
+def num_gpus(context: Context) -> float:
+    """GPUs of each engine: as configured, or one where the cluster has any and the model is
+    a neural one."""
+    config = context.config.generate
+    if config.num_gpus is not None:
+        return config.num_gpus
+    if config.engine != "vllm" or context.config.lm.model == "ngram":
+        return 0
+    return 1 if has_gpus(context.config.ray) else 0
+
+
+def _start_board(context: Context, spent: Spent) -> Any:
+    """On the driver's machine: it must not go with a spot node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    limits = limits_of(context.config.budget, spent.before, datetime.now(UTC))
+    actor = ray.remote(Board).options(  # type: ignore[call-overload]
+        num_cpus=0, max_restarts=-1, scheduling_strategy=here
+    )
+    return actor.remote(limits, context.run_id, context.config.budget.price_per_hour, True)
+
+
+def limits_of(budget: BudgetConfig, spent_before_s: float, now: datetime) -> Limits:
+    """The budget's deadline and engine hours as the board keeps them."""
+    deadline = budget.deadline
+    if deadline is not None and not isinstance(deadline, datetime):
+        today = now.replace(
+            hour=deadline.hour, minute=deadline.minute, second=deadline.second, microsecond=0
+        )
+        deadline = today if today > now else today + timedelta(days=1)
+    seconds = None if budget.max_gpu_hours is None else budget.max_gpu_hours * 3600
+    return Limits(
+        deadline=deadline.timestamp() if deadline else None,
+        engine_seconds=None if seconds is None else max(seconds - spent_before_s, 0.0),
+    )
+
+
+def _preview(context: Context, num_units: int) -> int:
+    """Every how manieth unit is judged while it runs: about 10,000 of them."""
+    return max(1, num_units // 10_000)
+
+
+def _quotas(context: Context) -> dict[int, int]:
+    """{place in `plan.strategies`: accepted outcomes a user} where there is a quota."""
+    return {
+        index: quota
+        for index, strategy in enumerate(context.config.plan.strategies)
+        if (quota := getattr(strategy, "accepted_per_user", None)) is not None
+    }
+
+
+def _commit_kept(context: Context, place: Place, parts: list[PlanPart]) -> None:
+    """After a limit: what is there of unfinished parts becomes smaller parts."""
+    kept = set(context.storage.parts(f"{place.folder}/{KEPT}"))
+    wanted = {part.name: part for part in parts if part.name in kept}
+    map_parts(context, place.folder, list(wanted), partial(_commit_part, place, wanted))
+
+
+def _commit_part(place: Place, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
+    outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet")
+    extra = read_note(place.storage, f"{place.folder}/{KEPT}", name)["counts"]
+    extra["left_out"] = parts[name].num_units - outcomes.num_rows
+    return commit(place, parts[name].source, name, outcomes, extra)
+
+
+def _first_failure(storage: Storage, folder: str) -> str:
+    first = storage.read_part(folder, storage.parts(folder)[0]).slice(0, 1).to_pylist()[0]
+    return f"{first['reason']}: {first['detail']}"
+
+
+STAGE = Stage(
+    name="outcomes",
+    run=run,
+    inputs=("plan", "vocabulary"),
+    independent=True,
+    code=(
+        "llmaug.generate.part_worker",
+        "llmaug.generate.engines",
+        "llmaug.generate.engine_loop",
+        "llmaug.generate.units",
+        "llmaug.lm.causal.item_logits",
+        "llmaug.lm.causal.actions",
+        "llmaug.lm.ngram.model",
+        "llmaug.lm.masked.completion",
+        "llmaug.lm.ngram.sampling",
+    ),  # fmt: skip
+    settings=lambda config: [
+        config.generate,
+        config.budget.max_gpu_hours,
+        str(config.budget.deadline),
+        config.filters
+        if any(getattr(s, "accepted_per_user", None) for s in config.plan.strategies)
+        else None,
+    ],
+)

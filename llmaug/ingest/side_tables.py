@@ -1,0 +1,294 @@
+"""The items and users tables beside the logs: one part each, ids unique, catalogue-sized.
+
+The first row of an id wins, in file order; a row whose optional field is bad keeps its id and
+the rest. A missing table is an empty part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmaug import schema
+from llmaug.config import IngestConfig, TableConfig
+from llmaug.core.sources import list_sources, resolve_uri
+from llmaug.core.storage import Storage
+from llmaug.errors import UserError
+from llmaug.ingest.cleaning import Reasons, checked_ids, shorten
+from llmaug.ingest.columns import text_column
+from llmaug.ingest.item_fields import BAD, FIELDS, plain_values
+from llmaug.ingest.layout import Layout, Piece, Refused
+from llmaug.ingest.ledger import check_sums, judge_quarantine
+from llmaug.ingest.readers import check_columns, read_pieces
+
+ITEM_COLUMNS = ("item_id", *FIELDS)
+LOW_SHARE = 0.5  # of the items of the logs: the user should know that so few are described
+
+
+@dataclass
+class SideTable:
+    """What was read of a table, every row of it counted."""
+
+    name: str  # items, users
+    rows: pa.Table  # ids unique
+    rows_read: int = 0
+    refused: list[tuple[str, Refused]] = field(default_factory=list)  # with the file's name
+    num_repeated: int = 0  # rows that say again what an earlier one said
+    emptied: Counter[str] = field(default_factory=Counter)  # fields: rows that are null there
+
+    @property
+    def where(self) -> str:
+        return f"ingest.{self.name}"
+
+    def reasons(self) -> Counter[str]:
+        return Counter(row.reason for _, row in self.refused)
+
+
+def read_items(storage: Storage, config: IngestConfig, note: Callable[[str], None]) -> SideTable:
+    """The catalogue of `ingest.items`; empty where there is none.
+
+    Raises UserError when a file cannot be read, or a column has a type of no use.
+    """
+    side = SideTable("items", schema.empty(schema.ITEM))
+    table = config.items
+    if table is None:
+        return side
+    absent = {name for name, theirs in table.columns.items() if theirs is None}
+    if unknown := absent - set(FIELDS):
+        raise UserError(
+            f"ingest.items.columns.{min(unknown)}: null is for the optional columns: "
+            f"{', '.join(FIELDS)}"
+        )
+    wanted = tuple(name for name in ITEM_COLUMNS if name not in absent)
+    words = config.null_words(table.format)
+
+    def typed(piece: Piece, file: str) -> pa.Table:
+        columns = {}
+        for name, convert in FIELDS.items():
+            if name in piece.table.column_names:
+                columns[name] = _field(side, piece, name, convert, table, file, words, note)
+        size = len(piece.rows)
+        columns["origin"] = pa.repeat(schema.REAL, size)
+        return pa.table(columns)
+
+    return _read(storage, config, table, side, schema.ITEM, "item_id", wanted, typed, note)
+
+
+def read_users(storage: Storage, config: IngestConfig, note: Callable[[str], None]) -> SideTable:
+    """The users table: every column but the id is an attribute, as text."""
+    side = SideTable("users", schema.empty(schema.USER))
+    table = config.users
+    if table is None:
+        return side
+    if table.columns.get("user_id", "") is None:
+        raise UserError("ingest.users.columns.user_id: null; every user has an id")
+    absent = {name for name, theirs in table.columns.items() if theirs is None}
+
+    def typed(piece: Piece, file: str) -> pa.Table:
+        names = [n for n in piece.table.column_names if n != "user_id" and n not in absent]
+        texts = []
+        for name in names:
+            found, num_bad = _as_texts(piece.table[name], name, file)
+            side.emptied.update({"attributes": num_bad} if num_bad else {})
+            texts.append(found)
+        maps = [
+            [(name, value) for name, value in zip(names, values, strict=True) if value]
+            for values in zip(*texts, strict=True)
+        ] or [[]] * len(piece.rows)
+        return pa.table({"attributes": pa.array(maps, schema.USER.field("attributes").type)})
+
+    return _read(storage, config, table, side, schema.USER, "user_id", None, typed, note)
+
+
+def write_side_table(
+    storage: Storage, folder: str, side: SideTable, survivors: pa.Array | None = None
+) -> dict[str, int]:
+    """Write `folder`/items or users, and the refused rows were written before; returns the
+    counts. `survivors` (of the k-core) are the only ids kept, None: all."""
+    kept = side.rows
+    if survivors is not None:
+        kept = kept.filter(pc.is_in(kept[0], survivors))
+    lost = {f"quarantined.{reason}": n for reason, n in sorted(side.reasons().items())}
+    dropped = {"duplicate": side.num_repeated, "k_core": side.rows.num_rows - kept.num_rows}
+    lost |= {f"dropped.{rule}": n for rule, n in dropped.items() if n}
+    check_sums(side.where, side.rows_read, kept.num_rows, lost)
+    emptied = {f"bad_{name}": n for name, n in sorted(side.emptied.items())}
+    counts = {"rows_read": side.rows_read, "rows": kept.num_rows, **lost, **emptied}
+    counts = {f"{side.name}_table.{name}": n for name, n in counts.items()}
+    storage.write_part(kept, counts, f"{folder}/{side.name}", "part-00000")
+    return counts
+
+
+def write_refused(storage: Storage, folder: str, side: SideTable) -> None:
+    """Write the refused rows among those of the logs."""
+    rows = [{"file": file, **row._asdict()} for file, row in side.refused]
+    table = pa.Table.from_pylist(rows, schema.QUARANTINE)
+    storage.write_part(table, {}, f"{folder}/quarantine", f"{side.name}-00000")
+
+
+def judge(side: SideTable, limit: float, place: str, note: Callable[[str], None]) -> None:
+    """Note what was refused; an id that came twice has a row that counts, and stops nobody.
+
+    Raises UserError when more than the share `limit` of the rows was refused.
+    """
+    reasons = side.reasons()
+    num_conflicts = reasons.pop("duplicate_id", 0)
+    if num_again := side.num_repeated + num_conflicts:
+        note(
+            f"{side.where}: {num_again:,} of {side.rows_read:,} rows have the id of an earlier "
+            f"one, which is kept ({num_conflicts:,} of them say something else than it)"
+        )
+    firsts: dict[str, dict[str, Any]] = {}
+    for file, row in side.refused:
+        firsts.setdefault(row.reason, {"file": file, **row._asdict()})
+    examples = [firsts[reason] for reason in sorted(reasons)]
+    where = f"{side.where}: "
+    judge_quarantine(reasons, side.rows_read, limit, place, lambda: examples, note, where)
+
+
+def check_overlap(items: SideTable, ids: pa.Array, note: Callable[[str], None]) -> int:
+    """How many of the `ids` of the logs the catalogue knows; a note says so where they are few.
+
+    Raises UserError when there is none.
+    """
+    num_known = int(pc.sum(pc.is_in(ids, items.rows["item_id"])).as_py() or 0)
+    if not num_known:
+        raise no_overlap(items, ids, len(ids))
+    if num_known < LOW_SHARE * len(ids):
+        note(
+            f"only {num_known:,} of {len(ids):,} items of the logs are in {items.where}: nothing "
+            "is known of the others"
+        )
+    return num_known
+
+
+def no_overlap(side: SideTable, ids: pa.Array, num_ids: int) -> UserError:
+    """No id of the logs, `ids` among them, stands in the table: they are not the same ids."""
+    key = side.rows.column_names[0]
+    return UserError(
+        f"0 of {num_ids:,} {side.name} of the logs are in {side.where}: the logs have "
+        f"{_listed(ids)}, the table has {_listed(side.rows[key])}; set {side.where}.columns.{key} "
+        "to the column with the ids of the logs"
+    )
+
+
+def _listed(ids: pa.Array) -> str:
+    return ", ".join(repr(each) for each in ids[:3].to_pylist()) or "none"
+
+
+def _read(
+    storage: Storage,
+    config: IngestConfig,
+    table: TableConfig,
+    side: SideTable,
+    fields: pa.Schema,
+    key: str,
+    wanted: tuple[str, ...] | None,
+    typed: Callable[[Piece, str], pa.Table],
+    note: Callable[[str], None],
+) -> SideTable:
+    """Fill `side` with all rows that have a usable, new id; `typed` makes the other columns."""
+    place = resolve_uri(table.path, storage, f"{side.where}.path")
+    layout = Layout(side.where, table, (key,), wanted)
+    sources = list_sources(place, f"{side.where}.path", note)
+    check_columns(place, sources, layout)
+    words = config.null_words(table.format)
+    pieces, files, numbers = [fields.empty_table()], [], [np.zeros(0, np.int64)]
+    for source in sources:
+        for piece in read_pieces(place, source, layout):
+            side.rows_read += len(piece.rows) + len(piece.refused)
+            side.refused += [(source.name, row) for row in piece.refused]
+            for row in piece.refused:
+                if row.row is None:
+                    raise UserError(
+                        f"{source.name}: {side.where} cannot be read whole ({row.reason}: "
+                        f"{row.detail}); write the file anew"
+                    )
+            if not len(piece.rows):
+                continue
+            reasons = Reasons(len(piece.rows))
+            ids = checked_ids(piece.table[key], key, source.name, words, reasons)
+            side.refused += [(source.name, row) for row in reasons.rows(piece.rows)]
+            good = pa.array(~reasons.refused)
+            found = typed(piece, source.name).add_column(0, key, ids).filter(good)
+            pieces.append(schema.validate(found, fields, side.where))
+            files += [source.name] * found.num_rows
+            numbers.append(piece.rows[~reasons.refused])
+    rows = pa.concat_tables(pieces).combine_chunks()
+    side.rows = _first_of_each(side, rows, files, np.concatenate(numbers))
+    return side
+
+
+def _first_of_each(
+    side: SideTable, rows: pa.Table, files: list[str], numbers: np.ndarray
+) -> pa.Table:
+    """The first row of each id. Another that equals it is counted, one that does not refused."""
+    coded = rows[0].combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first, of = np.unique(coded, return_index=True, return_inverse=True)
+    again = np.ones(len(coded), bool)
+    again[first] = False
+    later = np.flatnonzero(again)
+    new = rows.take(pa.array(later)).to_pylist()
+    old = rows.take(pa.array(first[of[later]])).to_pylist()
+    for at, ours, theirs in zip(later, new, old, strict=True):
+        if ours == theirs:
+            side.num_repeated += 1
+        else:
+            again_at = Refused(int(numbers[at]), "duplicate_id", None)
+            side.refused.append((files[at], again_at))
+    return rows.filter(pa.array(~again))
+
+
+def _field(
+    side: SideTable,
+    piece: Piece,
+    name: str,
+    convert: Callable[..., tuple[pa.Array, np.ndarray]],
+    table: TableConfig,
+    file: str,
+    words: Sequence[str],
+    note: Callable[[str], None],
+) -> pa.Array:
+    """An optional column; bad values are null, counted, and noted once."""
+    column = piece.table[name]
+    try:
+        found, bad = convert(column, name, file, words)
+    except UserError as error:
+        if name in table.columns:
+            raise
+        note(f"{error}. It is passed over")
+        return pa.nulls(len(column))
+    if bad.any():
+        if not side.emptied[name]:
+            at = int(np.flatnonzero(bad)[0])
+            note(
+                f"{side.where}: a bad {name} is left out and the rest of the row kept, as in "
+                f"{file} row {piece.rows[at]}: {shorten(column[at])}"
+            )
+        side.emptied[name] += int(bad.sum())
+    return found
+
+
+def _as_texts(column: pa.ChunkedArray, name: str, file: str) -> tuple[list[str | None], int]:
+    """Values of any type as text, and how many of them have none."""
+    try:
+        text, broken = text_column(column, name, file)
+        return text.to_pylist(), int(broken.sum())
+    except UserError:  # dates, lists, structs
+        values = plain_values(column)
+    texts = [v if isinstance(v, str) else _shown(v) for v in values]
+    return texts, sum(value is BAD for value in values)
+
+
+def _shown(value: Any) -> str | None:
+    if value is None or value is BAD:
+        return None
+    return str(value) if isinstance(value, date | time) else json.dumps(value, default=str)

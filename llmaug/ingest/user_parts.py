@@ -1,0 +1,239 @@
+"""Files to user parts: read, clean, shuffle by a hash of the user, clean each user's events.
+
+One Ray Data pipeline. Workers write the parts; the driver sees one row of counts a part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmaug import schema
+from llmaug.config import IngestConfig
+from llmaug.core.sources import Source, resolve_uri
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
+from llmaug.ingest.cleaning import EVENT_COLUMNS, clean_piece, clean_users, float_twins, user_hash
+from llmaug.ingest.layout import Layout, Piece
+from llmaug.ingest.readers import count_rows, read_pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_BLOCKS = 2_000  # more files than this share tasks
+TWIN = "twin"
+
+# What goes through the shuffle: events (reason null), quarantined rows (reason), counts of rows
+# that were dropped already (reason and count), so that retried tasks count once, and for each
+# user called 1.0 the question whether the part where a user 1 belongs has one (TWIN).
+SHUFFLED = pa.schema(
+    {
+        "part": pa.int32(),
+        "user_id": pa.string(),
+        "item_id": pa.string(),
+        "action": pa.string(),
+        "timestamp": pa.timestamp("us", "UTC"),
+        "value": pa.float32(),
+        "source": pa.int32(),
+        "row": pa.int64(),
+        "file": pa.string(),
+        "reason": pa.string(),
+        "detail": pa.string(),
+        "count": pa.int64(),
+    }
+)
+
+
+def events_layout(config: IngestConfig) -> Layout:
+    wanted = tuple(n for n in EVENT_COLUMNS if n != "timestamp" or config.order != "line")
+    required = tuple(name for name in wanted if name not in ("action", "value"))
+    return Layout("ingest", config, required, wanted)
+
+
+def clean_parts(context: Context, sources: list[Source], parts: list[str]) -> None:
+    """Write `ingest/clean` and `ingest/quarantine`, each with all of `parts`; the counts of
+    rows read, quarantined and dropped stand in the notes of the clean parts."""
+    import ray.data
+
+    config, storage, folder = context.config.ingest, context.storage, context.folder("ingest")
+    place = resolve_uri(config.path, storage)
+    layout = events_layout(config)
+    first_lines = [0] * len(sources)
+    if config.order == "line":
+        first_lines = _first_lines(place, sources, layout)
+    tasks = [
+        {"source": json.dumps(source), "first_line": first}
+        for source, first in zip(sources, first_lines, strict=True)
+    ]
+    num_bytes = sum(source.size for source in sources)
+    context.progress.note(f"{len(sources):,} files, {num_bytes / 2**20:,.1f} MiB")
+    read = partial(
+        _read_files, place=place, layout=layout, config=config, num_parts=len(parts),
+        now=datetime.now(UTC),
+    )  # fmt: skip
+    write = partial(_write_group, storage=storage, folder=folder, config=config)
+    written = (
+        ray.data.from_items(tasks, override_num_blocks=min(len(tasks), MAX_BLOCKS))
+        .map_batches(read, batch_size=1, batch_format="pyarrow")
+        .groupby("part", num_partitions=len(parts))
+        .map_groups(write, batch_format="pyarrow")
+    )
+    with context.progress.track(len(parts), "user parts") as advance:
+        for row in written.iter_rows():
+            if context.lease:
+                context.lease.check()
+            advance(1, row["counts"])
+    done = set(storage.parts(f"{folder}/clean"))
+    for index, part in enumerate(parts):
+        if part not in done:  # no user and no refused row fell into it
+            _write_part(index, SHUFFLED.empty_table(), storage, folder, config)
+
+
+def _first_lines(place: Storage, sources: list[Source], layout: Layout) -> list[int]:
+    """Running number (from 0) of the first line of each file: one more pass over the files,
+    needed because file order must hold across files that are read side by side."""
+    import ray.data
+
+    def count(row: dict[str, Any]) -> dict[str, int]:
+        source = Source(*json.loads(row["source"]))
+        return {"index": source.number, "rows": count_rows(place, source, layout)}
+
+    rows = ray.data.from_items(
+        [{"source": json.dumps(source)} for source in sources],
+        override_num_blocks=min(len(sources), MAX_BLOCKS),
+    )
+    sizes = {row["index"]: row["rows"] for row in rows.map(count).iter_rows()}
+    return list(accumulate((sizes[source.number] for source in sources), initial=0))[:-1]
+
+
+def _read_files(
+    batch: pa.Table,
+    *,
+    place: Storage,
+    layout: Layout,
+    config: IngestConfig,
+    num_parts: int,
+    now: datetime,
+) -> Iterator[pa.Table]:
+    """Rows of the files in `batch`, as SHUFFLED tables of one Piece each."""
+    for task in batch.to_pylist():
+        source = Source(*json.loads(task["source"]))
+        num_rows = 0
+        for piece in read_pieces(place, source, layout):
+            num_rows += len(piece.rows) + len(piece.refused)
+            yield _shuffled(piece, source, config, num_parts, now, task["first_line"])
+        if not num_rows:
+            yield _counted(source, num_parts, {"empty_files": 1})
+
+
+def _shuffled(
+    piece: Piece,
+    source: Source,
+    config: IngestConfig,
+    num_parts: int,
+    now: datetime,
+    first_line: int,
+) -> pa.Table:
+    cleaned = clean_piece(piece, config, source.name, now, first_line)
+    events = cleaned.events
+    hashes = user_hash(events["user_id"].combine_chunks())
+    sampled = hashes / 2.0**64 < config.sample_users
+    if config.sample_users == 1:
+        sampled[:] = True  # the largest hashes round to 1
+    events = events.filter(pa.array(sampled))
+    events = events.append_column(
+        "part", pa.array((hashes[sampled] % np.uint64(num_parts)).astype(np.int32))
+    ).append_column("source", pa.repeat(pa.scalar(source.number, pa.int32()), events.num_rows))
+    refused = pa.Table.from_pylist(
+        [
+            {
+                "part": (source.number * 1_000_003 + (refused.row or 0)) % num_parts,
+                "file": source.name,
+                **refused._asdict(),
+            }
+            for refused in cleaned.refused
+        ],
+        pa.schema([SHUFFLED.field(name) for name in ("part", "file", "row", "reason", "detail")]),
+    )
+    counts = {
+        "rows_read": len(piece.rows) + len(piece.refused),
+        "dropped.out_of_range_date": cleaned.num_out_of_range_date,
+        "dropped.sampled_out": int((~sampled).sum()),
+        **{f"found.{name}": 1 for name in piece.table.column_names},
+        **{f"noted.{name}": count for name, count in cleaned.noted.items()},
+    }
+    rows = [_conform(events), _conform(refused), _counted(source, num_parts, counts)]
+    return pa.concat_tables([*rows, _twins(events["user_id"], num_parts)]).combine_chunks()
+
+
+def _twins(user_ids: pa.ChunkedArray, num_parts: int) -> pa.Table:
+    twins = float_twins(user_ids)
+    parts = (user_hash(twins) % np.uint64(num_parts)).astype(np.int32)
+    return _conform(
+        pa.table({"part": parts, "user_id": twins, "reason": pa.repeat(TWIN, len(twins))})
+    )
+
+
+def _counted(source: Source, num_parts: int, counts: dict[str, int]) -> pa.Table:
+    part = source.number % num_parts
+    found = [{"part": part, "reason": n, "count": c} for n, c in counts.items() if c]
+    return pa.Table.from_pylist(found, SHUFFLED)
+
+
+def _conform(table: pa.Table) -> pa.Table:
+    size = table.num_rows
+    columns = [
+        table[field.name] if field.name in table.column_names else pa.nulls(size, field.type)
+        for field in SHUFFLED
+    ]
+    return pa.table(columns, schema=SHUFFLED)
+
+
+# -- one user part -----------------------------------------------------------------------
+
+
+def _write_group(
+    rows: pa.Table, *, storage: Storage, folder: str, config: IngestConfig
+) -> pa.Table:
+    counts = _write_part(rows["part"][0].as_py(), rows, storage, folder, config)
+    return pa.table({"counts": [json.dumps(counts)]})
+
+
+def _write_part(
+    index: int, rows: pa.Table, storage: Storage, folder: str, config: IngestConfig
+) -> dict[str, int]:
+    """Write the clean events and the quarantined rows of user part `index`."""
+    part = f"part-{index:05d}"
+    counted = pc.is_valid(rows["count"])
+    counts: Counter[str] = Counter()
+    for row in rows.select(["reason", "count"]).filter(counted).to_pylist():
+        counts[row["reason"]] += row["count"]
+    is_twin = pc.fill_null(pc.equal(rows["reason"], TWIN), False)
+    twins = pc.unique(rows["user_id"].filter(is_twin))
+    if len(twins):
+        there = rows["user_id"].filter(pc.is_null(rows["reason"]))
+        counts["noted.twin_users"] = int(pc.sum(pc.is_in(twins, there)).as_py() or 0)
+        rows, counted = rows.filter(pc.invert(is_twin)), counted.filter(pc.invert(is_twin))
+    refused = rows.filter(pc.and_(pc.is_valid(rows["reason"]), pc.invert(counted)))
+    refused = refused.select(schema.QUARANTINE.names)
+    refused = refused.sort_by([("file", "ascending"), ("row", "ascending")])
+    for found in pc.value_counts(refused["reason"]).to_pylist():
+        counts[f"quarantined.{found['values']}"] += found["counts"]
+    events = clean_users(rows.filter(pc.is_null(rows["reason"])), config, counts)
+    events = events.select(EVENT_COLUMNS)
+    for name, value in (("weight", 1.0), ("origin", schema.REAL)):
+        events = events.append_column(name, pa.repeat(value, events.num_rows))
+    storage.write_part(
+        schema.validate(refused, schema.QUARANTINE, "ingest"), {}, f"{folder}/quarantine", part
+    )
+    events = schema.validate(events, schema.EVENT, "ingest")
+    storage.write_part(events, counts, f"{folder}/clean", part)
+    return dict(counts)

@@ -1,0 +1,319 @@
+"""Event parts to training sequences, and sequences to padded batches.
+
+A sequence is BOS and one user's events in time order, as tokens of the vocabulary. What was
+generated for a real user becomes its own sequence: the history with the generated events in
+their places (before an event of it, after the last one, or in the stead of some). Its loss
+begins with the first generated event; what stands before that already trains in the real
+sequence. New users are sequences like real ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmaug.core.storage import Storage
+from llmaug.errors import UserError
+from llmaug.items.vocabulary import BOS, PAD, Vocabulary
+
+_BLOCK = 1 << 22  # events looked at together
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """N sequences back to back.
+
+    tokens: (M,) int32, each sequence starting with BOS. weights: (M,) float32, the loss
+    weight of predicting that token (0 for BOS and for context). offsets: (N + 1,) int64.
+    user_ids: (N,) strings. is_real: (N,) whether all of its events are real ones.
+    """
+
+    tokens: np.ndarray
+    weights: np.ndarray
+    offsets: np.ndarray
+    user_ids: np.ndarray
+    is_real: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def num_targets(self) -> int:
+        return sum(int((weights > 0).sum()) for _, weights in self.blocks())
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Tokens and weights of all events, a piece at a time."""
+        for start in range(0, len(self.tokens), _BLOCK):
+            yield self.tokens[start : start + _BLOCK], self.weights[start : start + _BLOCK]
+
+    @cached_property
+    def first_losses(self) -> np.ndarray:
+        """(N,) where in the tokens each sequence's first loss stands; -1 for none."""
+        first = np.full(len(self), -1)
+        for number, (_, weights) in enumerate(self.blocks()):
+            place = np.flatnonzero(weights > 0) + number * _BLOCK
+            sequence = np.searchsorted(self.offsets, place, side="right") - 1
+            # In reverse, so that the first one of a sequence is written last.
+            later = first[sequence] < 0
+            first[sequence[later][::-1]] = place[later][::-1]
+        return first
+
+
+def load_sequences(storage: Storage, folder: str, vocabulary: Vocabulary) -> Sequences:
+    """All sequences of the event parts in `folder`, in part order, one part in memory at a time.
+
+    What there is of each event (8 bytes) streams into files on this machine's disk, without a
+    name, that are mapped into memory; a batch reads its own windows. In memory stays what there
+    is of each sequence.
+    """
+    lengths, user_ids, is_real = [], [], []
+    with tempfile.TemporaryFile() as tokens, tempfile.TemporaryFile() as weights:
+        for part in storage.parts(folder):
+            piece = of_events(storage.read_part(folder, part), vocabulary)
+            piece.tokens.tofile(tokens)
+            piece.weights.tofile(weights)
+            lengths.append(np.diff(piece.offsets))
+            user_ids.append(piece.user_ids)
+            is_real.append(piece.is_real)
+        return Sequences(
+            tokens=_mapped(tokens, np.int32),
+            weights=_mapped(weights, np.float32),
+            offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
+            user_ids=np.concatenate(user_ids),
+            is_real=np.concatenate(is_real),
+        )
+
+
+def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
+    """(M,) what was written to `file`; it lives as long as the array does."""
+    file.flush()
+    if not file.tell():
+        return np.empty(0, dtype)
+    return np.memmap(file, dtype, mode="r")
+
+
+def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
+    """Sequences of events sorted by user, real before synthetic, units together.
+
+    Events of items outside the vocabulary are context no model can see: they are left out.
+    """
+    token = vocabulary.encode_events(events)
+    user = events["user_id"].to_numpy(zero_copy_only=False)
+    unit = pc.fill_null(events["unit_id"], "").to_numpy(zero_copy_only=False)
+    weight = events["weight"].to_numpy().astype(np.float32)
+    # Without a place, behind everything that the user has.
+    place = pc.fill_null(events["place"], np.iinfo(np.int32).max).to_numpy()
+    replaces = pc.fill_null(pc.equal(events["strategy"], "substitute"), False).to_numpy(
+        zero_copy_only=False
+    )
+    tokens, weights, lengths, user_ids, is_real = [], [], [], [], []
+    history, history_user = token[:0], None
+    for start, end in group_bounds(user, unit):
+        run, run_weight = token[start:end], weight[start:end]
+        if not unit[start]:
+            history, history_user = run, user[start]
+        elif user[start] == history_user:
+            run, run_weight = _placed(
+                history, run, run_weight, place[start:end], bool(replaces[start])
+            )
+        run, run_weight = run[run >= 0], run_weight[run >= 0]
+        if not len(run):
+            continue
+        tokens += [[BOS], run]
+        weights += [[0.0], run_weight]
+        lengths.append(1 + len(run))
+        user_ids.append(user[start])
+        is_real.append(not unit[start])
+    return Sequences(
+        tokens=np.concatenate([np.empty(0), *tokens]).astype(np.int32),
+        weights=np.concatenate([np.empty(0), *weights]).astype(np.float32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        user_ids=np.array(user_ids, dtype=object),
+        is_real=np.array(is_real, dtype=bool),
+    )
+
+
+def _placed(
+    history: np.ndarray, run: np.ndarray, weight: np.ndarray, place: np.ndarray, replaces: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H,) tokens of a history with the (M,) generated ones of `run` in their places, and loss
+    weights: 0 before the first generated event; what follows it counts as much as that one."""
+    own = np.arange(len(history))
+    if replaces:
+        own = np.setdiff1d(own, place)
+    # By place; there, what was generated stands before the real event.
+    order = np.lexsort((np.r_[np.zeros(len(run)), np.ones(len(own))], np.r_[place, own]))
+    tokens = np.r_[run, history[own]][order]
+    generated = np.r_[np.ones(len(run), bool), np.zeros(len(own), bool)][order]
+    first = int(np.argmax(generated))
+    weights = np.where(np.arange(len(tokens)) < first, 0.0, weight[0])
+    weights[generated] = weight
+    return tokens, weights.astype(np.float32)
+
+
+def group_bounds(*columns: np.ndarray) -> list[tuple[int, int]]:
+    """(start, end) of each run of rows with equal values in all of the (N,) columns."""
+    num_rows = len(columns[0])
+    if not num_rows:
+        return []
+    change = np.zeros(num_rows - 1, dtype=bool)
+    for column in columns:
+        change |= column[1:] != column[:-1]
+    edges = [0, *(np.flatnonzero(change) + 1).tolist(), num_rows]
+    return list(itertools.pairwise(edges))
+
+
+def user_histories(
+    storage: Storage, folders: list[str], part: str, vocabulary: Vocabulary
+) -> dict[str, list[int]]:
+    """user_id to event tokens (folders in time order: train, then validation) in one part."""
+    histories: dict[str, list[int]] = {}
+    for folder in folders:
+        events = storage.read_part(folder, part, columns=["user_id", *vocabulary.event_columns])
+        token = vocabulary.encode_events(events)
+        user = events["user_id"].to_numpy(zero_copy_only=False)
+        for start, end in group_bounds(user):
+            run = token[start:end]
+            histories.setdefault(user[start], []).extend(run[run >= 0].tolist())
+    return histories
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence, or a window of it: tokens (T,) and their loss weights (T,)."""
+
+    index: int
+    """Of the sequence."""
+    tokens: np.ndarray
+    weights: np.ndarray
+
+
+class Batches:
+    """Deterministic batches: the same step gives the same batch, whatever ran before.
+
+    So a run that resumes from a checkpoint sees what the undisturbed run would have seen.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        batch_size: int,
+        window: int,
+        seed: int,
+        only: np.ndarray | None = None,
+    ) -> None:
+        """only: (N,) bool, the sequences to draw from; None for all."""
+        self._first_loss = sequences.first_losses
+        wanted = (np.diff(sequences.offsets) >= 2) & (self._first_loss >= 0)
+        if only is not None:
+            wanted &= only
+        self._usable = np.flatnonzero(wanted)
+        if not len(self._usable):
+            raise UserError(
+                "no training sequence has an event to learn from: check the split and the "
+                "weights (merge.synthetic_weight)"
+            )
+        self._order: tuple[int, np.ndarray] = (-1, self._usable)  # of the epoch asked for last
+        self._sequences = sequences
+        self.size = min(batch_size, len(self._usable))
+        self._window = window
+        self._seed = seed
+        self.num_targets = sequences.num_targets
+
+    def target_counts(self, num_tokens: int) -> np.ndarray:
+        """(num_tokens,) how many events of each token are to be predicted."""
+        counts = np.zeros(num_tokens, np.int64)
+        for tokens, weights in self._sequences.blocks():
+            counts += np.bincount(tokens[weights > 0], minlength=num_tokens)
+        return counts
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right."""
+        _, start, length = self._windows(step, rank, world_size)
+        sequences = self._sequences
+        place = start[:, None] + np.arange(length.max())  # (B, T)
+        inside = place < (start + length)[:, None]
+        place = np.minimum(place, len(sequences.tokens) - 1)
+        tokens = np.where(inside, sequences.tokens[place], PAD).astype(np.int64)
+        weights = np.where(inside, sequences.weights[place], 0).astype(np.float32)
+        weights[:, 0] = 0  # nothing stands before the first token to predict it from
+        return tokens, weights
+
+    def rows(self, step: int, rank: int = 0, world_size: int = 1) -> list[Row]:
+        """The (B,) windows of `step` one by one."""
+        tokens, weights = self._sequences.tokens, self._sequences.weights
+        return [
+            Row(int(index), tokens[start : start + length], weights[start : start + length])
+            for index, start, length in zip(*self._windows(step, rank, world_size), strict=True)
+        ]
+
+    def _windows(
+        self, step: int, rank: int, world_size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(B,) sequences of the batch, and where in the tokens each one's window starts, and
+        its length.
+
+        Long sequences contribute one random window of `window` + 1 tokens a visit; a long
+        context is cut rather than the events behind it, which carry the loss.
+        """
+        rng = np.random.default_rng([self._seed, 1, step])
+        chosen = self._chosen(step)[rank::world_size]
+        if not len(chosen):
+            raise UserError(
+                f"a batch of {self.size} sequences cannot be cut into {world_size} shares: "
+                "lower num_workers or num_accumulations"
+            )
+        draw = rng.random(self.size)[rank::world_size]
+        start, end = self._sequences.offsets[chosen], self._sequences.offsets[chosen + 1]
+        spare = np.maximum(0, end - start - self._window - 1)
+        earliest = np.minimum(spare, self._first_loss[chosen] - start - 1)
+        start = start + earliest + (draw * (spare - earliest + 1)).astype(int)
+        return chosen, start, np.minimum(end - start, self._window + 1)
+
+    def _chosen(self, step: int) -> np.ndarray:
+        """Sequence indices: a fresh shuffle each epoch, batches running over its end."""
+        first = step * self.size
+        out: list[np.ndarray] = []
+        missing = self.size
+        while missing:
+            epoch, place = divmod(first, len(self._usable))
+            out.append(self._order_of(epoch)[place : place + missing])
+            missing -= len(out[-1])
+            first += len(out[-1])
+        return np.concatenate(out)
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        """A shuffle that depends on the epoch alone, made once an epoch."""
+        if self._order[0] != epoch:
+            rng = np.random.default_rng([self._seed, 0, epoch])
+            self._order = epoch, rng.permutation(self._usable)
+        return self._order[1]
+
+
+def padded(rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) rows to tokens (B, T) int64 and weights (B, T) float32, padded right."""
+    width = max(len(row.tokens) for row in rows)
+    tokens = np.full((len(rows), width), PAD, dtype=np.int64)
+    weights = np.zeros((len(rows), width), dtype=np.float32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row.tokens)] = row.tokens
+        weights[i, : len(row.tokens)] = row.weights
+    weights[:, 0] = 0  # nothing stands before the first token to predict it from
+    return tokens, weights
+
+
+def padded_prompts(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) token lists to tokens (B, T) int64, padded right, and the (B,) places of their last."""
+    length = np.array([len(prompt) for prompt in prompts])
+    tokens = np.full((len(prompts), length.max()), PAD, dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    return tokens, length - 1

@@ -1,0 +1,258 @@
+"""A chat model as a judge of what comes next: strategy `choose`.
+
+For users with few events (cold start) an LLM knows what no count knows: what the items are. It
+is asked in prose, and only to choose: among candidates that people took together with what
+the user had (cosine of co-occurrence in the training events), filled up with popular items.
+The answer is one letter, one token that decoding is limited to, so nothing has to be parsed
+and nothing outside the catalogue can come out.
+
+The chat model is copied to `models/<digest>` below the root once, for all nights; `lm/<name>`
+holds the neighbours of the items, and the chat model again where it is fine-tuned
+(`llmaug.lm.chat.finetune`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from llmaug.config import Config
+from llmaug.core.hf_folder import adopt_folder
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage, digest
+from llmaug.errors import UserError
+from llmaug.ingest.split import TRAIN
+from llmaug.items.semantic_ids import taken_items
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load
+from llmaug.lm.causal.language import Language
+from llmaug.lm.chat.template import chat_frame
+from llmaug.lm.folder import CONFIG, NOTES
+from llmaug.lm.prompts import Prompts
+
+NEIGHBOURS = "neighbours.parquet"
+LETTERS = "ABCDEFGHIJKLMNOPQRST"
+_NUM_NEIGHBOURS = 20
+_TEXTS = {
+    "en": (
+        "Somebody chose these, one after the other:\n{history}\n\n"
+        "Which of these will they choose next?\n{candidates}\n\n"
+        "Answer with one letter."
+    ),
+    "zh": (
+        "一位用户先后选择了:\n{history}\n\n"
+        "接下来这位用户最可能选择哪一个?\n{candidates}\n\n"
+        "请只回答一个字母。"
+    ),
+}
+
+
+def fit(context: Context) -> dict[str, Any]:
+    """Count who is taken with whom, copy the chat model of `lm.folder` to the root, and
+    fine-tune it if so configured."""
+    storage, lm = context.storage, context.config.lm
+    folder = context.folder(f"lm/{lm.name}")
+    vocabulary = load(storage, context.folder("vocabulary"))
+    model_folder, model_digest = adopt_model(storage, str(lm.folder), context.progress.note)
+    tokenizer = _tokenizer(storage, model_folder, model_digest)
+    letters = letter_tokens(tokenizer)
+    frame = chat_frame(tokenizer, f"lm.folder {lm.folder}")
+    table = neighbours(storage, f"{context.folder('split')}/{TRAIN}", vocabulary)
+    counted = storage.write_table(table, folder, NEIGHBOURS)
+    notes = {"model": "instruct", "name": lm.name, "vocabulary_digest": vocabulary.digest,
+             "model_folder": model_folder, "model_digest": model_digest, "letters": letters,
+             "frame": frame, "text": lm.prompt_language}  # fmt: skip
+    storage.write_json(notes, folder, NOTES)
+    facts: dict[str, Any] = {}
+    if lm.finetune:
+        from llmaug.lm.chat.finetune import finetune
+
+        facts = finetune(context)
+        tuned = {name: facts[name] for name in ("model_folder", "model_digest")}
+        notes |= tuned
+        storage.write_json(notes, folder, NOTES)
+    return {
+        **facts,
+        "name": lm.name,
+        "model_digest": digest([notes["model_digest"], counted, notes["text"]]),
+        "model_folder": notes["model_folder"],
+    }
+
+
+def num_candidates(config: Config) -> int:
+    """Items among which fine-tuning asks to choose: as many as the plan does at most."""
+    return max((s.num_candidates for s in config.plan.strategies if s.kind == "choose"), default=8)
+
+
+def adopt_model(
+    storage: Storage, uri: str, note: Callable[[str], None] = lambda _: None
+) -> tuple[str, str]:
+    """Copy the Hugging Face folder at `uri` below the root once; returns its folder there and
+    its digest. Raises UserError when it is no chat model."""
+    needed = (CONFIG, "tokenizer_config.json", "tokenizer.json")
+    return adopt_folder(storage, uri, "lm.folder", "a chat model", needed, note)
+
+
+def neighbours(storage: Storage, train: str, vocabulary: Vocabulary) -> pa.Table:
+    """For each item the items that most of its users took, too: {items, scores} by cosine, in
+    item order; of popularity for those without neighbours."""
+    from scipy.sparse import diags
+
+    taken, _ = taken_items(storage, train, vocabulary)
+    taken = taken.astype(np.float32)
+    taken.data[:] = 1
+    count = np.asarray(taken.sum(0)).ravel()
+    scale = diags(1 / np.sqrt(np.maximum(count, 1)))
+    shared = (scale @ (taken.T @ taken) @ scale).tocsr()
+    shared.setdiag(0)
+    items, scores = [], []
+    for row in range(vocabulary.num_items):
+        start, end = shared.indptr[row : row + 2]
+        best = np.argsort(-shared.data[start:end], kind="stable")[:_NUM_NEIGHBOURS]
+        best = best[shared.data[start:end][best] > 0]
+        items.append((shared.indices[start:end][best] + NUM_SPECIAL).tolist())
+        scores.append(shared.data[start:end][best].tolist())
+    popular = np.argsort(-count, kind="stable")
+    return pa.table(
+        {"items": pa.array(items, pa.list_(pa.int32())),
+         "scores": pa.array(scores, pa.list_(pa.float32())),
+         "popular": pa.array((popular + NUM_SPECIAL).tolist(), pa.int32())}
+    )  # fmt: skip
+
+
+def letter_tokens(tokenizer: Any) -> list[int]:
+    """The token of each letter. Raises UserError when one has no token of its own."""
+    tokens = [tokenizer.encode(letter, add_special_tokens=False) for letter in LETTERS]
+    if any(len(found) != 1 for found in tokens) or len({t[0] for t in tokens}) < len(LETTERS):
+        raise UserError("lm.folder: the tokenizer has no token for each of the letters A to T")
+    return [found[0] for found in tokens]
+
+
+@dataclass(frozen=True)
+class Choices(Prompts):
+    """How a chat model is asked to choose, and its letters read back."""
+
+    vocabulary: Vocabulary
+    tokenizer: Any
+    letters: list[int]
+    frame: tuple[str, str]
+    """What stands before and behind the question, by the model's chat template."""
+    text: str
+    table: pa.Table
+    """As `neighbours` gives it."""
+
+    def candidates(
+        self,
+        history: Sequence[int],
+        num_candidates: int,
+        rng: np.random.Generator,
+        left_out: Collection[int] = (),
+    ) -> list[int]:
+        """Item tokens in the order in which they are shown, which is drawn: models like some
+        letters better. Nothing of the history or of `left_out` is among them."""
+        score: dict[int, float] = {}
+        for token in history:
+            if token >= 0:
+                near, how = self._neighbours[token - NUM_SPECIAL]
+                for other, value in zip(near, how, strict=True):
+                    score[other] = score.get(other, 0.0) + value
+        seen = {*history, *left_out}
+        best = sorted((t for t in score if t not in seen), key=lambda t: (-score[t], t))
+        chosen = best[:num_candidates]
+        for token in self._popular:
+            if len(chosen) >= num_candidates:
+                break
+            if token not in seen and token not in chosen:
+                chosen.append(token)
+        return [chosen[place] for place in rng.permutation(len(chosen))]
+
+    def choice(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        """The question as tokens; the oldest events are left out where it is too long."""
+        known = [token for token in history if token >= 0]
+        # The first that fits; a long history would be tokenised hundreds of times one by one.
+
+        def fits(left_out: int) -> bool:
+            return len(self._asked(known[left_out:], candidates)) < self.context_len
+
+        left_out = 0 if fits(0) else bisect_left(range(len(known)), True, key=fits)
+        return self._asked(known[left_out:], candidates)
+
+    def _asked(self, known: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        content = _TEXTS[self.text].format(
+            history="\n".join(f"- {self._name(token)}" for token in known),
+            candidates="\n".join(
+                f"{letter}. {self._name(token)}"
+                for letter, token in zip(LETTERS, candidates, strict=False)
+            ),
+        )
+        before, behind = self.frame
+        return list(self.tokenizer.encode(before + content + behind, add_special_tokens=False))
+
+    def events(
+        self, strategy: str, tokens: Sequence[int], candidates: Sequence[int] | None = None
+    ) -> list[int]:
+        """The item behind the letter; -1 for a letter that was not offered."""
+        assert candidates is not None
+        places = [self.letters.index(token) if token in self.letters else -1 for token in tokens]
+        return [candidates[p] if 0 <= p < len(candidates) else -1 for p in places]
+
+    def _name(self, token: int) -> str:
+        row = token - NUM_SPECIAL
+        tags = self._tags[row]
+        title = self._titles[row] or self.vocabulary.item_ids[row]
+        return f"{title} ({', '.join(tags[:4])})" if tags else title
+
+    @cached_property
+    def _titles(self) -> list[str | None]:
+        return self.vocabulary.items["title"].to_pylist()
+
+    @cached_property
+    def _tags(self) -> list[list[str] | None]:
+        return self.vocabulary.items["tags"].to_pylist()
+
+    @cached_property
+    def _neighbours(self) -> list[tuple[list[int], list[float]]]:
+        columns = (self.table["items"].to_pylist(), self.table["scores"].to_pylist())
+        return list(zip(*columns, strict=True))
+
+    @cached_property
+    def _popular(self) -> list[int]:
+        return self.table["popular"].to_pylist()
+
+
+def load_choices(
+    storage: Storage, folder: str, vocabulary: Vocabulary, context_len: int
+) -> Choices:
+    """How the chat model of `lm/<name>` (`folder`) is asked."""
+    notes = storage.read_json(folder, NOTES)
+    if "frame" not in notes:
+        raise UserError(
+            f"{storage.uri(folder)}: made by an earlier version of llmaug; run stage lm anew there"
+        )
+    return Choices(
+        kind="instruct",
+        language=Language(vocabulary.num_tokens),
+        context_len=context_len,
+        vocabulary=vocabulary,
+        tokenizer=_tokenizer(storage, notes["model_folder"], notes["model_digest"]),
+        letters=notes["letters"],
+        frame=tuple(notes["frame"]),
+        text=notes["text"],
+        table=storage.read_table(folder, NEIGHBOURS),
+    )
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(storage: Storage, folder: str, version: str) -> Any:
+    from transformers import AutoTokenizer
+
+    local = storage.fetch_folder(folder, version)
+    try:
+        return AutoTokenizer.from_pretrained(local, trust_remote_code=False)
+    except Exception as error:
+        raise UserError(f"lm.folder: {storage.uri(folder)} has no tokenizer: {error}") from error

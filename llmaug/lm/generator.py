@@ -1,0 +1,78 @@
+"""Which generator a run asks: its name, its model folder and the vocabulary it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage
+from llmaug.items.vocabulary import Vocabulary, load, load_statistics
+from llmaug.lm.chat.choices import load_choices
+from llmaug.lm.prompts import Prompts, load_prompts
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A generator and where its files lie."""
+
+    name: str
+    """`model name @ content digest`: part of every unit's id."""
+    kind: str
+    """causal, masked or ngram; uniform: items drawn at random."""
+    vocabulary: str
+    """Folder of the vocabulary whose tokens it reads and writes."""
+    model: str | None
+    """Folder of the model; None for items drawn at random."""
+    model_digest: str
+    context_len: int
+    """Tokens that it sees, those it generates included."""
+    side: str | None = None
+    """instruct: folder of what is known besides the chat model."""
+
+
+def generator_of(context: Context) -> Generator:
+    """The generator of this run; its stage `lm/<name>` must have happened."""
+    lm = context.config.lm
+    if context.config.generate.engine == "uniform":
+        counts = context.manifest("vocabulary")["counts"]
+        known = counts["vocabulary_digest"]  # decides what is drawn, as weights would
+        return Generator(
+            f"uniform@{known[:16]}", "uniform", context.folder("vocabulary"), None, known,
+            lm.context_len,
+        )  # fmt: skip
+    counts = context.manifest(f"lm/{lm.name}")["counts"]
+    return Generator(
+        name=f"{lm.name}@{counts['model_digest'][:16]}",
+        kind=lm.model,
+        vocabulary=counts.get("vocabulary_folder") or context.folder("vocabulary"),
+        model=counts.get("model_folder") or context.folder(f"lm/{lm.name}"),
+        model_digest=counts["model_digest"],
+        context_len=lm.context_len,
+        side=context.folder(f"lm/{lm.name}") if lm.model == "instruct" else None,
+    )
+
+
+@lru_cache(maxsize=2)
+def prompts_of(storage: Storage, generator: Generator) -> Prompts:
+    """How the generator is asked, and how its answers are read; kept by each worker."""
+    vocabulary = load(storage, generator.vocabulary)
+    if generator.side is not None:
+        return load_choices(storage, generator.side, vocabulary, generator.context_len)
+    return load_prompts(storage, generator.model, generator.kind, vocabulary, generator.context_len)
+
+
+def vocabulary_of(storage: Storage, generator: Generator) -> Vocabulary:
+    """The vocabulary whose event tokens the generator's answers are read as."""
+    actions = prompts_of(storage, generator).language.actions
+    return replace(load(storage, generator.vocabulary), actions=actions)
+
+
+def repeatable(context: Context, generator: Generator) -> tuple[bool, ...]:
+    """Whether an event of each action of the generator's language may come again; where it has
+    none, of the one that all synthetic events get: the most frequent."""
+    actions: Sequence[str] = prompts_of(context.storage, generator).language.actions
+    if not actions:
+        actions = load_statistics(context.storage, context.folder("vocabulary")).actions[:1]
+    return tuple(context.config.filters.may_repeat(action) for action in actions)

@@ -1,0 +1,125 @@
+"""What exactly one unit asks its generator, and the id that follows from it.
+
+A Unit's id is the content digest of everything that decides its answer (prompt, strategy,
+sampling, seed, generator), so the same question to the same model has the same id on any night.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmaug.config import ChooseConfig, NewUsersConfig, OfUsersConfig, SamplingConfig
+from llmaug.core.storage import Storage, digest
+from llmaug.ingest.users import load_users
+from llmaug.lm.chat.choices import Choices
+from llmaug.lm.generator import Generator, prompts_of
+
+
+@dataclass(frozen=True)
+class UnitMaker:
+    """Makes units from what all units of one plan share; picklable."""
+
+    storage: Storage
+    generator: Generator
+    seed: int
+    may_repeat: tuple[bool, ...]
+    """Whether an event of each action may come again."""
+    users: str | None
+    """Folder of the users table, where the generator reads attributes."""
+
+    def of_user(
+        self,
+        strategy: OfUsersConfig,
+        user_id: str,
+        history: list[int],
+        sample: int,
+        attributes: dict[str, str] | None,
+    ) -> dict[str, Any]:
+        """history: the user's training events as tokens, -1 for unknown ones."""
+        prompts = prompts_of(self.storage, self.generator)
+        seed = self._seed_of(strategy, user_id, sample)
+        rng = np.random.default_rng(seed)
+        places = prompts.draw_places(strategy.kind, len(history), strategy.num_events, rng)
+        if isinstance(strategy, ChooseConfig):
+            assert isinstance(prompts, Choices)
+            candidates = prompts.candidates(history, strategy.num_candidates, rng)
+            prompt = prompts.choice(history, candidates)
+            return self._unit(strategy, prompt, sample, seed, user_id, places, (), candidates)
+        prompt = prompts.question(
+            strategy.kind, history, places, strategy.num_events,
+            prompts.language.user_tokens(attributes),
+        )  # fmt: skip
+        shown = set(prompt) if prompts.language.word_len == 1 else set()
+        also_seen = sorted(
+            token
+            for token in set(history) - shown
+            if token >= 0 and not self.may_repeat[prompts.language.action_of(token)]
+        )
+        return self._unit(strategy, prompt, sample, seed, user_id, places, also_seen)
+
+    def new_user(self, strategy: NewUsersConfig, sample: int) -> dict[str, Any]:
+        """Where the generator reads attributes, with those of somebody drawn at random."""
+        prompts = prompts_of(self.storage, self.generator)
+        seed = self._seed_of(strategy, None, sample)
+        drawn = None
+        if self.users:
+            users = load_users(self.storage, self.users)
+            drawn = users.of_somebody(np.random.default_rng(seed))
+        prompt = prompts.new_user(strategy.num_events, prompts.language.user_tokens(drawn))
+        return self._unit(strategy, prompt, sample, seed, None, None)
+
+    def _seed_of(
+        self, strategy: OfUsersConfig | NewUsersConfig, user_id: str | None, sample: int
+    ) -> int:
+        # The sample number makes the seeds of equal prompts differ. 63 bits: with 31 a plan of
+        # 100,000 new users would hold equal units.
+        return int(digest([self.seed, strategy.kind, user_id, sample])[:16], 16) >> 1
+
+    def _unit(
+        self,
+        strategy: OfUsersConfig | NewUsersConfig,
+        prompt: list[int],
+        sample: int,
+        seed: int,
+        user_id: str | None,
+        places: list[int] | None,
+        also_seen: Sequence[int] = (),
+        candidates: list[int] | None = None,
+    ) -> dict[str, Any]:
+        prompts = prompts_of(self.storage, self.generator)
+        max_tokens = prompts.num_tokens(strategy.num_events)
+        forbid_repeats = not all(self.may_repeat)
+        sampling = sampling_of(strategy, max_tokens, forbid_repeats)
+        seen = list(also_seen)
+        free = zip(prompts.language.actions, self.may_repeat, strict=False)
+        words = prompts.language.action_words(name for name, may in free if may)
+        may_repeat = words if forbid_repeats else []
+        identity = [prompt, strategy.kind, sampling, seed, self.generator.name, seen, candidates]
+        identity += [may_repeat] if may_repeat else []
+        return {
+            "unit_id": digest(identity),
+            "user_id": user_id,
+            "strategy": strategy.kind,
+            "sample": sample,
+            "prompt": prompt,
+            "sampling": sampling,
+            "seed": seed,
+            "places": places,
+            "also_seen": seen or None,
+            "may_repeat": may_repeat or None,
+            "candidates": candidates,
+        }
+
+
+def sampling_of(config: SamplingConfig, max_tokens: int, forbid_repeats: bool) -> dict[str, Any]:
+    return {
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "max_tokens": max_tokens,
+        "forbid_repeats": forbid_repeats,
+    }

@@ -1,0 +1,248 @@
+"""Stages `model/<arm>`: the recommender on the merged shards of one arm, one model a seed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from llmaug import recommenders
+from llmaug.arms.arms import Arm
+from llmaug.config import TrainConfig
+from llmaug.core.stage import Context, Stage
+from llmaug.core.storage import Storage
+from llmaug.errors import UserError
+from llmaug.ingest.split import TRAIN, VALIDATION
+from llmaug.items.sequences import Batches, load_sequences
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load
+from llmaug.training.trainer import Task, fit
+from llmaug.training.validation import ValidationUsers, load_validation
+
+
+def run(arm: Arm, context: Context) -> dict[str, Any]:
+    """Train every seed of `arm`; a seed that is done already is not trained again."""
+    config, train = context.config, arm.train_config(context.config)
+    facts = {}
+    for seed in train.seeds:
+        name = f"model/{arm.name}/seed-{seed}"
+        done = context.storage.read_json(context.folder(name), "_trained.json")
+        if done is None:
+            inputs = Inputs(
+                context.storage,
+                context.folder(name),
+                context.folder(f"merged/{arm.shards}"),
+                context.folder("split"),
+                context.folder("vocabulary"),
+                config.vocabulary.min_tag_items,
+                config.evaluate.exclude_seen,
+            )
+            if train.loss_name is None:
+                done = _solve(context, inputs, train, seed)
+            else:
+                done = fit(context, name, partial(build_task, inputs, train, seed), train, seed)
+        facts[f"seed-{seed}"] = done
+    return facts
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a worker needs to find its data and to leave its model."""
+
+    storage: Storage
+    folder: str
+    """Where the model goes."""
+    shards: str
+    split: str
+    vocabulary: str
+    min_tag_items: int
+    exclude_seen: bool
+
+    def validation(self, vocabulary: Vocabulary, seed: int) -> ValidationUsers:
+        train, held_out = f"{self.split}/{TRAIN}", f"{self.split}/{VALIDATION}"
+        return load_validation(self.storage, train, held_out, vocabulary, seed)
+
+
+def build_task(inputs: Inputs, config: TrainConfig, seed: int) -> Task:
+    """Called in each worker: loads the shards and makes the fresh model."""
+    task_class = _PairTask if config.model == "linear" else _SequenceTask
+    return task_class(inputs, config, seed)
+
+
+def _solve(context: Context, inputs: Inputs, config: TrainConfig, seed: int) -> dict[str, Any]:
+    """A model in closed form, in one Ray task; it has no steps."""
+    import ray
+
+    from llmaug.core.cluster import connect
+
+    connect(context.config.ray)
+    work = ray.remote(solve).options(num_cpus=config.threads_per_worker)
+    return ray.get(work.remote(inputs, config, seed))
+
+
+def solve(inputs: Inputs, config: TrainConfig, seed: int) -> dict[str, Any]:
+    """Fit, validate and write a model in closed form, one part of the shards at a time."""
+    import torch
+
+    torch.set_num_threads(config.threads_per_worker)
+    storage, vocabulary = inputs.storage, load(inputs.storage, inputs.vocabulary)
+    model = recommenders.build(config, vocabulary, [])
+    num_targets = model.fit(
+        lambda: (storage.read_part(inputs.shards, part) for part in storage.parts(inputs.shards))
+    )
+    ndcg = inputs.validation(vocabulary, seed).ndcg_at_10(model.score, inputs.exclude_seen)
+    facts = {
+        "model_digest": recommenders.save(storage, inputs.folder, model, config, vocabulary),
+        "num_targets": num_targets,
+        "steps": 0,
+        "best_step": 0,
+        "validation_ndcg": None if math.isnan(ndcg) else ndcg,
+    }
+    storage.write_json(facts, inputs.folder, "_trained.json")
+    return facts
+
+
+class _RecommenderTask:
+    """What both kinds of task share: validation and export of the model folder."""
+
+    metric = "ndcg"
+    model: Any
+    patient_until = 0
+
+    def __init__(self, inputs: Inputs, config: TrainConfig, seed: int) -> None:
+        self._inputs, self._config = inputs, config
+        self._vocabulary = load(inputs.storage, inputs.vocabulary)
+        self._batches = self._load(seed)
+        self._validation = inputs.validation(self._vocabulary, seed)
+
+    def _load(self, seed: int) -> Any:
+        """Load the shards, and make `model`."""
+        raise NotImplementedError
+
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
+        return self._batches.at(step, rank, world_size)
+
+    def validate(self) -> float:
+        return self._validation.ndcg_at_10(self.model.score, self._inputs.exclude_seen)
+
+    def export(self) -> dict[str, Any]:
+        digest = recommenders.save(
+            self._inputs.storage, self._inputs.folder, self.model, self._config, self._vocabulary
+        )
+        return {"model_digest": digest, "num_targets": self._batches.num_targets}
+
+
+class _SequenceTask(_RecommenderTask):
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
+        if self._real and step >= self.patient_until:
+            return self._real.at(step - self.patient_until, rank, world_size)
+        return super().batch(step, rank, world_size)
+
+    def weight(self, batch: tuple[Any, ...]) -> float:
+        return float(batch[1].sum())
+
+    def _load(self, seed: int) -> Batches:
+        inputs, config, vocabulary = self._inputs, self._config, self._vocabulary
+        sequences = load_sequences(inputs.storage, inputs.shards, vocabulary)
+        take = partial(Batches, sequences, config.batch_size, config.history_len, seed)
+        batches = take()
+        # Steps on everything merged, then on real events alone.
+        self.patient_until = config.finetune_after or 0
+        self._real = take(only=sequences.is_real) if config.finetune_after else None
+        counts = batches.target_counts(vocabulary.num_tokens)
+        self.model = recommenders.build(config, vocabulary, [], inputs.min_tag_items, counts)
+        return batches
+
+
+class _PairTask(_RecommenderTask):
+    def weight(self, batch: tuple[Any, ...]) -> float:
+        return float(batch[1][:, 1].sum())
+
+    def _load(self, seed: int) -> PairBatches:
+        storage, shards = self._inputs.storage, self._inputs.shards
+        columns = ["user_id", "item_id", "weight"]
+        events = pa.concat_tables(
+            storage.read_part(shards, part, columns=columns) for part in storage.parts(shards)
+        )
+        batches = PairBatches(events, self._vocabulary, self._config, seed)
+        self.model = recommenders.build(self._config, self._vocabulary, batches.user_ids)
+        return batches
+
+
+class PairBatches:
+    """(user, item) pairs with label 1, and `num_negatives` random items with label 0 each.
+
+    As with sequences, a step's batch depends on the step alone. A negative that the user
+    did take is redrawn once; what remains of those is given no weight.
+    """
+
+    def __init__(
+        self, events: pa.Table, vocabulary: Vocabulary, config: TrainConfig, seed: int
+    ) -> None:
+        token = vocabulary.encode(events["item_id"])
+        events, self._item = events.filter(pa.array(token >= 0)), token[token >= 0]
+        encoded = events["user_id"].combine_chunks().dictionary_encode()
+        self.user_ids: list[str] = encoded.dictionary.to_pylist()
+        self._user = encoded.indices.to_numpy().astype(np.int64)
+        self._weight = events["weight"].to_numpy().astype(np.float32)
+        if not len(self._item):
+            raise UserError("there is no training event: nothing to learn from")
+        self._num_items = vocabulary.num_items
+        self._taken = np.unique(self._key(self._user, self._item))
+        self._size = min(config.batch_size, len(self._item))
+        self._negatives, self._seed = config.num_negatives, seed
+
+    @property
+    def num_targets(self) -> int:
+        return len(self._item)
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """pairs (N, 2) int64 of (user row, item token), labels (N, 2) of (label, weight)."""
+        rng = np.random.default_rng([self._seed, 2, step])
+        chosen = rng.choice(len(self._item), self._size, replace=False)[rank::world_size]
+        user = np.repeat(self._user[chosen], 1 + self._negatives)
+        item = np.repeat(self._item[chosen], 1 + self._negatives).astype(np.int64)
+        weight = np.repeat(self._weight[chosen], 1 + self._negatives)
+        negative = np.arange(len(user)) % (1 + self._negatives) > 0
+        for _ in range(2):
+            redraw = negative & self._is_taken(user, item)
+            item[redraw] = rng.integers(self._num_items, size=redraw.sum()) + NUM_SPECIAL
+        weight[negative & self._is_taken(user, item)] = 0
+        labels = np.stack([(~negative).astype(np.float32), weight], axis=1)
+        return np.stack([user, item], axis=1), labels
+
+    def _key(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        return user.astype(np.int64) * (self._num_items + NUM_SPECIAL) + item
+
+    def _is_taken(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        return np.isin(self._key(user, item), self._taken)
+
+
+def stage(arm: Arm) -> Stage:
+    """The stage that trains `model/<arm>`."""
+    return Stage(
+        name=f"model/{arm.name}",
+        run=partial(run, arm),
+        inputs=(f"merged/{arm.shards}", "vocabulary", "split"),
+        independent=True,
+        code=(
+            "llmaug.recommenders.sasrec",
+            "llmaug.recommenders.two_tower",
+            "llmaug.training.losses",
+            "llmaug.recommenders.dropout",
+            "llmaug.recommenders.linear",
+            "llmaug.recommenders.ease",
+            "llmaug.recommenders.popularity",
+            "llmaug.items.item_features",
+            "llmaug.training.trainer",
+            "llmaug.items.sequences",
+        ),
+        settings=lambda config: [
+            arm.train_config(config).model_dump(mode="json", exclude={"seeds"}),
+            config.evaluate.exclude_seen,
+        ],
+        extends=lambda config: config.train.seeds,
+    )

@@ -1,0 +1,247 @@
+"""One self-contained HTML page for people and `metrics.json` for machines."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+from llmaug.arms.arms import ARMS
+from llmaug.config import Config
+from llmaug.config.names import run_folder
+from llmaug.core.stage import Context, Stage
+from llmaug.core.storage import Storage, digest
+from llmaug.core.stored import MANIFEST, Manifest, damaged, need_record, read_record
+from llmaug.evaluate.bootstrap import lift_text
+from llmaug.schema import ACCEPTED, FAILED, REJECTED
+
+_SAMPLE_USERS = 3
+FORECAST, METRICS = "forecast.json", "metrics.json"
+
+
+def run(names: tuple[str, ...], context: Context) -> dict[str, Any]:
+    storage, folder = context.storage, context.folder("report")
+    manifests = {name: context.manifest(name) for name in names}
+    predicted = storage.read_json(f"runs/{context.run_id}", FORECAST)
+    price = context.config.budget.price_per_hour
+    metrics = {"run_id": context.run_id, **collect(manifests, context.skipped, predicted, price)}
+    if metrics["generator"] and not metrics["generator"]["ahead"]:
+        context.progress.warn(generator_text(metrics["generator"]))
+    storage.write_json(metrics, folder, METRICS)
+    sample = _sample(context) if metrics["published"] else []
+    page = render(context.config, context.run_id, metrics, manifests, sample)
+    storage.write(page.encode(), folder, "report.html")
+    return {
+        "report": storage.uri(folder, "report.html"),
+        "metrics_digest": digest(storage.read(folder, METRICS)),
+    }
+
+
+def collect(
+    manifests: dict[str, dict[str, Any]],
+    skipped: set[str],
+    predicted: dict[str, Any] | None = None,
+    price_per_hour: float = 0.0,
+) -> dict[str, Any]:
+    """The figures a machine reads (DESIGN section 6), from the stages' manifests."""
+    evaluation = manifests["evaluation"]["counts"]
+    filtered = manifests.get("filtered", {}).get("counts", {})
+    outcomes = manifests.get("outcomes", {}).get("counts", {})
+    last_arm = manifests.get("merged/augmented") or manifests["merged/real"]
+    seconds = outcomes.get("engine_seconds", 0)
+    kept = filtered.get("events_kept", 0)
+    return {
+        "ingest": manifests["ingest"]["counts"],
+        "split": manifests["split"]["counts"],
+        "ledger": {
+            "units": filtered.get("units", 0),
+            "planned": outcomes.get("planned", 0),
+            **{name: outcomes.get(name, 0) for name in ("left_out", "not_needed", "cache_hits")},
+            "left_out_by_budget": manifests.get("plan", {})
+            .get("counts", {})
+            .get("left_out_by_budget", 0),
+            "stopped": outcomes.get("stopped", ""),
+            **{status: filtered.get(status, 0) for status in (ACCEPTED, REJECTED, FAILED)},
+            "by_reason": {
+                name: count
+                for name, count in filtered.items()
+                if name.startswith((f"{REJECTED}.", f"{FAILED}.", "events_dropped."))
+            },
+        },
+        "events": {
+            "real": last_arm["counts"].get("real", 0),
+            "synthetic": last_arm["counts"].get("synthetic", 0),
+        },
+        "num_users": evaluation["num_users"],
+        "arms": evaluation["arms"],
+        "by_seed": evaluation["by_seed"],
+        "lift": evaluation["lift"],
+        "lifts": evaluation["lifts"],
+        "interval": evaluation["interval"],
+        "lists": evaluation["lists"],
+        "satisfaction": evaluation["satisfaction"],
+        "labels": evaluation["labels"],
+        "training": _training(manifests),
+        "generator": _generator(manifests),
+        "segments": evaluation["segments"],
+        "gate": manifests["gate"]["counts"],
+        "privacy": manifests["privacy"]["counts"] if "privacy" in manifests else None,
+        "published": manifests["publish"]["counts"] if "publish" in manifests else None,
+        "stages": {
+            name: {
+                "seconds": m["seconds"],
+                "peak_rss_mb": m["peak_rss_mb"],
+                "skipped": name in skipped,
+            }
+            for name, m in manifests.items()
+        },
+        "throughput": {
+            "output_tokens_per_s": outcomes.get("output_tokens_per_s", 0.0),
+            "events_per_s": round(kept / seconds, 1) if seconds else 0.0,
+            "idle_share": outcomes.get("idle_share"),
+            "engine_hours": outcomes.get("engine_hours", 0.0),
+            "cost": round(outcomes.get("engine_hours", 0.0) * price_per_hour, 4),
+            "restarts": outcomes.get("deaths", 0),
+            "repeated_parts": outcomes.get("repeated", 0),
+            "utilisation": outcomes.get("utilisation", []),
+        },
+        "forecast": _against_actual(predicted, outcomes, filtered) if predicted else [],
+    }
+
+
+def _against_actual(
+    predicted: dict[str, Any], outcomes: dict[str, Any], filtered: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What `llmaug forecast` said of this run, and what came of it. Seconds and tokens are
+    those of all answers, the probe's and other cached ones as they were when generated."""
+    actual = {
+        "output_tokens": outcomes.get("output_tokens", 0),
+        "engine_seconds": outcomes.get("engine_seconds", 0.0),
+        "accepted": filtered.get(ACCEPTED, 0),
+    }
+    return [
+        {"figure": name, **predicted[name], "actual": value,
+         "ratio": round(value / predicted[name]["mean"], 3) if predicted[name]["mean"] else None}
+        for name, value in actual.items()
+    ]  # fmt: skip
+
+
+def _training(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each arm was trained on, and how each of its seeds went."""
+    found = {}
+    for arm in ARMS:
+        if f"model/{arm.name}" in manifests:
+            events = manifests[f"merged/{arm.shards}"]["counts"]
+            seeds = manifests[f"model/{arm.name}"]["counts"]
+            found[arm.name] = {
+                "real": events.get("real", 0),
+                "synthetic": events.get("synthetic", 0),
+                "seeds": [
+                    {"seed": name.removeprefix("seed-"), **facts} for name, facts in seeds.items()
+                ],
+            }
+    return found
+
+
+def _generator(manifests: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """How the generator itself ranks validation events beside the arm `real`; None where it was
+    not measured (n-grams, chat models, semantic ids, nothing held out)."""
+    own = [m["counts"] for name, m in manifests.items() if name.startswith("lm/")]
+    ndcg = own[0].get("validation_ndcg") if own else None
+    seeds = [facts["validation_ndcg"] for facts in manifests["model/real"]["counts"].values()]
+    if ndcg is None or None in seeds:
+        return None
+    real = sum(seeds) / len(seeds)
+    return {"validation_ndcg": ndcg, "real_validation_ndcg": real, "ahead": ndcg > real}
+
+
+def generator_text(found: dict[str, Any]) -> str:
+    """In words, what to expect of such a generator."""
+    ranks = (
+        f"The generator itself ranks the next real event of validation users with NDCG@10 "
+        f"{found['validation_ndcg']:.4f}, the recommender on real events alone with "
+        f"{found['real_validation_ndcg']:.4f}."
+    )
+    if found["ahead"]:
+        return f"{ranks} What it knows beyond the recommender, synthetic events can teach."
+    return (
+        f"{ranks} It knows no more than the recommender, so expect little of its events: train it "
+        "longer, or give it what the recommender does not read (ingest.items with titles and "
+        "tags, vocabulary.text_encoder, lm.user_attributes)."
+    )
+
+
+def covers(interval: dict[str, Any]) -> str:
+    """What the intervals are about, in words."""
+    if interval["num_seeds"] > 1:
+        return (
+            "Intervals: paired bootstrap over users and over the "
+            f"{interval['num_seeds']} seeds (train.seeds)."
+        )
+    return (
+        "Intervals: paired bootstrap over users. They do not cover the choice of seed: there "
+        "is only one (train.seeds)."
+    )
+
+
+def render(
+    config: Config,
+    run_id: str,
+    metrics: dict[str, Any],
+    manifests: dict[str, dict[str, Any]],
+    sample: list[dict[str, Any]],
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    source = files("llmaug.report").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        run_id=run_id,
+        config=json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False),
+        metrics=metrics,
+        manifests=manifests,
+        sample=sample,
+        augmented="outcomes" in manifests,
+        lift_text=lift_text,
+        generator_text=generator_text,
+        covers=covers(metrics["interval"]),
+        evaluate=config.evaluate,
+    )
+
+
+def _sample(context: Context) -> list[dict[str, Any]]:
+    """Recommendations of the first few users, with titles."""
+    storage, folder = context.storage, context.folder("recommendations")
+    version = context.manifest("publish")["counts"]["version"]
+    items = storage.read_table(version, "items.parquet", columns=["item_id", "title"])
+    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    for part in storage.parts(folder):
+        rows = storage.read_part(folder, part).to_pylist()
+        if rows:
+            users = list(dict.fromkeys(row["user_id"] for row in rows))[:_SAMPLE_USERS]
+            return [
+                {**row, "title": titles.get(row["item_id"])}
+                for row in rows
+                if row["user_id"] in users
+            ]
+    return []
+
+
+def load_metrics(storage: Storage, run_id: str) -> dict[str, Any] | None:
+    """None without a report. Raises UserError when the figures are not those that were
+    written."""
+    folder = f"{run_folder(run_id)}/report"
+    manifest = read_record(storage, Manifest, folder, MANIFEST)
+    if manifest is None:
+        return None
+    metrics = need_record(storage, dict, folder, METRICS)
+    written = manifest["counts"].get("metrics_digest")
+    if written not in (None, digest(storage.read(folder, METRICS))):
+        raise damaged(storage, "it is not what was written", folder, METRICS)
+    return dict(metrics)
+
+
+def stage(names: tuple[str, ...]) -> Stage:
+    """Depends on every stage before it."""
+    return Stage(name="report", run=partial(run, names), inputs=names)

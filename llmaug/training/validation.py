@@ -1,0 +1,69 @@
+"""The held-out users that training stops early by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmaug.core.storage import Storage
+from llmaug.items.sequences import user_histories
+from llmaug.items.vocabulary import Vocabulary
+from llmaug.training.ranking import ScoreUsers, hide, mean_ndcg_at_10, target_ranks
+
+_MAX_USERS = 2000
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class ValidationUsers:
+    """Users with a training history and the first validation event after it."""
+
+    user_ids: list[str]
+    histories: list[list[int]]
+    targets: list[int]
+
+    def ndcg_at_10(self, score: ScoreUsers, exclude_seen: bool) -> float:
+        ranks = target_ranks(score, self.user_ids, self.histories, self.targets, exclude_seen)
+        return mean_ndcg_at_10(ranks)
+
+    def log_likelihood(self, score: ScoreUsers, exclude_seen: bool = False) -> float:
+        """Mean natural logarithm of the targets' probabilities over the catalogue (or what of
+        it is not in the history); its negative is the logarithm of the perplexity. NaN
+        without users."""
+        import torch
+
+        out = []
+        with torch.inference_mode():
+            for start in range(0, len(self.targets), _BATCH):
+                stop = start + _BATCH
+                histories = self.histories[start:stop]
+                logits = score(self.user_ids[start:stop], histories).double()
+                target = torch.tensor(self.targets[start:stop], device=logits.device)[:, None]
+                own = logits.gather(1, target)
+                hide(logits, histories if exclude_seen else [])
+                logits.scatter_(1, target, own)  # a target that was seen before counts, too
+                out.append((own - logits.logsumexp(1, keepdim=True)).flatten().cpu().numpy())
+        return float(np.concatenate(out).mean()) if out else math.nan
+
+
+def load_validation(
+    storage: Storage,
+    train: str,
+    validation: str,
+    vocabulary: Vocabulary,
+    seed: int,
+    max_users: int = _MAX_USERS,
+) -> ValidationUsers:
+    """At most `max_users` users, the same ones for one seed."""
+    rows: list[tuple[str, list[int], int]] = []
+    for part in storage.parts(validation):
+        histories = user_histories(storage, [train], part, vocabulary)
+        for user, targets in user_histories(storage, [validation], part, vocabulary).items():
+            if user in histories and targets:
+                rows.append((user, histories[user], targets[0]))
+    if len(rows) > max_users:
+        chosen = np.random.default_rng(seed).choice(len(rows), max_users, replace=False)
+        rows = [rows[index] for index in sorted(chosen)]
+    return ValidationUsers([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows])
