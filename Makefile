@@ -25,10 +25,11 @@ test: setup  ## run the tests (ARGS='-m "not slow"' to choose)
 soak: setup  ## the tests of kills and faults again and again (SOAK=20 nights, about an hour)
 	LLMAUG_SOAK=$(or $(SOAK),20) $(VENV)/bin/python -m pytest -q -m faults $(ARGS)
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy and the order of the rooms
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 fmt: setup  ## format the code and sort the imports
 	$(VENV)/bin/ruff check --select I --fix .

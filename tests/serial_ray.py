@@ -59,5 +59,4 @@ def serial_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.data
 
     monkeypatch.setattr(ray.data, "from_items", lambda rows, **options: Dataset(rows))
-    for module in ("cluster", "ingest"):
-        monkeypatch.setattr(f"llmaug.{module}.connect", lambda config: None, raising=False)
+    monkeypatch.setattr("llmaug.core.cluster.connect", lambda config: None)

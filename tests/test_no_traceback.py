@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from llmaug.cli.app import app as cli
+from llmaug.cli import app as cli
 from llmaug.commands import doctor
 from llmaug.core import lease
 from llmaug.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmaug.cli.app import summary
+from llmaug.cli import summary
 from llmaug.config import Config
 from llmaug.core.terminal import Terminal
 from llmaug.evaluate import gate

@@ -18,7 +18,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from llmaug.cli.app import live_summary, summary
+from llmaug.cli import live_summary, summary
 from llmaug.commands import datasets_compare as across
 from llmaug.core.progress import Progress
 from llmaug.core.storage import Storage
