@@ -1,0 +1,52 @@
+"""Sections `evaluate` and `gate`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from llmaug.config.base import Section
+from llmaug.config.train import ArmName
+
+
+class EvaluateConfig(Section):
+    """Before and after, on held-out real events."""
+
+    cutoffs: list[int] = Field(default=[10, 20], min_length=1)
+    """k of the metrics; the first is the one that gate and lift look at."""
+    targets: Literal["first", "all"] = "first"
+    """Which held-out events of a user are to be found: the first one after the cut-off, or
+    all (each item once). With leave_one_out there is one, or `split.num_test_events`."""
+    exclude_seen: bool = True
+    """Leave items of the history out of the ranking (false where repeats are normal)."""
+    liked_value: float = 4.0
+    """A recommended item that its user rated at least this later was liked. Ratings are the
+    column `value` of the held-out events; where they have none, nothing is judged."""
+    num_bootstrap: int = Field(default=2000, ge=100)
+    """Paired bootstrap samples over users (and over seeds, where there are several)."""
+    min_users: int = Field(default=100, ge=1)
+    """Warn below this many held-out users."""
+
+
+class GateConfig(Section):
+    """When the augmented model may go out."""
+
+    against: list[ArmName] | None = None
+    """Arms that the augmented one must beat, each by the rule of `min_lift`. None: `real`
+    (what goes out otherwise), and the control `oversampled` where it is trained."""
+    min_lift: float = Field(default=0.0, ge=-1)
+    """The whole 95% interval of the relative NDCG lift must lie above this."""
+    max_segment_loss: float = Field(default=0.0, ge=0)
+    """A segment fails the gate when it is significantly worse than `real` by more than this
+    (absolute NDCG)."""
+    segment_alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Chance, over all segments together (Holm's correction), of refusing a model that is
+    worse in none."""
+    min_segment_users: int = Field(default=30, ge=1)
+    """Segments with fewer users are shown but do not decide."""
+    min_run_users: int = Field(default=5, ge=2)
+    """A run of `filters.copied_ngram` events that fewer real users than this have in their
+    training histories identifies them (k-anonymity)."""
+    max_identifying_share: float = Field(default=0.01, ge=0, le=1)
+    """A larger share of synthetic histories that hold such a run fails the gate."""
