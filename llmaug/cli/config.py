@@ -1,0 +1,28 @@
+"""`llmaug config schema` and `llmaug config check`."""
+
+from __future__ import annotations
+
+from llmaug.cli.options import CONFIG
+from llmaug.core.terminal import emit, emit_json
+
+
+def schema() -> None:
+    """JSON schema of the config: every field with its meaning and default.
+
+    Example: `llmaug config schema > schema.json`
+    """
+    from llmaug.config import Config
+
+    emit_json(Config.model_json_schema())
+
+
+def check(config: CONFIG) -> None:
+    """Read a config and print it whole, defaults filled in.
+
+    Example: `llmaug config check --config configs/demo.yaml`
+    """
+    import yaml
+
+    from llmaug.config import load_config
+
+    emit(yaml.safe_dump(load_config(config).model_dump(mode="json"), sort_keys=False))

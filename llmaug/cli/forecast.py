@@ -1,0 +1,50 @@
+"""`llmaug forecast`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, open_storage
+from llmaug.core.terminal import Terminal, emit_json
+
+
+def forecast(
+    config: CONFIG,
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="Run folder; default: the config's name.")
+    ] = None,
+    probe_units: Annotated[
+        int | None, typer.Option(min=8, help="Units to try; default: 2 x generate.max_num_seqs.")
+    ] = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """What generation will cost: units, tokens, engine hours, accepted outcomes.
+
+    Runs the job up to the plan and a sample of the plan through the real engine; what that
+    generates is kept, so it is not paid for twice. `budget.price_per_hour` gives the cost.
+
+    Example: `llmaug forecast --config configs/demo.yaml --root demo`
+    """
+    from llmaug.cli.summary import forecast_table
+    from llmaug.commands.forecast import forecast as predict
+    from llmaug.config import load_config
+    from llmaug.core.cluster import disconnect
+    from llmaug.core.progress import Progress
+
+    parsed = load_config(config)
+    storage = open_storage(parsed, root, endpoint_url)
+    console = Terminal(stderr=True)
+    try:
+        predicted = predict(
+            parsed, storage, parsed.name if run_id is None else run_id, probe_units,
+            lambda publish: Progress(console, publish),
+        )  # fmt: skip
+    finally:
+        disconnect()
+    if as_json:
+        return emit_json(predicted)
+    Terminal().print(forecast_table(predicted))

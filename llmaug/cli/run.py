@@ -1,0 +1,83 @@
+"""`llmaug run`, and the same for a job of a Ray cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, VERIFY, open_storage
+from llmaug.core.terminal import Terminal, emit_json
+from llmaug.errors import Interrupted
+
+
+def run(
+    config: CONFIG,
+    root: ROOT = None,
+    endpoint_url: ENDPOINT = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="Run folder; default: the config's name.")
+    ] = None,
+    until: Annotated[
+        str, typer.Option(help="Last step to run, e.g. `split` or `train`.")
+    ] = "report",
+    verify: VERIFY = False,
+    as_json: AS_JSON = False,
+) -> None:
+    """Run the job, or what is left of it; what is missing or damaged is made anew.
+
+    Example: `llmaug run --config configs/demo.yaml --root demo --until split`
+    """
+    run_job(config, root, endpoint_url, run_id, until, as_json, verify)
+
+
+def run_job(
+    config_path: Path,
+    root: str | None,
+    endpoint_url: str | None,
+    run_id: str | None,
+    until: str,
+    as_json: bool = False,
+    verify: bool = False,
+) -> dict[str, Any]:
+    """What `llmaug run` and the scripts in jobs/ do: run, and print what came out."""
+    from llmaug import pipeline
+    from llmaug.config import load_config
+    from llmaug.config.names import check_name
+    from llmaug.core.cluster import disconnect
+    from llmaug.core.progress import Progress
+    from llmaug.report import stage as report
+
+    config = load_config(config_path)
+    storage = open_storage(config, root, endpoint_url)
+    run_id = config.name if run_id is None else check_name(run_id, "--run-id")
+    console = Terminal(stderr=True)
+    try:
+        manifests = pipeline.run(
+            config, storage, run_id, until, lambda publish: Progress(console, publish),
+            verify=verify,
+        )  # fmt: skip
+    except KeyboardInterrupt as stop:  # typer would say no more than "Aborted."
+        raise Interrupted(
+            "stopped: what is finished is kept; run the same command again to go on"
+        ) from stop
+    finally:
+        disconnect()
+    metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
+    if as_json:
+        emit_json(metrics or {name: m["counts"] for name, m in manifests.items()})
+    elif metrics:
+        from llmaug.cli.summary import print_summary
+
+        print_summary(Terminal(), storage, run_id, metrics)
+    else:
+        skipped = sum(m["skipped"] for m in manifests.values())
+        Terminal().print(f"Ran to {until}: {len(manifests)} stages, {skipped} unchanged.")
+        if "ingest" in manifests:
+            from llmaug.cli.ledger_table import counted_otherwise, ledger_table
+
+            counts = manifests["ingest"]["counts"]
+            Terminal().print(ledger_table(counts))
+            Terminal().print(counted_otherwise(counts))
+    return manifests
