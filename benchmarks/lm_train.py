@@ -26,7 +26,7 @@ from llmaug.core.cluster import disconnect
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.lm.train import CausalTask
-from llmaug.training.trainer import make_optimiser, train_step
+from llmaug.training.loop import make_optimiser, train_step
 
 LM = {"item_features": False, "dropout": 0.0, "context_len": 64, "warmup_steps": 0}
 WAYS = ("trainer", "padded", "packed")

@@ -48,8 +48,8 @@ from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 from llmaug.items.sequences import user_histories
 from llmaug.items.vocabulary import NUM_SPECIAL, load
 from llmaug.recommenders.train import Inputs, build_task
+from llmaug.training.loop import make_optimiser, train_step
 from llmaug.training.ranking import ndcg, target_ranks
-from llmaug.training.trainer import make_optimiser, train_step
 
 OURS = "llmaug"
 NEEDS = {

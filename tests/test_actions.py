@@ -14,7 +14,7 @@ import pytest
 
 from llmaug.config import FiltersConfig, parse_config
 from llmaug.core.stage import Context
-from llmaug.filter.stage import Candidate, judge
+from llmaug.filter.rules import Candidate, judge
 from llmaug.items.semantic_ids import SemanticIds, Trie
 from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL
 from llmaug.lm.causal.language import Language, language_of
@@ -130,7 +130,7 @@ def test_a_model_learns_what_follows_which_action(
     import torch
 
     from llmaug.lm.train import CausalTask
-    from llmaug.training.trainer import make_optimiser, train_step
+    from llmaug.training.loop import make_optimiser, train_step
 
     lm = {"hidden_size": 32, "num_heads": 1, "num_layers": 1, "context_len": 16, "dropout": 0,
           "warmup_steps": 0, "learning_rate": 1e-2, "weight_decay": 0,

@@ -23,7 +23,7 @@ from llmaug import pipeline
 from llmaug.config import parse_config
 from llmaug.core.stage import MANIFEST
 from llmaug.core.storage import Storage
-from llmaug.generate.part_worker import ATTEMPTS
+from llmaug.generate.part_answer import ATTEMPTS
 from tests.jobs import (
     SMALL,
     add_events,

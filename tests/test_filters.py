@@ -16,7 +16,8 @@ from llmaug.core.stage import Context
 from llmaug.core.storage import digest
 from llmaug.filter import stage as filters
 from llmaug.filter.copied import run_hashes
-from llmaug.filter.stage import Candidate, event_times, judge
+from llmaug.filter.rules import Candidate, judge
+from llmaug.filter.times import event_times
 from llmaug.items.vocabulary import BOS, EOS, PAD, Statistics
 from llmaug.schema import OUTCOME, UNIT
 from tests.tables import (

@@ -31,7 +31,7 @@ from llmaug.lm.chat.choices import (
 from llmaug.lm.chat.finetune import ChatModel, FinetuneTask, TrainingQuestions, ask
 from llmaug.lm.folder import NOTES
 from llmaug.lm.train import run
-from llmaug.training.trainer import make_optimiser, train_step
+from llmaug.training.loop import make_optimiser, train_step
 from tests.tables import Row, catalogue, events, write_vocabulary
 from tests.test_instruct import write_chat_model
 

@@ -14,7 +14,8 @@ import pytest
 from llmaug.config import GenerateConfig, LmConfig
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import EngineMaker, UniformEngine, VllmEngine
-from llmaug.generate.part_worker import PartWorker, Place
+from llmaug.generate.part_answer import Place
+from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
 from llmaug.lm.causal.language import Language

@@ -17,7 +17,8 @@ from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
 from llmaug.generate import stage as generate
 from llmaug.generate.engines import Engine, Finished, UniformEngine
-from llmaug.generate.part_worker import ATTEMPTS, KEPT, PartWorker, Place
+from llmaug.generate.part_answer import ATTEMPTS, KEPT, Place
+from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL
 from llmaug.lm.generator import Generator
@@ -143,7 +144,7 @@ def test_a_part_that_is_done_unit_by_unit_blames_nobody_afterwards(
         noted.append(storage.read_json("runs/test/outcomes", ATTEMPTS, f"{ROW['name']}.json"))
         return {}
 
-    monkeypatch.setattr("llmaug.generate.part_worker._PartAnswer.commit", commit)
+    monkeypatch.setattr("llmaug.generate.part_answer.PartAnswer.commit", commit)
     worker(storage, Recorder())(ROW)
     assert [note["at"] for note in noted] == [None]
 

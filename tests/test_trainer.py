@@ -13,7 +13,7 @@ from llmaug.config import LmConfig, OptimiserConfig, TrainConfig
 from llmaug.core.storage import Storage
 from llmaug.items.sequences import Batches, of_events
 from llmaug.recommenders.sasrec import SASRec
-from llmaug.training.trainer import (
+from llmaug.training.loop import (
     FAILED_BATCH,
     NotFinite,
     _finished,

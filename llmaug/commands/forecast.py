@@ -24,7 +24,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.filter.stage import filter_parts
 from llmaug.generate.outcome_cache import cache_folder, recall
-from llmaug.generate.part_worker import Place
+from llmaug.generate.part_answer import Place
 from llmaug.generate.stage import run_engines
 from llmaug.lm.generator import generator_of
 from llmaug.pipeline import run as run_pipeline

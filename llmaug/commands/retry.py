@@ -22,7 +22,7 @@ from llmaug.core.storage import Storage
 from llmaug.core.stored import read_note
 from llmaug.errors import UserError
 from llmaug.generate import stage as generate
-from llmaug.generate.part_worker import Place, keep
+from llmaug.generate.part_answer import Place, keep
 from llmaug.lm.generator import generator_of
 from llmaug.pipeline import reopened
 from llmaug.plan.parts import read_parts

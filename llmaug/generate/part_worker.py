@@ -11,10 +11,8 @@ import json
 import os
 import queue
 import threading
-import time
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,58 +20,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.config import FiltersConfig
-from llmaug.core.storage import Storage
 from llmaug.core.stored import Note, read_record
-from llmaug.filter.stage import Candidate, judge
+from llmaug.filter.rules import Candidate, judge
 from llmaug.generate.engine_loop import EngineLoop
 from llmaug.generate.engines import EngineMaker
-from llmaug.generate.outcome_cache import remember
-from llmaug.generate.units import ANSWER, Units, counts_of, failures_of, outcomes_of
+from llmaug.generate.part_answer import KEEP_EVERY_S, PartAnswer, Place
+from llmaug.generate.units import Units, failures_of
 from llmaug.items.sequences import user_histories
 from llmaug.lm.generator import Generator, prompts_of, vocabulary_of
-from llmaug.schema import OUTCOME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KEPT, ATTEMPTS = "_kept", "_attempts"
-KEEP_EVERY_S = 30.0
 WHOLE_ATTEMPTS = 2  # begun more often without an end, a part is run unit by unit
 CRASHES = 2  # and a unit is given up after so many crashes in its company
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run's units lie and its outcomes go."""
-
-    storage: Storage
-    plan: str
-    folder: str
-    run_id: str
-    generator: str
-
-
-def commit(
-    place: Place, source: str, part: str, outcomes: pa.Table, extra: dict[str, int]
-) -> dict[str, int]:
-    """Write a part of outcomes, for good and for the cache; returns its counts."""
-    counts = {**counts_of(outcomes), **extra}
-    remember(place.storage, place.generator, source, place.run_id, part, outcomes)
-    place.storage.write_part(outcomes, counts, place.folder, part)
-    return counts
-
-
-def keep(
-    place: Place,
-    part: str,
-    outcomes: pa.Table,
-    counts: dict[str, int],
-    only: list[str] | None = None,
-) -> None:
-    """Put answers of a part aside; whoever takes the part up asks for the rest (or `only` for
-    these units) and adds `counts` to its own. The note makes the file count, as with parts."""
-    place.storage.write_table(outcomes, place.folder, KEPT, f"{part}.parquet")
-    place.storage.write_json({"counts": counts, "only": only}, place.folder, KEPT, f"{part}.json")
 
 
 class PartWorker:
@@ -109,7 +69,7 @@ class PartWorker:
         if note:  # the machine that wrote it was lost before it could say so
             return {"part": part, "counts": json.dumps(note["counts"])}
         units = Units(storage.read_part(self._place.plan, part))
-        answer = _PartAnswer(self._place, row["source"], part, units)
+        answer = PartAnswer(self._place, row["source"], part, units)
         self._loop.count(kept=answer.num_kept)
         careful = answer.unfinished > WHOLE_ATTEMPTS
         with self._together.alone() if careful else self._together.among_others():
@@ -127,7 +87,7 @@ class PartWorker:
         counts = answer.commit()
         return {"part": part, "counts": json.dumps(counts)}
 
-    def _collect(self, answer: _PartAnswer, numbers: np.ndarray) -> None:
+    def _collect(self, answer: PartAnswer, numbers: np.ndarray) -> None:
         """Run rows `numbers` and take their answers, until all are there or we are stopped."""
         if not len(numbers):
             return
@@ -146,7 +106,7 @@ class PartWorker:
             self._look_at(answer.units, answers)
             answer.keep_now_and_then()
 
-    def _one_by_one(self, answer: _PartAnswer) -> None:
+    def _one_by_one(self, answer: PartAnswer) -> None:
         for number in answer.open_numbers():
             if answer.crashes_at(number) >= CRASHES:
                 detail = f"the engine died {CRASHES} times while only this unit ran"
@@ -161,7 +121,7 @@ class PartWorker:
         # being committed, the last unit here would be blamed.
         answer.end_units()
 
-    def _by_quota(self, answer: _PartAnswer, quota: int, train_part: str) -> None:
+    def _by_quota(self, answer: PartAnswer, quota: int, train_part: str) -> None:
         """Tries of each user, until `quota` of its outcomes would be accepted."""
         histories = user_histories(self._place.storage, [self._train], train_part, self._vocabulary)
         accepted: Counter[str | None] = Counter()
@@ -224,111 +184,6 @@ class PartWorker:
         num_items = self._vocabulary.num_items
         seen = frozenset(history)
         return Candidate(strategy, events, seen, num_items, nothing, self._may_repeat)
-
-
-class _PartAnswer:
-    """The answers to one part so far."""
-
-    def __init__(self, place: Place, source: str, part: str, units: Units) -> None:
-        self._place, self._source, self._part, self.units = place, source, part, units
-        storage, folder = place.storage, place.folder
-        past = storage.read_json(folder, ATTEMPTS, f"{part}.json") or {}
-        self._crashes: Counter[str] = Counter(past.get("crashes"))
-        if past.get("at") is not None:
-            self._crashes[str(past["at"])] += 1
-        self.attempts: int = past.get("attempts", 0) + 1
-        self.unfinished: int = past.get("unfinished", 0) + 1
-        self._note_attempt()
-        self._kept = OUTCOME.empty_table()
-        self._extra: dict[str, int] = {}
-        self._only: list[str] | None = None
-        kept = storage.read_json(folder, KEPT, f"{part}.json")
-        if kept:
-            self._kept = storage.read_table(folder, KEPT, f"{part}.parquet")
-            self._extra, self._only = kept["counts"], kept["only"]
-        self.num_kept = self._kept.num_rows
-        self._answers = [ANSWER.empty_table()]
-        self._kept_at = time.monotonic()
-        self.not_needed = 0
-
-    def open_numbers(self) -> np.ndarray:
-        """(M,) rows of the part that have no answer yet."""
-        ids = self.units.table["unit_id"]
-        wanted = ~_among(ids, self._kept["unit_id"].combine_chunks())
-        if self._only is not None:
-            wanted &= _among(ids, pa.array(self._only, pa.string()))
-        numbers = np.flatnonzero(wanted)
-        new = [answers["number"].to_numpy() for answers in self._answers]
-        return np.setdiff1d(numbers, np.concatenate(new))
-
-    def known_tokens(self) -> Iterator[tuple[int, list[int]]]:
-        """(row, tokens) of what was generated, earlier or now."""
-        place = {unit_id: number for number, unit_id in enumerate(self.units.ids)}
-        ids, tokens = self._kept["unit_id"].to_pylist(), self._kept["tokens"].to_pylist()
-        yield from ((place[i], t) for i, t in zip(ids, tokens, strict=True) if t)
-        for answers in self._answers:
-            rows = zip(answers["number"].to_pylist(), answers["tokens"].to_pylist(), strict=True)
-            yield from ((number, t) for number, t in rows if t)
-
-    def add(self, answers: pa.Table) -> None:
-        self._answers.append(answers)
-
-    def keep_now_and_then(self) -> None:
-        if time.monotonic() - self._kept_at > KEEP_EVERY_S:
-            self.keep()
-
-    def keep(self) -> None:
-        """Put aside what is there, for whoever goes on with this part."""
-        self._kept_at = time.monotonic()
-        outcomes = self._outcomes()
-        if outcomes.num_rows > self.num_kept:
-            keep(self._place, self._part, outcomes, self._extra, self._only)
-
-    def set_aside(self) -> None:
-        """Keep, and say that this attempt ended in good order."""
-        self.keep()
-        self.unfinished = 0
-        self._note_attempt()
-
-    def commit(self) -> dict[str, int]:
-        outcomes = self._outcomes()
-        extra = {"not_needed": self.not_needed, "repeated": self.attempts - 1} | self._extra
-        extra = {name: number for name, number in extra.items() if number}
-        rest = extra.get("not_needed", 0) + extra.get("left_out", 0)
-        assert outcomes.num_rows + rest == len(self.units), self._part
-        counts = commit(self._place, self._source, self._part, outcomes, extra)
-        if self.attempts > 1:
-            self.unfinished, self._crashes = 0, Counter()
-            self._note_attempt()
-        return counts
-
-    def begin_unit(self, number: int) -> None:
-        self._note_attempt(at=int(number))
-
-    def end_units(self) -> None:
-        self._note_attempt()
-
-    def crashes_at(self, number: int) -> int:
-        return self._crashes[str(number)]
-
-    def _note_attempt(self, at: int | None = None) -> None:
-        note = {"attempts": self.attempts, "unfinished": self.unfinished, "at": at,
-                "crashes": self._crashes}  # fmt: skip
-        self._place.storage.write_json(note, self._place.folder, ATTEMPTS, f"{self._part}.json")
-
-    def _outcomes(self) -> pa.Table:
-        """Kept ones and new ones, in the order of the plan."""
-        new = outcomes_of(self.units, pa.concat_tables(self._answers), self.attempts, self._part)
-        if not self._kept.num_rows:
-            return new
-        both = pa.concat_tables([self._kept.select(OUTCOME.names), new])
-        row = pc.index_in(both["unit_id"], value_set=self.units.table["unit_id"].combine_chunks())
-        return both.take(pc.sort_indices(row))
-
-
-def _among(values: pa.ChunkedArray, others: pa.Array) -> np.ndarray:
-    """(N,) bool: which of the values are among the others."""
-    return pc.is_in(values, value_set=others).to_numpy(zero_copy_only=False)
 
 
 class _Together:

@@ -21,23 +21,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.config import BudgetConfig
-from llmaug.core.cluster import connect, has_gpus
-from llmaug.core.model_files import fetch_model
+from llmaug.core.cluster import connect
 from llmaug.core.stage import Context, Stage, map_parts, total_counts
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_note
 from llmaug.errors import UserError
 from llmaug.generate.board import Board, Limits
-from llmaug.generate.engines import AnswerEngine, EngineMaker, UniformEngine, VllmEngine
+from llmaug.generate.engine_maker import engine_maker, num_gpus
 from llmaug.generate.ledger import check_units
 from llmaug.generate.outcome_cache import cache_folder, recall
-from llmaug.generate.part_worker import KEPT, PartWorker, Place, commit, keep
+from llmaug.generate.part_answer import KEPT, Place, commit, keep
+from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.watch import Spent, Watch, interruptible
 from llmaug.ingest.split import TRAIN
-from llmaug.items.vocabulary import load
-from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.generator import Generator, generator_of, repeatable
-from llmaug.lm.models import check_model, load_answers
 from llmaug.plan.parts import PlanPart, read_parts
 from llmaug.schema import FAILED, GENERATED
 
@@ -190,50 +187,6 @@ def _answered(context: Context, pending: list[PlanPart], worker: dict[str, Any])
     )
 
 
-def engine_maker(context: Context, generator: Generator) -> EngineMaker:
-    """What an actor calls to start its engine; picklable and small."""
-    storage, config = context.storage, context.config
-    vocabulary = load(storage, generator.vocabulary)
-    if generator.model is None:
-        num_items, rate = vocabulary.num_items, config.generate.simulated_tokens_per_s
-        return lambda: UniformEngine(num_items, rate)
-    folder, version = generator.model, generator.model_digest
-    if generator.kind == "instruct":
-        return _chat_model(context, generator)
-    found = check_model(storage, folder, generator.kind, vocabulary)
-    if generator.kind != "causal":
-        kind = generator.kind
-        return lambda: AnswerEngine(load_answers(storage, folder, kind, vocabulary, version))
-    num_tokens, on_gpu = found.num_tokens, num_gpus(context) > 0
-    return lambda: VllmEngine(
-        fetch_model(storage, folder, version), config.generate, config.lm.context_len,
-        num_tokens, on_gpu,
-    )  # fmt: skip
-
-
-def _chat_model(context: Context, generator: Generator) -> EngineMaker:
-    storage, config = context.storage, context.config
-    assert generator.model is not None and generator.side is not None
-    folder, notes = generator.model, storage.read_json(generator.side, NOTES)
-    num_tokens = storage.read_json(folder, CONFIG)["vocab_size"]
-    version, letters, on_gpu = notes["model_digest"], notes["letters"], num_gpus(context) > 0
-    return lambda: VllmEngine(
-        fetch_model(storage, folder, version), config.generate, config.lm.context_len,
-        num_tokens, on_gpu, letters,
-    )  # fmt: skip
-
-
-def num_gpus(context: Context) -> float:
-    """GPUs of each engine: as configured, or one where the cluster has any and the model is
-    a neural one."""
-    config = context.config.generate
-    if config.num_gpus is not None:
-        return config.num_gpus
-    if config.engine != "vllm" or context.config.lm.model == "ngram":
-        return 0
-    return 1 if has_gpus(context.config.ray) else 0
-
-
 def _start_board(context: Context, spent: Spent) -> Any:
     """On the driver's machine: it must not go with a spot node."""
     import ray
@@ -301,6 +254,8 @@ STAGE = Stage(
     inputs=("plan", "vocabulary"),
     independent=True,
     code=(
+        "llmaug.generate.engine_maker",
+        "llmaug.generate.part_answer",
         "llmaug.generate.part_worker",
         "llmaug.generate.engines",
         "llmaug.generate.engine_loop",

@@ -28,7 +28,8 @@ from llmaug.lm.chat import choices as instruct
 from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
 from llmaug.lm.masked.masking import MaskedBatches
 from llmaug.lm.ngram import model as ngram
-from llmaug.training.trainer import Task, fit
+from llmaug.training.loop import Task
+from llmaug.training.trainer import fit
 from llmaug.training.validation import load_validation
 
 
@@ -277,6 +278,8 @@ _CODE = {
         "llmaug.lm.causal.warm_start",
         "llmaug.items.item_features",
         "llmaug.training.losses",
+        "llmaug.training.loop",
+        "llmaug.training.loop",
         "llmaug.training.trainer",
         "llmaug.items.sequences",
     ),
@@ -285,6 +288,8 @@ _CODE = {
         "llmaug.lm.masked.masking",
         "llmaug.lm.features",
         "llmaug.items.item_features",
+        "llmaug.training.loop",
+        "llmaug.training.loop",
         "llmaug.training.trainer",
         "llmaug.items.sequences",
     ),
@@ -293,6 +298,8 @@ _CODE = {
         "llmaug.lm.chat.finetune",
         "llmaug.lm.chat.template",
         "llmaug.lm.chat.render_template",
+        "llmaug.training.loop",
+        "llmaug.training.loop",
         "llmaug.training.trainer",
         "llmaug.items.sequences",
     ),

@@ -19,7 +19,8 @@ from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Batches, load_sequences
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load
-from llmaug.training.trainer import Task, fit
+from llmaug.training.loop import Task
+from llmaug.training.trainer import fit
 from llmaug.training.validation import ValidationUsers, load_validation
 
 
@@ -237,6 +238,7 @@ def stage(arm: Arm) -> Stage:
             "llmaug.recommenders.ease",
             "llmaug.recommenders.popularity",
             "llmaug.items.item_features",
+            "llmaug.training.loop",
             "llmaug.training.trainer",
             "llmaug.items.sequences",
         ),
