@@ -37,7 +37,7 @@ from llmaug.schema import FAILED, GENERATED
 from llmaug.split import TRAIN
 from llmaug.stage import Context, Stage, map_parts, total_counts
 from llmaug.storage import Storage
-from llmaug.stored import read_note
+from llmaug.stored import Kept, need_record
 from llmaug.vocabulary import load
 from llmaug.watch import Spent, Watch, interruptible
 
@@ -285,8 +285,8 @@ def _commit_kept(context: Context, place: Place, parts: list[PlanPart]) -> None:
 
 def _commit_part(place: Place, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
     outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet")
-    extra = read_note(place.storage, f"{place.folder}/{KEPT}", name)["counts"]
-    extra["left_out"] = parts[name].num_units - outcomes.num_rows
+    note = need_record(place.storage, Kept, f"{place.folder}/{KEPT}", f"{name}.json")
+    extra = {**note["counts"], "left_out": parts[name].num_units - outcomes.num_rows}
     return commit(place, parts[name].source, name, outcomes, extra)
 
 
