@@ -261,7 +261,7 @@ def test_a_row_that_cannot_be_read_is_one_failed_outcome(
             raise ZeroDivisionError("a bug in a filter")
         return [None] * len(candidate.tokens)
 
-    monkeypatch.setattr(filters, "EVENT_FILTERS", [crash_on_b])
+    monkeypatch.setattr("llmaug.filter.rules.EVENT_FILTERS", [crash_on_b])
     monkeypatch.setattr(filters, "map_parts", map_parts_here)
     context = make_context(generate={"engine": "uniform"})
     write_vocabulary(context, catalogue("abcdefg"), statistics().__dict__)

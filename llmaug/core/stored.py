@@ -35,6 +35,12 @@ class Note(TypedDict):
     digest: NotRequired[str]
 
 
+class Kept(TypedDict):
+    """Beside the answers of a part that was not finished."""
+
+    counts: dict[str, Any]
+
+
 class Rows(TypedDict):
     rows: int
 

@@ -24,7 +24,7 @@ from llmaug.config import BudgetConfig
 from llmaug.core.cluster import connect
 from llmaug.core.stage import Context, Stage, map_parts, total_counts
 from llmaug.core.storage import Storage
-from llmaug.core.stored import read_note
+from llmaug.core.stored import Kept, need_record
 from llmaug.errors import UserError
 from llmaug.generate.board import Board, Limits
 from llmaug.generate.engine_maker import engine_maker, num_gpus
@@ -238,8 +238,8 @@ def _commit_kept(context: Context, place: Place, parts: list[PlanPart]) -> None:
 
 def _commit_part(place: Place, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
     outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet")
-    extra = read_note(place.storage, f"{place.folder}/{KEPT}", name)["counts"]
-    extra["left_out"] = parts[name].num_units - outcomes.num_rows
+    note = need_record(place.storage, Kept, f"{place.folder}/{KEPT}", f"{name}.json")
+    extra = {**note["counts"], "left_out": parts[name].num_units - outcomes.num_rows}
     return commit(place, parts[name].source, name, outcomes, extra)
 
 
