@@ -36,7 +36,8 @@ from llmaug.core.storage import Storage
 from llmaug.core.terminal import Terminal
 from llmaug.errors import UserError
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
-from llmaug.items.sequences import padded_prompts, user_histories
+from llmaug.items.arrays import padded_prompts
+from llmaug.items.sequences import user_histories
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL, Vocabulary, load
 from llmaug.lm import train as lm_train
 from llmaug.lm.causal.language import load_language

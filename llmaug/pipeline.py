@@ -29,7 +29,7 @@ from llmaug.filter import stage as filters
 from llmaug.generate import stage as generate
 from llmaug.ingest import split
 from llmaug.ingest import stage as ingest
-from llmaug.items import vocabulary
+from llmaug.items import stage as vocabulary
 from llmaug.lm import adopt as lm_adopt
 from llmaug.lm import train as lm_train
 from llmaug.plan import stage as plan

@@ -15,7 +15,7 @@ from llmaug.config import VocabularyConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.items import vocabulary
+from llmaug.items import stage as vocabulary
 from llmaug.items.item_text import (
     TEXT,
     Encoder,

@@ -12,14 +12,8 @@ import pytest
 
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.items.sequences import (
-    Batches,
-    Sequences,
-    group_bounds,
-    load_sequences,
-    of_events,
-    user_histories,
-)
+from llmaug.items.arrays import group_bounds
+from llmaug.items.sequences import Batches, Sequences, load_sequences, of_events, user_histories
 from llmaug.items.vocabulary import BOS, PAD
 from llmaug.schema import EVENT, SYNTHETIC
 from tests.tables import catalogue, events, histories

@@ -37,7 +37,7 @@ from llmaug.core.stage import Context, Stage, map_parts, on_track
 from llmaug.core.storage import Storage, digest
 from llmaug.ingest.cleaning import user_hash
 from llmaug.ingest.split import TRAIN
-from llmaug.items.sequences import group_bounds
+from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import load_statistics
 from llmaug.plan.parts import read_parts
 from llmaug.schema import ACCEPTED, EVENT, SYNTHETIC, validate

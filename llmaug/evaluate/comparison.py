@@ -24,7 +24,7 @@ from llmaug.evaluate.bootstrap import (
     relative_lift,
     resampled_sums,
 )
-from llmaug.items.sequences import group_bounds
+from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 
 Model = tuple[str, int]

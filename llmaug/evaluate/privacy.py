@@ -20,7 +20,7 @@ from llmaug.arms.arms import AUGMENTED
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.filter.copied import count_real_runs, is_among, real_runs, run_hashes
-from llmaug.items.sequences import group_bounds
+from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import load
 from llmaug.schema import SYNTHETIC
 

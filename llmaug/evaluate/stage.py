@@ -282,6 +282,7 @@ def stage(arms: tuple[Arm, ...]) -> Stage:
             "llmaug.evaluate.metrics",
             "llmaug.training.ranking",
             "llmaug.evaluate.satisfaction",
+            "llmaug.items.arrays",
             "llmaug.items.sequences",
         ),
         settings=lambda config: [config.evaluate, config.train.seeds],

@@ -15,7 +15,7 @@ import pyarrow as pa
 from llmaug.core.stage import Context, map_parts
 from llmaug.core.storage import Storage, digest
 from llmaug.ingest.split import TRAIN
-from llmaug.items.sequences import group_bounds
+from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import load
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from llmaug.core.storage import Storage
-from llmaug.items.sequences import group_bounds
+from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import Statistics, Vocabulary
 
 

@@ -152,7 +152,7 @@ class Encoder:
         import torch
         from torch.nn import functional as F
 
-        from llmaug.items.sequences import padded_prompts
+        from llmaug.items.arrays import padded_prompts
 
         tokens, last = (torch.from_numpy(x).to(self._device) for x in padded_prompts(prompts))
         mask = torch.arange(tokens.shape[1], device=self._device) <= last[:, None]  # (B, T)

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.core.storage import Storage, digest
-from llmaug.items.sequences import group_bounds
+from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 
 IDS_FILE = "semantic_ids.parquet"

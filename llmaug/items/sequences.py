@@ -9,9 +9,8 @@ sequence. New users are sequences like real ones.
 
 from __future__ import annotations
 
-import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import IO
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
+from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import BOS, PAD, Vocabulary
 
 _BLOCK = 1 << 22  # events looked at together
@@ -157,18 +157,6 @@ def _placed(
     weights = np.where(np.arange(len(tokens)) < first, 0.0, weight[0])
     weights[generated] = weight
     return tokens, weights.astype(np.float32)
-
-
-def group_bounds(*columns: np.ndarray) -> list[tuple[int, int]]:
-    """(start, end) of each run of rows with equal values in all of the (N,) columns."""
-    num_rows = len(columns[0])
-    if not num_rows:
-        return []
-    change = np.zeros(num_rows - 1, dtype=bool)
-    for column in columns:
-        change |= column[1:] != column[:-1]
-    edges = [0, *(np.flatnonzero(change) + 1).tolist(), num_rows]
-    return list(itertools.pairwise(edges))
 
 
 def user_histories(
@@ -308,12 +296,3 @@ def padded(rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
         weights[i, : len(row.tokens)] = row.weights
     weights[:, 0] = 0  # nothing stands before the first token to predict it from
     return tokens, weights
-
-
-def padded_prompts(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """(B,) token lists to tokens (B, T) int64, padded right, and the (B,) places of their last."""
-    length = np.array([len(prompt) for prompt in prompts])
-    tokens = np.full((len(prompts), length.max()), PAD, dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-    return tokens, length - 1

@@ -24,7 +24,8 @@ from llmaug.items.sequences import Batches, load_sequences
 from llmaug.items.vocabulary import Vocabulary, load, load_statistics
 from llmaug.lm.causal.documents import Documents
 from llmaug.lm.causal.language import Attributes, Language, known_attributes
-from llmaug.lm.chat import choices as instruct
+from llmaug.lm.chat import choices
+from llmaug.lm.chat import fit as instruct
 from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
 from llmaug.lm.masked.masking import MaskedBatches
 from llmaug.lm.ngram import model as ngram
@@ -279,8 +280,8 @@ _CODE = {
         "llmaug.items.item_features",
         "llmaug.training.losses",
         "llmaug.training.loop",
-        "llmaug.training.loop",
         "llmaug.training.trainer",
+        "llmaug.items.arrays",
         "llmaug.items.sequences",
     ),
     "masked": (
@@ -289,21 +290,27 @@ _CODE = {
         "llmaug.lm.features",
         "llmaug.items.item_features",
         "llmaug.training.loop",
-        "llmaug.training.loop",
         "llmaug.training.trainer",
+        "llmaug.items.arrays",
         "llmaug.items.sequences",
     ),
     "instruct": (
+        "llmaug.lm.chat.fit",
         "llmaug.lm.chat.choices",
         "llmaug.lm.chat.finetune",
         "llmaug.lm.chat.template",
         "llmaug.lm.chat.render_template",
         "llmaug.training.loop",
-        "llmaug.training.loop",
         "llmaug.training.trainer",
+        "llmaug.items.arrays",
         "llmaug.items.sequences",
     ),
-    "ngram": ("llmaug.lm.ngram.model", "llmaug.lm.ngram.counts", "llmaug.items.sequences"),
+    "ngram": (
+        "llmaug.lm.ngram.model",
+        "llmaug.lm.ngram.counts",
+        "llmaug.items.arrays",
+        "llmaug.items.sequences",
+    ),
 }
 
 
@@ -318,7 +325,7 @@ def stage(name: str, model: str = "causal") -> Stage:
             config.lm,
             config.vocabulary,
             config.evaluate.exclude_seen,
-            instruct.num_candidates(config) if config.lm.finetune else None,
+            choices.num_candidates(config) if config.lm.finetune else None,
         ],
         outside=lambda context: found.digest if (found := _earlier(context)) else None,
     )

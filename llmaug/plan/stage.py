@@ -17,7 +17,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
 from llmaug.ingest.users import load_users
-from llmaug.items.sequences import group_bounds
+from llmaug.items.arrays import group_bounds
 from llmaug.lm.generator import Generator, generator_of, prompts_of, repeatable, vocabulary_of
 from llmaug.lm.prompts import Prompts
 from llmaug.plan.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llmaug.config import TrainConfig
 from llmaug.errors import UserError
-from llmaug.items.sequences import group_bounds
+from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 
 

@@ -240,6 +240,7 @@ def stage(arm: Arm) -> Stage:
             "llmaug.items.item_features",
             "llmaug.training.loop",
             "llmaug.training.trainer",
+            "llmaug.items.arrays",
             "llmaug.items.sequences",
         ),
         settings=lambda config: [

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmaug.config import TrainConfig
+from llmaug.items.arrays import padded_prompts
 from llmaug.items.item_features import recommender_features
-from llmaug.items.sequences import padded_prompts
 from llmaug.items.vocabulary import NUM_SPECIAL, PAD, Vocabulary
 from llmaug.recommenders.dropout import Dropout
 from llmaug.training import losses

@@ -22,8 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmaug.config import LmConfig
 from llmaug.core.storage import Storage
+from llmaug.items.arrays import padded_prompts
 from llmaug.items.semantic_ids import write_ids
-from llmaug.items.sequences import padded_prompts
 from llmaug.items.vocabulary import BOS, EOS, PAD, Vocabulary
 from llmaug.lm.causal.language import Language
 from llmaug.lm.features import averaged, lm_features, new_items

@@ -24,14 +24,11 @@ import pyarrow as pa
 
 from llmaug.config import Config
 from llmaug.core.hf_folder import adopt_folder
-from llmaug.core.stage import Context
-from llmaug.core.storage import Storage, digest
+from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ingest.split import TRAIN
 from llmaug.items.semantic_ids import taken_items
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 from llmaug.lm.causal.language import Language
-from llmaug.lm.chat.template import chat_frame
 from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.prompts import Prompts
 
@@ -50,38 +47,6 @@ _TEXTS = {
         "请只回答一个字母。"
     ),
 }
-
-
-def fit(context: Context) -> dict[str, Any]:
-    """Count who is taken with whom, copy the chat model of `lm.folder` to the root, and
-    fine-tune it if so configured."""
-    storage, lm = context.storage, context.config.lm
-    folder = context.folder(f"lm/{lm.name}")
-    vocabulary = load(storage, context.folder("vocabulary"))
-    model_folder, model_digest = adopt_model(storage, str(lm.folder), context.progress.note)
-    tokenizer = _tokenizer(storage, model_folder, model_digest)
-    letters = letter_tokens(tokenizer)
-    frame = chat_frame(tokenizer, f"lm.folder {lm.folder}")
-    table = neighbours(storage, f"{context.folder('split')}/{TRAIN}", vocabulary)
-    counted = storage.write_table(table, folder, NEIGHBOURS)
-    notes = {"model": "instruct", "name": lm.name, "vocabulary_digest": vocabulary.digest,
-             "model_folder": model_folder, "model_digest": model_digest, "letters": letters,
-             "frame": frame, "text": lm.prompt_language}  # fmt: skip
-    storage.write_json(notes, folder, NOTES)
-    facts: dict[str, Any] = {}
-    if lm.finetune:
-        from llmaug.lm.chat.finetune import finetune
-
-        facts = finetune(context)
-        tuned = {name: facts[name] for name in ("model_folder", "model_digest")}
-        notes |= tuned
-        storage.write_json(notes, folder, NOTES)
-    return {
-        **facts,
-        "name": lm.name,
-        "model_digest": digest([notes["model_digest"], counted, notes["text"]]),
-        "model_folder": notes["model_folder"],
-    }
 
 
 def num_candidates(config: Config) -> int:

@@ -18,7 +18,7 @@ from transformers import BertForMaskedLM
 
 from llmaug.core.model_files import fetch_model
 from llmaug.core.storage import Storage
-from llmaug.items.sequences import padded_prompts
+from llmaug.items.arrays import padded_prompts
 from llmaug.items.vocabulary import NUM_SPECIAL, PAD, Vocabulary
 from llmaug.lm import Request, request_of
 from llmaug.lm.folder import check_digest, check_weights, read_notes

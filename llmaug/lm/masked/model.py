@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from llmaug.config import LmConfig
 from llmaug.core.storage import Storage
-from llmaug.items.sequences import padded_prompts
+from llmaug.items.arrays import padded_prompts
 from llmaug.items.vocabulary import BOS, EOS, PAD, Vocabulary
 from llmaug.lm.features import averaged, lm_features, new_items
 from llmaug.lm.folder import write_model

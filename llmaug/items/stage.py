@@ -1,0 +1,155 @@
+"""Stage `vocabulary`: items to tokens, and statistics of the training events."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmaug.config import VocabularyConfig
+from llmaug.core.stage import Context, Stage, map_parts
+from llmaug.core.storage import Storage
+from llmaug.errors import UserError
+from llmaug.ingest.split import TRAIN
+from llmaug.items.item_text import TEXT, WORD, encoder_files, write_vectors
+from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load, of_items
+from llmaug.schema import ITEM
+
+_SAMPLES_PER_PART = 5000
+_NUM_QUANTILES = 201
+_WORD = re.compile(r"\w{2,}")
+
+
+def run(context: Context) -> dict[str, Any]:
+    storage, folder = context.storage, context.folder("vocabulary")
+    train = f"{context.folder('split')}/{TRAIN}"
+    parts = storage.parts(train)
+    map_parts(context, f"{folder}/counts", parts, partial(_count, storage, train, folder))
+    seen: Counter[str] = Counter()
+    actions: Counter[str] = Counter()
+    samples: dict[str, list[float]] = {"gap_s": [], "start_s": [], "history_len": [], "end_s": []}
+    for part in parts:
+        table = storage.read_part(f"{folder}/counts", part)
+        for row in table.to_pylist():
+            if row["kind"] == "item":
+                seen[row["name"]] += int(row["value"])
+            elif row["kind"] == "action":
+                actions[row["name"]] += int(row["value"])
+            else:
+                samples[row["kind"]].append(row["value"])
+    items = catalogue(seen, _side_items(context), context.config.vocabulary)
+    if items.num_rows < 2:
+        raise UserError(
+            f"the catalogue has {items.num_rows} item(s): there is nothing to rank. Check "
+            "ingest.columns (item_id), ingest.k_core and the date range"
+        )
+    storage.write_json(_quantiles(samples, actions), folder, "statistics.json")
+    counts = {
+        "items": items.num_rows,
+        "cold_items": items.num_rows - len(seen),
+        "vocabulary_digest": of_items(items).digest,
+    }
+    storage.write_part(items, counts, folder, ITEMS_PART)
+    if context.config.vocabulary.text_encoder:
+        counts |= write_vectors(context, items)
+    if items.num_rows > context.config.vocabulary.max_atomic_items:
+        vocabulary = load(storage, folder)
+        counts["words_per_item"] = _write_semantic_ids(context, train, vocabulary)
+    return counts
+
+
+def _write_semantic_ids(context: Context, train: str, vocabulary: Vocabulary) -> int:
+    from llmaug.items.semantic_ids import build, item_vectors, write_ids
+
+    config, seed = context.config.vocabulary, context.config.seed
+    vectors = item_vectors(context.storage, train, vocabulary, seed)
+    ids = build(vectors, config.num_levels, config.num_codes, seed)
+    write_ids(context.storage, ids, context.folder("vocabulary"))
+    context.progress.note(
+        f"{vocabulary.num_items:,} items as paths of {ids.word_len} words out of "
+        f"{ids.num_words:,}, the last one of {ids.sizes[-1]:,}"
+    )
+    return ids.word_len
+
+
+def catalogue(seen: Counter[str], side: pa.Table, config: VocabularyConfig) -> pa.Table:
+    """All items with a training event (and, if so configured, the rest of the items table)."""
+    known = dict(zip(side["item_id"].to_pylist(), side.to_pylist(), strict=True))
+    ids = sorted(set(seen) | (set(known) if config.cold_items else set()))
+    rows = [
+        {**known.get(i, {"item_id": i, "origin": "real"}), "train_events": seen[i]} for i in ids
+    ]
+    if config.title_words:
+        for row in rows:
+            words = _WORD.findall((row.get("title") or "").lower())
+            row["tags"] = [*(row.get("tags") or ()), *(WORD + w for w in dict.fromkeys(words))]
+    return pa.Table.from_pylist(rows, schema=ITEM.append(pa.field("train_events", pa.int64())))
+
+
+def _side_items(context: Context) -> pa.Table:
+    folder = f"{context.folder('ingest')}/items"
+    tables = [context.storage.read_part(folder, p) for p in context.storage.parts(folder)]
+    return pa.concat_tables(tables) if tables else ITEM.empty_table()
+
+
+def _count(storage: Storage, train: str, folder: str, part: str) -> dict[str, Any]:
+    """Counts and samples of one part: rows of (kind, name, value)."""
+    events = storage.read_part(train, part, columns=["user_id", "item_id", "action", "timestamp"])
+    rows: list[tuple[str, str | None, float]] = []
+    for kind, column in (("item", "item_id"), ("action", "action")):
+        for pair in pc.value_counts(events[column].cast(pa.string())).to_pylist():
+            if pair["values"] is not None:
+                rows.append((kind, pair["values"], pair["counts"]))
+    time_s = events["timestamp"].cast(pa.int64()).to_numpy() / 1e6
+    users = events["user_id"].to_numpy(zero_copy_only=False)
+    if len(users):
+        first = np.r_[True, users[1:] != users[:-1]]
+        lengths = np.diff(np.r_[np.flatnonzero(first), len(users)])
+        gaps = np.diff(time_s)[~first[1:]]
+        for kind, values in (("gap_s", gaps), ("start_s", time_s[first]), ("history_len", lengths)):
+            step = max(1, len(values) // _SAMPLES_PER_PART)
+            rows += [(kind, None, float(value)) for value in values[::step]]
+        rows.append(("end_s", None, float(time_s.max())))
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    table = pa.table(
+        [pa.array(columns[0], pa.string()), pa.array(columns[1], pa.string()),
+         pa.array(columns[2], pa.float64())],
+        names=["kind", "name", "value"],
+    )  # fmt: skip
+    storage.write_part(table, {}, f"{folder}/counts", part)
+    return {}
+
+
+def _quantiles(samples: dict[str, list[float]], actions: Counter[str]) -> dict[str, Any]:
+    grid = np.linspace(0, 1, _NUM_QUANTILES)
+    out: dict[str, Any] = {
+        kind: np.quantile(samples[kind] or [0.0], grid).round(6).tolist()
+        for kind in ("gap_s", "start_s", "history_len")
+    }
+    out["window_end_s"] = max(samples["end_s"], default=0.0)
+    # By name among equals: parts may be counted in any order.
+    ranked = sorted(actions, key=lambda name: (-actions[name], name))
+    out["actions"] = ranked or ["interact"]
+    return json.loads(json.dumps(out))
+
+
+STAGE = Stage(
+    name="vocabulary",
+    run=run,
+    inputs=("ingest", "split"),
+    code=(
+        "llmaug.items.vocabulary",
+        "llmaug.items.semantic_ids",
+        "llmaug.items.item_text",
+        "llmaug.core.hf_folder",
+    ),
+    settings=lambda config: [config.vocabulary, config.seed],
+    outside=encoder_files,
+    part_folders=("", TEXT),
+)
