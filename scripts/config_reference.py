@@ -72,14 +72,14 @@ def _cell(text: str) -> str:
 
 
 def _type(field: dict[str, Any]) -> str:
-    """A field's type and limits in a few words: `integer, >= 1`, `a | b`, `list of string`."""
+    """A field's type and limits in a few words: `integer, >= 1`, `a or b`, `list of string`."""
     if "$ref" in field:
         return _name(field["$ref"])
     for union in ("anyOf", "oneOf"):
         if union in field:
-            return " | ".join(_type(each) for each in field[union])
+            return " or ".join(_type(each) for each in field[union])
     if "enum" in field:
-        return " | ".join(map(str, field["enum"]))
+        return " or ".join(map(str, field["enum"]))
     if "const" in field:
         return str(field["const"])
     kind = field.get("format") or field.get("type", "any")
