@@ -32,7 +32,7 @@ def reference() -> str:
     """The page as Markdown: a table for each model, sections in the order of `Config`."""
     schema = Config.model_json_schema()
     models: dict[str, Any] = schema["$defs"]
-    sections = {name: _models_in(field) for name, field in schema["properties"].items()}
+    sections = {name: models_in(field) for name, field in schema["properties"].items()}
     plain = {name: schema["properties"][name] for name, found in sections.items() if not found}
     page = [INTRODUCTION, "## Top level\n", _table(plain)]
     for section, found in sections.items():
@@ -92,18 +92,18 @@ def _type(field: dict[str, Any]) -> str:
     return ", ".join([kind, *limits])
 
 
-def _models_in(field: Any) -> list[str]:
+def models_in(field: Any) -> list[str]:
     """Names of the models that `field` refers to, wherever in it."""
     if isinstance(field, dict):
         own = [_name(field["$ref"])] if "$ref" in field else []
-        return own + [name for each in field.values() for name in _models_in(each)]
+        return own + [name for each in field.values() for name in models_in(each)]
     if isinstance(field, list):
-        return [name for each in field for name in _models_in(each)]
+        return [name for each in field for name in models_in(each)]
     return []
 
 
 def _below(model: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(_models_in(list(model["properties"].values()))))
+    return list(dict.fromkeys(models_in(list(model["properties"].values()))))
 
 
 def _name(reference: str) -> str:

@@ -19,7 +19,7 @@ from llmaug.filter.stage import EVENT_FILTERS, OUTCOME_FILTERS
 from llmaug.ingest.item_fields import FIELDS
 from llmaug.ingest.ledger import NOTED
 from llmaug.live.experiment import EXPOSURE_FATES, FEEDBACK_FATES
-from scripts.config_reference import reference
+from scripts.config_reference import models_in, reference
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -111,12 +111,14 @@ def _prose(page: Path) -> str:
 
 
 def _fields() -> set[str]:
-    """`section.field` of everything in the config."""
-    found = set()
-    for section, field in Config.model_fields.items():
-        for name in getattr(field.annotation, "model_fields", {}):
-            found.add(f"{section}.{name}")
-    return found
+    """`section.field` of everything in the config; of all kinds where a section has several."""
+    schema = Config.model_json_schema()
+    return {
+        f"{section}.{name}"
+        for section, field in schema["properties"].items()
+        for model in models_in(field)
+        for name in schema["$defs"][model]["properties"]
+    }
 
 
 def _reasons() -> Iterator[str]:
