@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV PYTHON EXTRAS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-thin test soak lint fmt bench clean
+.PHONY: help setup demo demo-thin test soak lint fmt docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ fmt: setup  ## format the code and sort the imports
 	$(VENV)/bin/ruff check --select I --fix .
 	$(VENV)/bin/ruff format .
 
+docs: setup  ## build the pages of docs/ into site/ (the first time with pip)
+	@test -x $(VENV)/bin/mkdocs || $(VENV)/bin/python -m pip install --quiet \
+		--disable-pip-version-check --editable '.[docs]'
+	$(VENV)/bin/mkdocs build --strict
+
 BENCHMARKS = generate scale million lm lm_train train lift
 bench: setup  ## run the benchmarks that need no data of yours; each ends with a line of JSON
 	@for name in $(BENCHMARKS); do \
@@ -42,5 +47,5 @@ bench: setup  ## run the benchmarks that need no data of yours; each ends with a
 	done
 
 clean:  ## remove caches and what the demo wrote; .venv stays
-	rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf demo build dist site .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
