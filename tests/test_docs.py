@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from llmaug.cli.app import app
 from llmaug.config import Config
-from llmaug.filter.stage import EVENT_FILTERS, OUTCOME_FILTERS
+from llmaug.filter.rules import EVENT_FILTERS, OUTCOME_FILTERS
 from llmaug.ingest.item_fields import FIELDS
 from llmaug.ingest.ledger import NOTED
 from llmaug.live.experiment import EXPOSURE_FATES, FEEDBACK_FATES

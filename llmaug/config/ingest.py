@@ -37,7 +37,7 @@ class FilesConfig(Section):
     pattern: str | None = None
     """format text: a regular expression with a named group for each column (`(?P<user_id>...)`)."""
     delimiter: str = Field(default=",", min_length=1, max_length=8)
-    """csv: what separates fields, `"\t"` for tabs."""
+    """csv: what separates fields, `"\\t"` for tabs."""
     quote: str | None = Field(default='"', min_length=1, max_length=1)
     """csv: what fields with delimiters or line ends stand in. null: quotes are text, as they are
     beside a delimiter of several characters."""

@@ -11,7 +11,7 @@ from llmaug.config.optimiser import OptimiserConfig
 
 
 class LmConfig(OptimiserConfig):
-    """Behaviour language model (DESIGN section 3)."""
+    """The behaviour language model: what learns from the logs and writes synthetic events."""
 
     model: Literal["causal", "masked", "ngram", "instruct"] = "causal"
     """causal: a small Llama over item tokens; masked: a small BERT, which fills gaps; ngram:

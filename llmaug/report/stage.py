@@ -44,7 +44,7 @@ def collect(
     predicted: dict[str, Any] | None = None,
     price_per_hour: float = 0.0,
 ) -> dict[str, Any]:
-    """The figures a machine reads (DESIGN section 6), from the stages' manifests."""
+    """The figures a machine reads (metrics.json), from the stages' manifests."""
     evaluation = manifests["evaluation"]["counts"]
     filtered = manifests.get("filtered", {}).get("counts", {})
     outcomes = manifests.get("outcomes", {}).get("counts", {})
