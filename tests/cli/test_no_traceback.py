@@ -26,6 +26,7 @@ from llmaug.core import lease
 from llmaug.errors import UserError
 from tests.core.test_terminal import HOSTILE, OBEYED
 from tests.nights import NIGHT, make_night, without_ray
+from tests.soak import NIGHTS
 
 # {root}, {config} and {pairs} are filled in.
 ARGUMENTS = {
@@ -48,7 +49,7 @@ ARGUMENTS = {
 RUN_READERS = ("run", "status", "retry-failed", "publish")
 MODEL_READERS = ("recommend --user", "score", "recommend", "publish")
 READERS = ("run", "recommend --user", "publish", "evaluate", *RUN_READERS, *MODEL_READERS)
-EVERY_PAIR = "LLMAUG_SOAK" in os.environ  # each command after each damage: five minutes
+EVERY_PAIR = NIGHTS > 0  # each command after each damage: five minutes
 NIGHT_FILES = f"runs/{NIGHT}"
 MANIFEST = "_manifest.json"
 

@@ -36,6 +36,7 @@ from tests.jobs import (
     write_config,
     write_logs,
 )
+from tests.soak import NIGHTS
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("shared_ray")]
 
@@ -120,17 +121,17 @@ def attempts_of_parts(storage: Storage, outcomes: str) -> list[int]:
     return [storage.read_json(outcomes, ATTEMPTS, note)["attempts"] for note in notes]
 
 
-NIGHTS = int(os.environ.get("LLMAUG_SOAK", "1"))  # `make soak` asks for more
+NUM_KILLS = 8 if NIGHTS else 4
 
 
-@pytest.mark.parametrize("seed", range(NIGHTS))
-def test_the_driver_is_killed_eight_times(planned: Path, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(NIGHTS or 1))
+def test_the_driver_is_killed_again_and_again(planned: Path, seed: int) -> None:
     """In start-up, in generation, and while the last parts are committed; every run goes on
     where the killed one was."""
     night = Night(planned, f"killed-{seed}")
     rng = random.Random(seed)
-    moments = [0, 0, *sorted(rng.sample(range(5, NUM_PARTS - 5), 5)), NUM_PARTS - 1]
-    for moment in moments:
+    between = sorted(rng.sample(range(5, NUM_PARTS - 5), NUM_KILLS - 2))
+    for moment in [0, *between, NUM_PARTS - 1]:
         run = start(*night.command)
         wait_until(lambda: night.storage.exists(night.outcomes, "_started.json"), run)
         wait_until(lambda: night.num_finished() >= moment, run)  # noqa: B023
@@ -221,12 +222,14 @@ def test_a_lost_node_takes_nothing_with_it(planned: Path) -> None:
 
 
 def test_a_second_night_generates_what_changed(tmp_path: Path, ray_session: None) -> None:
-    """10% of the users have a new event: about 10% of the units are new."""
+    """Monday's model is kept on Tuesday, when 10% of the users have a new event: 10% of the
+    units are new."""
     write_logs(str(tmp_path))
     plan = {"strategies": [{"kind": "continue", "samples_per_user": 5, "num_events": 4}]}
-    config = parse_config(changed(SMALL, generate={"engine": "uniform"}, plan=plan))
+    config = changed(SMALL, lm={"model": "ngram"}, plan=plan)
     storage = Storage(str(tmp_path))
-    pipeline.run(config, storage, "monday", until="generate")
+    pipeline.run(parse_config(config), storage, "monday", until="generate")
     add_events(tmp_path, num_users=6)
-    counts = pipeline.run(config, storage, "tuesday", until="generate")["outcomes"]["counts"]
+    tuesday = parse_config(changed(config, lm={"from_run": "monday"}))
+    counts = pipeline.run(tuesday, storage, "tuesday", until="generate")["outcomes"]["counts"]
     assert (counts["units"], counts["cache_hits"]) == (300, 270)

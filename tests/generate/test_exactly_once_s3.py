@@ -16,7 +16,7 @@ from tests.generate.test_exactly_once import ids
 from tests.jobs import SMALL, changed, llmaug, start, wait_until, write_config, write_logs
 from tests.servers import BUCKET
 
-pytestmark = [pytest.mark.faults, pytest.mark.s3, pytest.mark.usefixtures("shared_ray")]
+pytestmark = [pytest.mark.soak, pytest.mark.s3, pytest.mark.usefixtures("shared_ray")]
 
 NUM_PARTS, PER_PART = 12, 16
 CONFIG = changed(

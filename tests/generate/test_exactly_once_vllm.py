@@ -24,10 +24,13 @@ from tests.jobs import (
     wait_until,
     write_logs,
 )
+from tests.soak import NIGHTS
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
-NUM_NEW, NUM_USERS, SAMPLES, PER_PART = 6000, 60, 5, 40
+NUM_NEW, NUM_USERS, SAMPLES, PER_PART = 6000 if NIGHTS else 3000, 60, 5, 40
+DRIVER_KILLS = (3, 15) if NIGHTS else ()  # as soon as so many parts are there
+PROCESS_KILLS = ("EngineCore", "PartWorker") if NIGHTS else ("EngineCore",)
 NUM_UNITS = NUM_NEW + NUM_USERS * SAMPLES
 PLAN = {
     "strategies": [
@@ -48,7 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Path:
     return root
 
 
-def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
+def test_engines_are_killed(root: Path) -> None:
     storage = Storage(str(root))
     monday = (*command(root, CONFIG), "--run-id", "monday")
 
@@ -56,7 +59,7 @@ def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
         return len(storage.parts("runs/monday/outcomes"))
 
     rng = random.Random(1)
-    for at_least in (3, 15):  # the driver, twice
+    for at_least in DRIVER_KILLS:
         run = start(*monday)
         wait_until(lambda: num_finished() >= at_least, run)  # noqa: B023
         time.sleep(rng.uniform(0, 0.3))
@@ -71,7 +74,7 @@ def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
         before = num_finished()
         wait_until(lambda: num_finished() >= before + 5, run)
 
-    for name in ("EngineCore", "PartWorker"):
+    for name in PROCESS_KILLS:
         wait_for_five_more_parts()
         kill_process(name, run, below=os.getpid())
     _, said = run.communicate(timeout=400)
@@ -80,11 +83,12 @@ def test_drivers_engines_and_actors_are_killed(root: Path) -> None:
     asked, answered = ids(storage, "runs/monday/plan"), ids(storage, "runs/monday/outcomes")
     assert asked == answered and len(asked) == NUM_UNITS
     counts = storage.read_json("runs/monday/outcomes", MANIFEST)["counts"]
-    assert counts["generated"] == counts["units"] and counts["deaths"] == 2
+    assert counts["generated"] == counts["units"] and counts["deaths"] == len(PROCESS_KILLS)
     attempts = attempts_of_parts(storage, "runs/monday/outcomes")
     assert sum(attempts) <= 1.15 * len(attempts)
 
 
+@pytest.mark.soak
 def test_the_next_night_asks_the_same_generator_only_what_is_new(root: Path) -> None:
     """Monday's model is kept on Tuesday: a tenth of the users have news, the rest is known."""
     add_events(root, num_users=NUM_USERS // 10)

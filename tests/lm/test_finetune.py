@@ -230,7 +230,7 @@ def test_checkpoints_hold_what_is_trained(tmp_path: Path) -> None:
 
 
 def test_the_stage_trains_and_its_model_is_the_one_that_is_asked(
-    make_context: MakeContext, ray_session: None
+    make_context: MakeContext, ray_session: None, fits_here: None
 ) -> None:
     context = make_context(lm=LM, plan=PLAN)
     write_inputs(context)

@@ -41,7 +41,7 @@ def write_inputs(context: Context, words: Any = WORDS) -> None:
 
 
 def test_a_model_of_all_directions_with_users_trains_and_says_what_it_reads(
-    make_context: MakeContext, ray_session: None
+    make_context: MakeContext, ray_session: None, fits_here: None
 ) -> None:
     context = make_context(
         ingest={"users": {"path": "users"}},

@@ -42,10 +42,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
     return root
 
 
-WORKERS = [1, 2] if "LLMAUG_SOAK" in os.environ else [2]  # `make soak` tries both
-
-
-@pytest.mark.parametrize("num_workers", WORKERS)
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_a_killed_training_worker_costs_steps_but_changes_nothing(
     merged: Path, num_workers: int
 ) -> None:

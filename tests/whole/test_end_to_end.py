@@ -142,7 +142,7 @@ def test_a_second_run_skips_everything_and_a_change_runs_only_what_depends_on_it
     assert metrics is not None and metrics["stages"]["outcomes"]["skipped"]
 
 
-@pytest.mark.faults
+@pytest.mark.soak
 def test_a_killed_run_ends_as_an_undisturbed_one(
     storage: Storage, shared_ray: None, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ CONFIG = changed(
 
 
 def test_random_items_are_refused_and_the_real_model_goes_out(
-    tmp_path: Path, ray_session: None
+    tmp_path: Path, ray_session: None, fits_here: None
 ) -> None:
     write_ml_100k(f"{tmp_path}/logs", max_users=300)
     storage = Storage(str(tmp_path))

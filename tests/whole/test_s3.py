@@ -15,24 +15,33 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.publish import pointer
 from llmaug.publish import stage as publish
-from tests.jobs import SMALL, llmaug, write_config, write_logs
+from tests.jobs import SMALL, changed, kill_when, llmaug, write_config, write_logs
 from tests.publish.test_publish import read_logs, write_model
 from tests.servers import BUCKET, SECRET_KEY
 from tests.tables import write_finished
 
 pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("shared_ray")]
 ROOT = f"s3://{BUCKET}/team/llmaug"
+# Enough checkpoints to be killed between.
+JOB = changed(SMALL, train={"num_steps": 60, "validate_every": 5, "patience": 100})
 
 
-def test_the_job_runs_on_s3_and_leaks_no_secret(endpoint: str, tmp_path: Path) -> None:
+def test_a_killed_job_goes_on_from_s3_and_leaks_no_secret(endpoint: str, tmp_path: Path) -> None:
     write_logs(ROOT, endpoint)
-    config = write_config(tmp_path, SMALL)
+    config = write_config(tmp_path, JOB)
     command = ("run", "-c", str(config), "--root", ROOT, "--endpoint-url", endpoint)
+    storage = Storage(ROOT, endpoint)
 
+    def has_checkpoint() -> bool:
+        files = storage.sizes("runs/small/model/real/seed-1/_train")
+        return any(name.endswith("/state.json") for name in files)
+
+    kill_when(has_checkpoint, *command)
+    assert not storage.exists("runs/small/model/real", "_manifest.json")
     done = llmaug(*command)
     assert done.returncode == 0, done.stderr
+    assert "outcomes unchanged, skipped" in done.stderr
 
-    storage = Storage(ROOT, endpoint)
     metrics = storage.read_json("runs/small/report", "metrics.json")
     ledger = metrics["ledger"]
     assert ledger["units"] == ledger["accepted"] + ledger["rejected"] + ledger["failed"] == 100
