@@ -20,10 +20,10 @@ demo-thin: setup  ## the same on thin logs: only each user's last events are kno
 	$(VENV)/bin/python jobs/nightly.py --config configs/demo_thin.yaml --root demo $(ARGS)
 
 test: setup  ## run the tests (ARGS='-m "not slow"' to choose)
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-soak: setup  ## the tests of kills and faults again and again (SOAK=20 nights, about an hour)
-	LLMAUG_SOAK=$(or $(SOAK),20) $(VENV)/bin/python -m pytest -q -m faults $(ARGS)
+soak: setup  ## kills and faults again and again, and longer nights (SOAK=20, over an hour)
+	LLMAUG_SOAK=$(or $(SOAK),20) $(VENV)/bin/python -m pytest -q -m "faults or soak" $(ARGS)
 
 lint: setup  ## ruff, mypy and the order of the rooms
 	$(VENV)/bin/ruff check .

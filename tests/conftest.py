@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)
 # Of the S3 servers that tests start: Ray's workers know what stood here when Ray was started.
 from tests.servers import ACCESS_KEY, SECRET_KEY, s3_server  # noqa: E402
+from tests.soak import NIGHTS  # noqa: E402
 
 os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = ACCESS_KEY, SECRET_KEY
 os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
@@ -32,7 +33,17 @@ from llmaug.core.storage import Storage  # noqa: E402
 # The same examples at every run; `make soak` looks for others.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)
-hypothesis.settings.load_profile("soak" if os.environ.get("LLMAUG_SOAK") else "fixed")
+hypothesis.settings.load_profile("soak" if NIGHTS else "fixed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what only `make soak` runs. Files that need Ray come first: they take longest,
+    and short ones at the end keep all of pytest's workers busy."""
+    left_out = [item for item in items if item.get_closest_marker("soak") and not NIGHTS]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+    with_ray = {item.path for item in items if "ray_session" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in with_ray)
 
 
 class QuietProgress(Progress):
@@ -65,6 +76,17 @@ def shared_ray(ray_session: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
         yield
+
+
+@pytest.fixture
+def fits_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train's local mode: a fit of the pipeline happens in this process, where a worker of
+    its own takes 15 seconds to start. For tests of what is learnt; those of whole jobs and of
+    kills have real workers."""
+    import ray.train
+
+    scaling = ray.train.ScalingConfig
+    monkeypatch.setattr(ray.train, "ScalingConfig", lambda **_: scaling(num_workers=0))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,208 @@
+"""The page and the tables of a run, for few arms and for many."""
+
+from __future__ import annotations
+
+import io
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmaug.cli import summary
+from llmaug.config import Config
+from llmaug.core.terminal import Terminal
+from llmaug.evaluate import gate
+from llmaug.evaluate.comparison import Lists, figures, segments, sum_ranks
+from llmaug.report import stage as report
+from tests.evaluate.test_comparison import random_ranks
+
+FEW = ("real", "augmented")
+MANY = ("real", "oversampled", "duplicate", "fusion", "augmented", "augmented_fusion")
+CONFIG = Config()
+TRAIN_EVENTS = np.array([4, 2, 2, 1, 1, 0])
+
+
+def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str, dict[str, Any]]:
+    """Those of a finished run of 300 test users whose ranks are random."""
+    models = [(arm, seed) for arm in arms for seed in seeds]
+    tables = [random_ranks(300, number) for number in range(len(models))]
+    sums = sum_ranks(tables, segments(TRAIN_EVENTS), CONFIG.evaluate, seed=7)
+    lists = {(m, k): Lists(np.array([9, 3, 1, 0, 0, 0])) for m in models for k in (10, 20)}
+    found = figures(sums, lists, models, TRAIN_EVENTS, CONFIG.evaluate, seed=7)
+    found["satisfaction"], found["labels"] = {}, {}
+    trained = {"steps": 800, "best_step": 500, "validation_ndcg": 0.1}
+    counts: dict[str, dict[str, Any]] = {
+        "ingest": {"rows_read": 1000},
+        "split": {"train": 900},
+        "filtered": {"units": 40, "accepted": 39, "rejected": 1, "rejected.copied": 1},
+        "outcomes": {"output_tokens_per_s": 100.0, "engine_seconds": 2.0},
+        "merged/real": {"real": 900},
+        "merged/oversampled": {"real": 1200},
+        "merged/duplicate": {"real": 900, "synthetic": 900},
+        "merged/augmented": {"real": 900, "synthetic": 300},
+        **{f"model/{arm}": {f"seed-{seed}": trained for seed in seeds} for arm in arms},
+        "evaluation": found,
+        "privacy": {
+            "synthetic": 39,
+            "identifying": 0,
+            "identifying_share": 0.0,
+            "run_len": 5,
+            "min_run_users": 5,
+        },
+        "gate": gate.decide(found, CONFIG.gate, CONFIG.evaluate),
+        "publish": {
+            "run_id": "r",
+            "version": "v",
+            "uri": "file:///tmp/published",
+            "arm": "real",
+            "forced": None,
+        },
+    }
+    stage = {"seconds": 1.0, "peak_rss_mb": 100, "fingerprint": "0123456789abcdef"}
+    return {name: {**stage, "counts": own} for name, own in counts.items()}
+
+
+class Cells(HTMLParser):
+    """The rows of a page's tables, and whether all tags are closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self._open: list[str] = []
+        self.feed(page)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        if tag not in ("meta",):
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self._open):
+            self.rows[-1][-1] += data
+
+
+@pytest.mark.parametrize("arms", [("real",), FEW, MANY])
+def test_every_arm_has_its_row_in_every_table(arms: tuple[str, ...]) -> None:
+    found = manifests(arms)
+    metrics = report.collect(found, skipped=set())
+    rows = Cells(report.render(CONFIG, "r", metrics, found, [])).rows
+    first_cells = [row[0] for row in rows]
+    for arm in arms:
+        assert first_cells.count(arm) == 3  # the comparison, all metrics, the lists
+    compared = rows[1 : 1 + len(arms)]
+    assert [row[0] for row in compared] == list(arms)
+    assert all(re.search(r"%", row[-1]) for row in compared[1:]) and compared[0][-1] == ""
+    of_segments = [row for row in rows if len(row) == 6 and row[2] in arms]
+    assert len(of_segments) == len(metrics["segments"]) >= 2 * len(arms)
+    named = [row[0] for row in of_segments if row[0]]
+    assert named == list(dict.fromkeys(s["segment"] for s in metrics["segments"]))
+
+
+def test_the_control_is_compared_with_in_words() -> None:
+    found = manifests(MANY)
+    page = report.render(CONFIG, "r", report.collect(found, set()), found, [])
+    assert "augmented against oversampled" in page
+    assert "augmented_fusion against fusion" in page
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [((1,), "do not cover the choice of seed"), ((1, 2, 3), "over users and over the 3 seeds")],
+)
+def test_the_page_says_what_the_intervals_cover(seeds: tuple[int, ...], words: str) -> None:
+    found = manifests(FEW, seeds)
+    assert words in report.render(CONFIG, "r", report.collect(found, set()), found, [])
+
+
+def test_metrics_hold_what_each_arm_was_trained_on() -> None:
+    training = report.collect(manifests(MANY, (1, 2)), set())["training"]
+    assert (training["oversampled"]["real"], training["oversampled"]["synthetic"]) == (1200, 0)
+    assert (training["fusion"]["real"], training["fusion"]["synthetic"]) == (900, 0)
+    assert training["augmented_fusion"]["synthetic"] == 300
+    assert [seed["seed"] for seed in training["real"]["seeds"]] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("ndcg", "words"), [(0.12, "synthetic events can teach"), (0.1, "expect little")]
+)
+def test_the_page_says_whether_the_generator_knows_more_than_the_recommender(
+    ndcg: float, words: str
+) -> None:
+    found = manifests(FEW, (1, 2))
+    found["lm/causal"] = {**found["model/real"], "counts": {"validation_ndcg": ndcg}}
+    metrics = report.collect(found, set())
+    assert metrics["generator"]["real_validation_ndcg"] == pytest.approx(0.1)
+    page = report.render(CONFIG, "r", metrics, found, [])
+    assert f"NDCG@10 {ndcg:.4f}" in page and words in page
+
+
+def test_a_generator_that_was_not_measured_is_not_compared() -> None:
+    found = manifests(FEW)
+    found["lm/ngram"] = {**found["model/real"], "counts": {}}
+    metrics = report.collect(found, set())
+    assert metrics["generator"] is None
+    assert "The generator itself" not in report.render(CONFIG, "r", metrics, found, [])
+
+
+def test_satisfaction_is_a_table_that_says_what_it_cannot_say() -> None:
+    found = manifests(FEW)
+    for arm, rating in zip(FEW, (3.25, 3.5), strict=True):
+        share = {"mean": 0.0625, "low": 0.05, "high": 0.075}
+        found["evaluation"]["counts"]["satisfaction"][arm] = {
+            "num_users": 300, "num_users_with_ratings": 290, "num_users_rated": 20,
+            "num_users_with_own_mean": 0, "num_rated": 21, "rated_share": share,
+            "rating": {"mean": rating, "low": 3.0, "high": 4.0}, "liked_share": share,
+            "held_out_rating": share, "at_least_own_mean_share": None, "over_own_mean": None,
+        }  # fmt: skip
+    metrics = report.collect(found, set())
+    assert metrics["satisfaction"]["augmented"]["rating"]["mean"] == 3.5
+    page = report.render(CONFIG, "r", metrics, found, [])
+    rows = {row[0]: row for row in Cells(page).rows if len(row) == 8 and row[1] == "290"}
+    assert list(rows) == ["real", "augmented"]
+    assert rows["augmented"][4].startswith("3.50") and rows["augmented"][6] == "n/a"
+    assert "not as a proof" in page
+
+
+def test_probabilities_of_pairs_have_a_table_of_their_own() -> None:
+    found = manifests(FEW)
+    share = {"mean": 0.4321, "low": 0.4, "high": 0.5}
+    found["evaluation"]["counts"]["labels"]["real"] = {"log_loss": share, "rmse": share}
+    metrics = report.collect(found, set())
+    assert metrics["labels"]["real"]["rmse"]["mean"] == 0.4321
+    rows = Cells(report.render(CONFIG, "r", metrics, found, [])).rows
+    assert ["real", "0.4321 (0.4000 – 0.5000)", "0.4321 (0.4000 – 0.5000)"] in rows
+
+
+def test_without_ratings_the_page_says_so_and_shows_no_table() -> None:
+    found = manifests(FEW)
+    page = report.render(CONFIG, "r", report.collect(found, set()), found, [])
+    assert "carry no ratings" in page
+    assert "users who rated later" not in page
+
+
+@pytest.mark.parametrize("arms", [("real",), FEW, MANY])
+def test_the_summary_has_a_row_for_each_arm_on_80_columns(arms: tuple[str, ...]) -> None:
+    metrics = report.collect(manifests(arms), set())
+    first, second = (
+        [line.split() for line in shown(make(metrics)).splitlines()]
+        for make in (summary._arms, summary._lifts)
+    )
+    assert [row[0] for row in first if row[0] in arms] == list(arms)
+    compared = [(row[0], row[1]) for row in second if row[0] in arms and "%" in row[-1]]
+    assert {arm for arm, _ in compared} == set(arms) - {"real"}
+    assert (("augmented", "oversampled") in compared) == ("oversampled" in arms)
+
+
+def shown(table: Any) -> str:
+    console = Terminal(width=80, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
