@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.config import FiltersConfig
+from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.storage import Storage
 from llmaug.core.stored import Note, read_record
 from llmaug.filter.stage import Candidate, judge
@@ -59,7 +60,7 @@ def commit(
     """Write a part of outcomes, for good and for the cache; returns its counts."""
     counts = {**counts_of(outcomes), **extra}
     remember(place.storage, place.generator, source, place.run_id, part, outcomes)
-    place.storage.write_part(outcomes, counts, place.folder, part)
+    place.storage.write_part(OUTCOMES.stamped(outcomes), counts, place.folder, part)
     return counts
 
 
@@ -72,7 +73,7 @@ def keep(
 ) -> None:
     """Put answers of a part aside; whoever takes the part up asks for the rest (or `only` for
     these units) and adds `counts` to its own. The note makes the file count, as with parts."""
-    place.storage.write_table(outcomes, place.folder, KEPT, f"{part}.parquet")
+    place.storage.write_table(OUTCOMES.stamped(outcomes), place.folder, KEPT, f"{part}.parquet")
     place.storage.write_json({"counts": counts, "only": only}, place.folder, KEPT, f"{part}.json")
 
 
@@ -108,7 +109,7 @@ class PartWorker:
         note = read_record(storage, Note, self._place.folder, f"{part}.json")
         if note:  # the machine that wrote it was lost before it could say so
             return {"part": part, "counts": json.dumps(note["counts"])}
-        units = Units(storage.read_part(self._place.plan, part))
+        units = Units(storage.read_part(self._place.plan, part, stored=UNITS))
         answer = _PartAnswer(self._place, row["source"], part, units)
         self._loop.count(kept=answer.num_kept)
         careful = answer.unfinished > WHOLE_ATTEMPTS
@@ -244,7 +245,7 @@ class _PartAnswer:
         self._only: list[str] | None = None
         kept = storage.read_json(folder, KEPT, f"{part}.json")
         if kept:
-            self._kept = storage.read_table(folder, KEPT, f"{part}.parquet")
+            self._kept = storage.read_table(folder, KEPT, f"{part}.parquet", stored=OUTCOMES)
             self._extra, self._only = kept["counts"], kept["only"]
         self.num_kept = self._kept.num_rows
         self._answers = [ANSWER.empty_table()]

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from llmaug.config import BudgetConfig
 from llmaug.core.cluster import connect, has_gpus
+from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.model_files import fetch_model
 from llmaug.core.stage import Context, Stage, map_parts, total_counts
 from llmaug.core.storage import Storage
@@ -115,7 +116,7 @@ def _answer_source(
     storage, hits = place.storage, 0
     recalled = recall(storage, place.generator, source, known)
     for part in by_source[source] if recalled.num_rows else []:
-        units = storage.read_part(place.plan, part, columns=["unit_id"])["unit_id"]
+        units = storage.read_part(place.plan, part, ["unit_id"], UNITS)["unit_id"]
         row = pc.index_in(units, value_set=recalled["unit_id"].combine_chunks())
         found = recalled.take(row.filter(pc.is_valid(row)))
         hits += found.num_rows
@@ -284,7 +285,7 @@ def _commit_kept(context: Context, place: Place, parts: list[PlanPart]) -> None:
 
 
 def _commit_part(place: Place, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
-    outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet")
+    outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet", stored=OUTCOMES)
     extra = read_note(place.storage, f"{place.folder}/{KEPT}", name)["counts"]
     extra["left_out"] = parts[name].num_units - outcomes.num_rows
     return commit(place, parts[name].source, name, outcomes, extra)

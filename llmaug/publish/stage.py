@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmaug.arms.arms import AUGMENTED
+from llmaug.core.formats import CARD
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import FILES, digest
 from llmaug.core.stored import Forced, Trained, need_record, read_record
@@ -71,6 +72,7 @@ def card_of(context: Context) -> dict[str, Any]:
     folder = pointer.versions_folder(context.config.publish.name)
     version = f"{folder}/{context.run_id}-{digest(content)[:16]}"
     return {
+        **CARD.stamp,
         **content,
         "version": version,
         "night": night_of(context),

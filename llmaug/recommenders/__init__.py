@@ -17,8 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from llmaug.config import TrainConfig
+from llmaug.core.formats import MODEL, written_by
 from llmaug.core.model_files import check_files, check_finite
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
@@ -100,6 +102,7 @@ def save(
         items = vocabulary.items.select(["item_id", "title", "train_events"])
         pq.write_table(items, f"{local}/items.parquet")
         facts = {
+            **MODEL.stamp,
             # The comparison that the model was part of is no part of the model.
             "config": config.model_dump(mode="json", exclude={"arms"}) | {"item_features": False},
             "vocabulary_digest": vocabulary.digest,
@@ -127,7 +130,7 @@ def load(
     uri, files = storage.uri(folder), _read_files(storage, folder)
     digests = {name: digest(data) for name, data in files.items()}
     check_files(storage, folder, digests, model_digest)
-    config, facts = _config(uri, files["config.json"])
+    config, facts = _config(storage.uri(folder, "config.json"), files["config.json"])
     vocabulary = of_items(_table(files["items.parquet"]))
     if vocabulary.digest != facts.get("vocabulary_digest"):
         raise UserError(f"{uri}: items.parquet and config.json do not belong together")
@@ -157,10 +160,19 @@ def _read_files(storage: Storage, folder: str) -> dict[str, bytes]:
 def _config(uri: str, data: bytes) -> tuple[TrainConfig, dict[str, Any]]:
     try:
         facts = json.loads(data)
-        return TrainConfig(**facts["config"]), facts
+        dict(facts["config"])
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{uri}: not a recommender folder, or config.json is damaged: {error}"
+            f"{uri}: damaged, or its folder is not a recommender folder: {error}"
+        ) from error
+    facts = MODEL.upgraded(facts, uri)
+    try:
+        return TrainConfig.model_validate(facts["config"]), facts
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, ("config", *problem["loc"])))
+        raise UserError(
+            f"{uri}: {field}: {problem['msg'].removeprefix('Value error, ')}. {written_by(facts)}"
         ) from error
 
 
