@@ -118,7 +118,7 @@ def _rank_part(
         for user, own in zip(users, targets, strict=True)
     }
     losses: tuple[Any, Any] = [None] * len(tokens), [None] * len(tokens)
-    if hasattr(model, "score_pairs") and tokens:
+    if isinstance(model, recommenders.JudgesPairs) and tokens:
         seen = [of_user[user] for user in row_user]
         losses = labels.pair_losses(model, row_user, tokens, seen, vocabulary.num_items, seed)
     popularity = vocabulary.items["train_events"].to_numpy()

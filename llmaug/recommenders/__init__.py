@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -26,28 +26,61 @@ from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 from llmaug.items.vocabulary import Vocabulary, of_items
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _FILES = ("config.json", "items.parquet", "model.safetensors", "users.parquet")
 
 
+@runtime_checkable
 class Recommender(Protocol):
-    """What training, evaluation and serving need of a model (a torch.nn.Module)."""
+    """What evaluation and serving need of every model, which is a torch.nn.Module too.
 
-    def loss(self, *batch: Any) -> Any:
-        """Mean loss of a batch as its task makes it (scalar tensor)."""
+    Shapes: B users, V = NUM_SPECIAL + items tokens of the vocabulary.
+    """
 
-    def score(self, users: list[str], histories: list[list[int]]) -> Any:
-        """(B, num_tokens) scores of all tokens for each user; higher is better."""
+    def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
+        """(B, V) scores of all tokens for each user; higher is better.
 
-    def probability(self, scores: Any) -> Any:
-        """`scores` mapped into (0, 1), same shape."""
+        users: (B,) ids, known from training or not. histories: (B,) lists of item tokens, the
+        oldest event first, of any length; empty for a user without events.
+        """
+
+    def probability(self, scores: Tensor) -> Tensor:
+        """`scores` of any shape mapped into (0, 1), in the same order."""
 
 
-class ClosedForm(Protocol):
-    """What a model without a training loop has in place of `loss`."""
+@runtime_checkable
+class ByDescent(Recommender, Protocol):
+    """A model that is trained step by step."""
+
+    def loss(self, inputs: Tensor, targets: Tensor, /) -> Tensor:
+        """Mean loss of a batch as its task makes it, a scalar.
+
+        Sequences: tokens (B, T + 1) and their weights (B, T + 1). Pairs: (N, 2) of user row and
+        item token, and (N, 2) of label in [0, 1] and weight.
+        """
+
+
+@runtime_checkable
+class ClosedForm(Recommender, Protocol):
+    """A model without a training loop."""
 
     def fit(self, events: Callable[[], Iterable[pa.Table]]) -> int:
-        """Solve for the weights from the training events, table by table and each sorted by
-        user; returns how many were counted."""
+        """Solve for the weights; returns how many events were counted.
+
+        `events()` gives the training events (schema EVENT) table by table, each sorted by user,
+        and may be called again.
+        """
+
+
+@runtime_checkable
+class JudgesPairs(Recommender, Protocol):
+    """A model that judges a user and an item by themselves: its probabilities are calibrated
+    against labels, and it has something to say of an item outside the catalogue."""
+
+    def score_pairs(self, users: list[str], tokens: list[int]) -> Tensor:
+        """(N,) scores of N (user, item) pairs; token -1 is an item outside the catalogue."""
 
 
 def build(
