@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmaug import __version__
+from llmaug.cli.schema import print_schema
 from llmaug.core.terminal import Terminal, emit, emit_json, plain
 from llmaug.errors import Interrupted, UserError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.command("schema")(print_schema)
 
 ROOT = Annotated[
     str | None,

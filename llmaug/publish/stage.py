@@ -16,6 +16,7 @@ from llmaug.core.storage import FILES, digest
 from llmaug.core.stored import Forced, Trained, need_record, read_record
 from llmaug.errors import UserError
 from llmaug.publish import pointer
+from llmaug.publish.card import Card, Published
 
 FORCED = "forced.json"
 
@@ -38,7 +39,7 @@ def publish(context: Context, by_force: str | None = None) -> dict[str, Any]:
     context.confirm_lease()
     # The same content may be that of a later night: what is on disk keeps its first.
     done = pointer.advance(storage, name, {**written, "night": card["night"]}, by_force)
-    return {**written, **done, "uri": storage.uri(card["version"])}
+    return Published.keeps({**written, **done, "uri": storage.uri(card["version"])})
 
 
 def card_of(context: Context) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _write(context: Context, card: dict[str, Any]) -> dict[str, Any]:
     for file in card["files"]:
         if file not in there:
             storage.write(storage.read(source, file), version, file)
-    storage.create(card, version, pointer.CARD)
+    storage.create(Card.keeps(card), version, pointer.CARD)
     return pointer.read_version(storage, context.config.publish.name, version.rpartition("/")[2])
 
 
