@@ -36,6 +36,13 @@ class Note(TypedDict):
     digest: NotRequired[str]
 
 
+class Kept(TypedDict):
+    """Beside answers of a part that is not finished."""
+
+    counts: dict[str, int]
+    only: list[str] | None
+
+
 class Rows(TypedDict):
     rows: int
 

@@ -26,7 +26,7 @@ from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.model_files import fetch_model
 from llmaug.core.stage import Context, Stage, map_parts, total_counts
 from llmaug.core.storage import Storage
-from llmaug.core.stored import read_note
+from llmaug.core.stored import Kept, need_record
 from llmaug.errors import UserError
 from llmaug.generate.board import Board, Limits
 from llmaug.generate.engines import AnswerEngine, EngineMaker, UniformEngine, VllmEngine
@@ -286,7 +286,7 @@ def _commit_kept(context: Context, place: Place, parts: list[PlanPart]) -> None:
 
 def _commit_part(place: Place, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
     outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet", stored=OUTCOMES)
-    extra = read_note(place.storage, f"{place.folder}/{KEPT}", name)["counts"]
+    extra = need_record(place.storage, Kept, place.folder, KEPT, f"{name}.json")["counts"]
     extra["left_out"] = parts[name].num_units - outcomes.num_rows
     return commit(place, parts[name].source, name, outcomes, extra)
 
