@@ -17,6 +17,7 @@ from llmaug.arms.baseline import baseline_config, of_baseline
 from llmaug.config import Config
 from llmaug.config.names import check_name, run_folder
 from llmaug.core.contents import check_stage
+from llmaug.core.formats import RUN
 from llmaug.core.lease import Lease
 from llmaug.core.progress import Progress
 from llmaug.core.stage import Context, Stage, run_stage
@@ -109,8 +110,8 @@ def run(
         shown.plan([stage.name for stage in path])
         context = Context(storage, config, run_id, shown, lease, verify=verify)
         storage.write_json(
-            {"run_id": run_id, "config": config.model_dump(mode="json"), "until": until,
-             "stages": [stage.name for stage in path]},
+            {**RUN.stamp, "run_id": run_id, "config": config.model_dump(mode="json"),
+             "until": until, "stages": [stage.name for stage in path]},
             folder, "run.json",
         )  # fmt: skip
         return {stage.name: run_stage(stage, context) for stage in path}

@@ -26,6 +26,7 @@ from llmaug.cli import (
     status,
 )
 from llmaug.cli.options import CONFIG, ENDPOINT, ROOT
+from llmaug.cli.schema import print_schema
 from llmaug.core.terminal import Terminal, emit
 from llmaug.errors import Interrupted, UserError
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.command("schema")(print_schema)
 
 app.command()(run.run)
 app.command()(status.status)

@@ -17,6 +17,7 @@ from scipy import stats
 
 from llmaug.config import Config
 from llmaug.config.names import check_name, run_folder
+from llmaug.core.formats import UNITS
 from llmaug.core.lease import Lease
 from llmaug.core.progress import Progress
 from llmaug.core.stage import Context
@@ -77,7 +78,9 @@ def _cached_shares(context: Context, parts: list[PlanPart]) -> dict[int, float]:
         hits = units = 0
         for part in own[:: max(1, len(own) // 4)] if known else []:
             answers = recall(storage, generator, part.source, known)["unit_id"]
-            asked = storage.read_part(context.folder("plan"), part.name, ["unit_id"])["unit_id"]
+            asked = storage.read_part(context.folder("plan"), part.name, ["unit_id"], UNITS)[
+                "unit_id"
+            ]
             hits += pc.sum(pc.is_in(asked, value_set=answers.combine_chunks())).as_py() or 0
             units += len(asked)
         shares[strategy] = hits / units if units else 0.0
@@ -93,7 +96,7 @@ def _write_probe(context: Context, parts: list[PlanPart], num_units: int) -> Non
         used = own[:: max(1, len(own) // 8)]
         pieces = max(1, NUM_PIECES // len(used))
         for part in used:
-            table = storage.read_part(plan, part.name)
+            table = storage.read_part(plan, part.name, stored=UNITS)
             step = max(1, round(table.num_rows * len(used) / want))
             picked = table.take(pa.array(range(0, table.num_rows, step), pa.int64()))
             size = -(-picked.num_rows // pieces)

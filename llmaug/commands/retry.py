@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.core.contents import read_manifest
+from llmaug.core.formats import OUTCOMES
 from llmaug.core.progress import Progress
 from llmaug.core.stage import MANIFEST, REVISION, Context, fingerprint, map_parts, run_stage
 from llmaug.core.storage import Storage
@@ -114,7 +115,7 @@ def _open_part(
     )
     again = rows.filter(failed)["unit_id"].to_pylist()
     if again:
-        outcomes = storage.read_part(place.folder, part)
+        outcomes = storage.read_part(place.folder, part, stored=OUTCOMES)
         others = outcomes.filter(
             pc.invert(pc.is_in(outcomes["unit_id"], value_set=pa.array(again, pa.string())))
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from llmaug.core import formats
 from llmaug.core.storage import FILES, Storage, digest
 from llmaug.core.stored import MANIFEST
 from llmaug.errors import UserError
@@ -86,10 +87,10 @@ def damage(
 
 def read_manifest(storage: Storage, folder: str) -> dict[str, Any] | None:
     """The manifest in `folder`; None when there is none, or none that can be read: then the stage
-    has not happened."""
+    has not happened. Raises UserError for one of a later llmaug."""
     manifest = read_object(storage, folder, MANIFEST)
     whole = "fingerprint" in manifest and isinstance(manifest.get("files", {}), dict)
-    return manifest if whole else None
+    return formats.MANIFEST.upgraded(manifest, storage.uri(folder, MANIFEST)) if whole else None
 
 
 def check_stage(storage: Storage, run_id: str, name: str, verify: bool = False) -> None:

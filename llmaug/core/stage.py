@@ -29,7 +29,7 @@ from typing import Any
 
 from llmaug import __version__
 from llmaug.config import Config
-from llmaug.core import contents
+from llmaug.core import contents, formats
 from llmaug.core.contents import MANIFEST, check_stage, damage_of, read_manifest, read_object
 from llmaug.core.lease import Lease
 from llmaug.core.progress import MemoryMeter, Progress
@@ -184,6 +184,7 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
     files, notes = contents.describe(storage, folder)
     context.confirm_lease()
     manifest = {
+        **formats.MANIFEST.stamp,
         **identity,
         "counts": counts,
         "revision": _revision(storage, folder, files),

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmaug.config.names import RUNS
+from llmaug.core.formats import NOTE, Format
 from llmaug.core.stored import damaged, parse_json
 from llmaug.errors import UserError
 from llmaug.urls import ADVICE, has_password
@@ -240,7 +241,10 @@ class Storage:
 
     # -- tables ----------------------------------------------------------------------
 
-    def read_table(self, *names: str, columns: list[str] | None = None) -> pa.Table:
+    def read_table(
+        self, *names: str, columns: list[str] | None = None, stored: Format | None = None
+    ) -> pa.Table:
+        """stored: the format of such tables; an older one is as if it were written today."""
         # Not `pq.read_table`: its background threads may let go of our bytes after the
         # interpreter has begun to end, and that aborts the process (seen with pyarrow 26).
         try:
@@ -249,7 +253,12 @@ class Storage:
             raise damaged(self, "it is missing", *names) from error
         try:
             file = pq.ParquetFile(data, pre_buffer=False)
-            table = file.read(columns=columns, use_threads=False)
+            if stored is None or stored.is_of_today(file.schema_arrow, self.uri(*names)):
+                table = file.read(columns=columns, use_threads=False)
+            else:
+                whole = file.read(use_threads=False)
+                table = stored.upgraded_table(whole, self.uri(*names))
+                table = table.select([n for n in table.column_names if n in (columns or [n])])
         except (pa.ArrowException, OSError) as error:  # ArrowIOError is an OSError
             raise damaged(self, f"it is no Parquet file ({error})", *names) from error
         if missing := set(columns or ()) - set(table.column_names):
@@ -270,13 +279,21 @@ class Storage:
         """
         data = _parquet(table)
         self.write(data, folder, f"{part}.parquet")
-        note = {"part": part, "rows": table.num_rows, "bytes": len(data), "digest": digest(data)}
-        note["counts"] = counts
+        note = {
+            **NOTE.stamp, "part": part, "rows": table.num_rows, "bytes": len(data),
+            "digest": digest(data), "counts": counts,
+        }  # fmt: skip
         self.write_json(note, folder, f"{part}.json")
         return note
 
-    def read_part(self, folder: str, part: str, columns: list[str] | None = None) -> pa.Table:
-        return self.read_table(folder, f"{part}.parquet", columns=columns)
+    def read_part(
+        self,
+        folder: str,
+        part: str,
+        columns: list[str] | None = None,
+        stored: Format | None = None,
+    ) -> pa.Table:
+        return self.read_table(folder, f"{part}.parquet", columns=columns, stored=stored)
 
     def parts(self, folder: str) -> list[str]:
         """Names of the finished parts in `folder`, in order."""

@@ -18,6 +18,7 @@ from typing import (
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from llmaug.core import formats
 from llmaug.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ class Note(TypedDict):
 
 
 class Kept(TypedDict):
-    """Beside the answers of a part that was not finished."""
+    """Beside answers of a part that is not finished."""
 
-    counts: dict[str, Any]
+    counts: dict[str, int]
+    only: list[str] | None
 
 
 class Rows(TypedDict):
@@ -109,14 +111,25 @@ class Trained(TypedDict):
     model_digest: str
 
 
+_FORMATS: dict[Any, formats.Format] = {
+    Note: formats.NOTE,
+    Manifest: formats.MANIFEST,
+    Finished: formats.MANIFEST,
+    Run: formats.RUN,
+}
+
+
 def read_record(storage: Storage, shape: Any, *names: str) -> Any:
     """The JSON object, whose keys have the types that `shape` names; None where there is none.
 
-    shape: one of the classes above. Raises UserError with the file and the fix.
+    shape: one of the classes above. Raises UserError with the file and the fix, also where a
+    later llmaug wrote it; what an earlier one wrote is as if it were written today.
     """
     value = storage.read_json(*names)
     if value is None and not storage.exists(*names):
         return None
+    if shape in _FORMATS and isinstance(value, dict):
+        value = _FORMATS[shape].upgraded(value, storage.uri(*names))
     return checked(storage, shape, value, *names)
 
 
@@ -157,14 +170,16 @@ def read_config(storage: Storage, run_id: str) -> Config:
     """The config that a run was made with."""
     from llmaug.config import parse_config
 
-    config = read_run(storage, run_id).get("config")
+    run = read_run(storage, run_id)
+    config = run.get("config")
     place = (f"runs/{run_id}", "run.json")
     if config is None:
         raise damaged(storage, "the config is missing", *place)
     try:
         return parse_config(config, storage.uri(*place))
     except UserError as error:
-        raise UserError(f"{error.message}. {_remedy(storage, '/'.join(place))}") from error
+        remedy = _remedy(storage, "/".join(place))
+        raise UserError(f"{error.message}. {formats.written_by(run)}. {remedy}") from error
 
 
 def parse_json(storage: Storage, data: bytes, *names: str) -> Any:

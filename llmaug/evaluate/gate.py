@@ -15,6 +15,7 @@ from llmaug.arms.arms import AUGMENTED, OVERSAMPLED, REAL
 from llmaug.config import EvaluateConfig, GateConfig
 from llmaug.core.stage import Context, Stage
 from llmaug.evaluate.bootstrap import lift_text
+from llmaug.evaluate.figures import Decision
 from llmaug.evaluate.significance import holm
 
 
@@ -120,7 +121,7 @@ def run(audited: bool, context: Context) -> dict[str, Any]:
     context.progress.note(f"gate {verdict}: publishing arm {decision['arm']}", style)
     for reason in decision["reasons"]:
         context.progress.note(f"- {reason}")
-    return decision
+    return Decision.keeps(decision)
 
 
 def stage(audited: bool) -> Stage:

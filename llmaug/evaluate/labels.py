@@ -1,6 +1,6 @@
 """How good the probabilities are of models that judge a user and an item by themselves.
 
-Only of models with `score_pairs` (the linear one): what a sequence model says is a share among
+Only of models that judge pairs (the linear one): what a sequence model says is a share among
 all items, and 0 and 1 are no labels for it. Each held-out event is a pair with label 1, and
 stands beside one with label 0, an unseen item drawn at random, as the model was trained.
 """
@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from llmaug.evaluate.bootstrap import interval, means, resampled_sums
 from llmaug.items.vocabulary import NUM_SPECIAL
+from llmaug.recommenders import JudgesPairs
 
 _SMALLEST = 1e-7  # a probability of 0 or 1 in float32 is not that certain
 _TRIES = 20
 
 
 def pair_losses(
-    model: Any,
+    model: JudgesPairs,
     users: Sequence[str],
     tokens: Sequence[int],
     seen: Sequence[set[int]],

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from llmaug.arms.arms import AUGMENTED
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
+from llmaug.evaluate.figures import Audit
 from llmaug.filter.copied import count_real_runs, is_among, real_runs, run_hashes
 from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import load
@@ -42,10 +43,11 @@ def run(context: Context) -> dict[str, Any]:
         f"{identifying:,} of {synthetic:,} synthetic histories ({share:.2%}) hold a run of "
         f"{length} events that fewer than {enough} real users have"
     )
-    return {
+    audit = {
         "synthetic": synthetic, "identifying": identifying, "identifying_share": share,
         "run_len": length, "min_run_users": enough,
     }  # fmt: skip
+    return Audit.keeps(audit)
 
 
 def _audit_part(

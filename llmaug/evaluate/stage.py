@@ -22,6 +22,7 @@ from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.evaluate import labels
 from llmaug.evaluate.comparison import Lists, Model, figures, segments, sum_lists, sum_ranks
+from llmaug.evaluate.figures import Figures
 from llmaug.evaluate.satisfaction import from_sums, sum_users
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 from llmaug.items.sequences import user_histories
@@ -80,7 +81,7 @@ def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
         context.progress.warn(
             f"only {found['num_users']} held-out users with a history: the intervals are wide"
         )
-    return found
+    return Figures.keeps(found)
 
 
 def _folder_of(folder: str, model: Model) -> str:
@@ -118,7 +119,7 @@ def _rank_part(
         for user, own in zip(users, targets, strict=True)
     }
     losses: tuple[Any, Any] = [None] * len(tokens), [None] * len(tokens)
-    if hasattr(model, "score_pairs") and tokens:
+    if isinstance(model, recommenders.JudgesPairs) and tokens:
         seen = [of_user[user] for user in row_user]
         losses = labels.pair_losses(model, row_user, tokens, seen, vocabulary.num_items, seed)
     popularity = vocabulary.items["train_events"].to_numpy()

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.config import FiltersConfig
+from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.filter.copied import count_real_runs, real_runs
@@ -109,9 +110,9 @@ def _filter_group(
     for part in groups[group]:
         if storage.exists(folder, f"{part}.json"):
             continue
-        units = storage.read_part(plan, part, columns=_ASKED).to_pylist()
+        units = storage.read_part(plan, part, _ASKED, UNITS).to_pylist()
         asked = {unit["unit_id"]: unit for unit in units}
-        rows = storage.read_part(outcomes, part).to_pylist()
+        rows = storage.read_part(outcomes, part, stored=OUTCOMES).to_pylist()
         counts: Counter[str] = Counter()
         for row in rows:
             history = histories.get(row["user_id"], NOBODY)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.storage import Storage
 
 PARTS_PER_TASK = 256  # a task starts a worker, and that takes seconds
@@ -31,8 +32,8 @@ def check_units(storage: Storage, plan: str, outcomes: str, parts: list[str]) ->
 def _read_ids(storage: Storage, plan: str, outcomes: str, parts: list[str]) -> np.ndarray:
     found = []
     for part in parts:
-        asked = storage.read_part(plan, part, columns=["unit_id"])["unit_id"].to_pylist()
-        answered = storage.read_part(outcomes, part, columns=["unit_id"])["unit_id"].to_pylist()
+        asked = storage.read_part(plan, part, ["unit_id"], UNITS)["unit_id"].to_pylist()
+        answered = storage.read_part(outcomes, part, ["unit_id"], OUTCOMES)["unit_id"].to_pylist()
         strange = set(answered) - set(asked)
         assert not strange, f"{part}: outcome of unit {min(strange)}, which is not in the plan"
         found.append(np.array([_split(unit_id) for unit_id in answered], _ID))

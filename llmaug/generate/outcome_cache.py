@@ -15,6 +15,7 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmaug.core.formats import OUTCOMES
 from llmaug.core.storage import Storage
 from llmaug.schema import GENERATED, OUTCOME
 
@@ -32,7 +33,7 @@ def remember(
     generated = outcomes.filter(pc.equal(outcomes["status"], GENERATED))
     if generated.num_rows:
         folder = f"{cache_folder(generator)}/{source}"
-        storage.write_table(generated, folder, f"{run_id}-{part}.parquet")
+        storage.write_table(OUTCOMES.stamped(generated), folder, f"{run_id}-{part}.parquet")
 
 
 def recall(storage: Storage, generator: str, source: str, sources: list[str]) -> pa.Table:
@@ -41,7 +42,7 @@ def recall(storage: Storage, generator: str, source: str, sources: list[str]) ->
     kind = _kind(source)
     wanted = [source] if source in sources else [s for s in sources if _kind(s) == kind]
     tables = [
-        storage.read_table(cache_folder(generator), name, file)
+        storage.read_table(cache_folder(generator), name, file, stored=OUTCOMES)
         for name in wanted
         for file in storage.names(cache_folder(generator), name)
         if file.endswith(".parquet")

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmaug.core.formats import OUTCOMES
 from llmaug.core.storage import Storage
 from llmaug.generate.outcome_cache import remember
 from llmaug.generate.units import ANSWER, Units, counts_of, outcomes_of
@@ -41,7 +42,7 @@ def commit(
     """Write a part of outcomes, for good and for the cache; returns its counts."""
     counts = {**counts_of(outcomes), **extra}
     remember(place.storage, place.generator, source, place.run_id, part, outcomes)
-    place.storage.write_part(outcomes, counts, place.folder, part)
+    place.storage.write_part(OUTCOMES.stamped(outcomes), counts, place.folder, part)
     return counts
 
 
@@ -54,7 +55,7 @@ def keep(
 ) -> None:
     """Put answers of a part aside; whoever takes the part up asks for the rest (or `only` for
     these units) and adds `counts` to its own. The note makes the file count, as with parts."""
-    place.storage.write_table(outcomes, place.folder, KEPT, f"{part}.parquet")
+    place.storage.write_table(OUTCOMES.stamped(outcomes), place.folder, KEPT, f"{part}.parquet")
     place.storage.write_json({"counts": counts, "only": only}, place.folder, KEPT, f"{part}.json")
 
 
@@ -76,7 +77,7 @@ class PartAnswer:
         self._only: list[str] | None = None
         kept = storage.read_json(folder, KEPT, f"{part}.json")
         if kept:
-            self._kept = storage.read_table(folder, KEPT, f"{part}.parquet")
+            self._kept = storage.read_table(folder, KEPT, f"{part}.parquet", stored=OUTCOMES)
             self._extra, self._only = kept["counts"], kept["only"]
         self.num_kept = self._kept.num_rows
         self._answers = [ANSWER.empty_table()]

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.config import FiltersConfig
+from llmaug.core.formats import UNITS
 from llmaug.core.stored import Note, read_record
 from llmaug.filter.rules import Candidate, judge
 from llmaug.generate.engine_loop import EngineLoop
@@ -68,7 +69,7 @@ class PartWorker:
         note = read_record(storage, Note, self._place.folder, f"{part}.json")
         if note:  # the machine that wrote it was lost before it could say so
             return {"part": part, "counts": json.dumps(note["counts"])}
-        units = Units(storage.read_part(self._place.plan, part))
+        units = Units(storage.read_part(self._place.plan, part, stored=UNITS))
         answer = PartAnswer(self._place, row["source"], part, units)
         self._loop.count(kept=answer.num_kept)
         careful = answer.unfinished > WHOLE_ATTEMPTS

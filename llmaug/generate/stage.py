@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from llmaug.config import BudgetConfig
 from llmaug.core.cluster import connect
+from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.stage import Context, Stage, map_parts, total_counts
 from llmaug.core.storage import Storage
 from llmaug.core.stored import Kept, need_record
@@ -112,7 +113,7 @@ def _answer_source(
     storage, hits = place.storage, 0
     recalled = recall(storage, place.generator, source, known)
     for part in by_source[source] if recalled.num_rows else []:
-        units = storage.read_part(place.plan, part, columns=["unit_id"])["unit_id"]
+        units = storage.read_part(place.plan, part, ["unit_id"], UNITS)["unit_id"]
         row = pc.index_in(units, value_set=recalled["unit_id"].combine_chunks())
         found = recalled.take(row.filter(pc.is_valid(row)))
         hits += found.num_rows
@@ -237,8 +238,8 @@ def _commit_kept(context: Context, place: Place, parts: list[PlanPart]) -> None:
 
 
 def _commit_part(place: Place, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
-    outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet")
-    note = need_record(place.storage, Kept, f"{place.folder}/{KEPT}", f"{name}.json")
+    outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet", stored=OUTCOMES)
+    note = need_record(place.storage, Kept, place.folder, KEPT, f"{name}.json")
     extra = {**note["counts"], "left_out": parts[name].num_units - outcomes.num_rows}
     return commit(place, parts[name].source, name, outcomes, extra)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from llmaug.core.formats import PLANNED, UNITS
 from llmaug.core.storage import Storage
 from llmaug.schema import UNIT, validate
 
@@ -43,7 +44,7 @@ def read_parts(storage: Storage, plan: str) -> list[PlanPart]:
     parts = [
         PlanPart(**row)
         for source in storage.parts(folder)
-        for row in storage.read_part(folder, source).to_pylist()
+        for row in storage.read_part(folder, source, stored=PLANNED).to_pylist()
     ]
     return sorted(parts, key=lambda part: (part.place, part.name))
 
@@ -71,7 +72,7 @@ def write_source(storage: Storage, plan: str, source: Source, units: list[dict[s
         piece = units[start : start + source.units_per_part]
         part = source.name if source.place is not None else f"{source.name}-{number:05d}"
         table = validate(pa.Table.from_pylist(piece, schema=UNIT), UNIT, part)
-        storage.write_part(table, {"units": len(piece)}, plan, part)
+        storage.write_part(UNITS.stamped(table), {"units": len(piece)}, plan, part)
         described = PlanPart(
             name=part,
             source=source.cache,
@@ -83,6 +84,7 @@ def write_source(storage: Storage, plan: str, source: Source, units: list[dict[s
         )
         rows.append(vars(described))
     table = pa.Table.from_pylist(rows, schema=_SOURCE_SCHEMA)
+    table = PLANNED.stamped(table)
     storage.write_part(table, {"units": len(units)}, f"{plan}/{SOURCES}", source.name)
     return len(units)
 

@@ -13,10 +13,12 @@ were current before.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 from llmaug.config.names import PUBLISHED, check_name
+from llmaug.core import formats
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 
@@ -102,7 +104,7 @@ def read_version(storage: Storage, name: str, version: str) -> dict[str, Any]:
     """The card of a version that is whole. Raises UserError when there is none."""
     folder = f"{versions_folder(name)}/{version}"
     there = storage.names(folder)
-    card = _card(storage.read_any(folder, CARD)[0])
+    card = _card(storage, storage.read_any(folder, CARD)[0], folder, CARD)
     missing = [file for file in (card or {}).get("files", ()) if file not in there]
     if card is None or missing:
         what = f"{', '.join(missing)} is missing" if missing else f"no whole version ({CARD})"
@@ -115,7 +117,7 @@ def _look(storage: Storage, name: str) -> tuple[dict[str, Any], str | None]:
     found, version = storage.read_any(*_place(name))
     if version is None:
         return {}, None
-    card, damage = _card(found), "is damaged"
+    card, damage = _card(storage, found, *_place(name)), "is damaged"
     if card is not None:
         folder, _, step = card["version"].rpartition("/")
         if folder == versions_folder(name) and step not in ("", ".", ".."):
@@ -127,10 +129,14 @@ def _look(storage: Storage, name: str) -> tuple[dict[str, Any], str | None]:
     )
 
 
-def _card(found: Any) -> dict[str, Any] | None:
-    """`found` if it is a card; None where it is damaged."""
+def _card(storage: Storage, found: Any, *names: str) -> dict[str, Any] | None:
+    """`found` at `names` if it is a card; None where it is damaged. Raises UserError for one of
+    a later llmaug."""
     card = found if isinstance(found, dict) else {}
-    return card if all(isinstance(card.get(field), str) for field in _NEEDED) else None
+    if not all(isinstance(card.get(field), str) for field in _NEEDED):
+        return None
+    card = formats.CARD.upgraded(card, storage.uri(*names))
+    return card if isinstance(card.get("night"), list) else None
 
 
 def _objection(card: dict[str, Any], seen: dict[str, Any]) -> str:
@@ -148,8 +154,7 @@ def _objection(card: dict[str, Any], seen: dict[str, Any]) -> str:
 
 
 def _night(card: dict[str, Any]) -> tuple[str, ...]:
-    # Cards of earlier versions of llmaug have no night: it ended no later than this.
-    return tuple(card.get("night") or [card.get("published_utc") or ""])
+    return tuple(card["night"])
 
 
 def _held(card: dict[str, Any], seen: dict[str, Any], reason: str | None) -> dict[str, Any]:
@@ -198,9 +203,12 @@ def _known(storage: Storage, name: str) -> str:
 
 
 def _cards(storage: Storage, name: str) -> list[dict[str, Any]]:
-    """Those of all whole versions."""
-    folder = versions_folder(name)
-    found = [_card(storage.read_any(folder, v, CARD)[0]) for v in storage.names(folder)]
+    """Those of all whole versions that can be read."""
+    folder, found = versions_folder(name), []
+    for version in storage.names(folder):
+        place = folder, version, CARD
+        with contextlib.suppress(UserError):  # of a later llmaug
+            found.append(_card(storage, storage.read_any(*place)[0], *place))
     return [card for card in found if card]
 
 

@@ -100,7 +100,7 @@ class BatchScorer:
 
 
 def top_k(
-    model: Any,
+    model: recommenders.Recommender,
     vocabulary: Vocabulary,
     users: Sequence[str],
     histories: Sequence[list[int]],
@@ -193,7 +193,7 @@ def score_pairs(storage: Storage, name: str, pairs: list[tuple[str, str]]) -> li
     tokens = vocabulary.encode([item for _, item in pairs]).tolist()
     histories = {u: history_of(storage, card["run_id"], u, vocabulary) for u in set(users)}
     with torch.inference_mode():
-        if hasattr(model, "score_pairs"):
+        if isinstance(model, recommenders.JudgesPairs):
             scores = model.probability(model.score_pairs(users, tokens)).tolist()
         else:
             rows = model.probability(model.score(users, [histories[u] or [] for u in users]))

@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from llmaug.arms.arms import AUGMENTED
+from llmaug.core.formats import CARD
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import FILES, digest
 from llmaug.core.stored import Forced, Trained, need_record, read_record
 from llmaug.errors import UserError
 from llmaug.publish import pointer
+from llmaug.publish.card import Card, Published
 
 FORCED = "forced.json"
 
@@ -37,7 +39,7 @@ def publish(context: Context, by_force: str | None = None) -> dict[str, Any]:
     context.confirm_lease()
     # The same content may be that of a later night: what is on disk keeps its first.
     done = pointer.advance(storage, name, {**written, "night": card["night"]}, by_force)
-    return {**written, **done, "uri": storage.uri(card["version"])}
+    return Published.keeps({**written, **done, "uri": storage.uri(card["version"])})
 
 
 def card_of(context: Context) -> dict[str, Any]:
@@ -71,6 +73,7 @@ def card_of(context: Context) -> dict[str, Any]:
     folder = pointer.versions_folder(context.config.publish.name)
     version = f"{folder}/{context.run_id}-{digest(content)[:16]}"
     return {
+        **CARD.stamp,
         **content,
         "version": version,
         "night": night_of(context),
@@ -118,7 +121,7 @@ def _write(context: Context, card: dict[str, Any]) -> dict[str, Any]:
     for file in card["files"]:
         if file not in there:
             storage.write(storage.read(source, file), version, file)
-    storage.create(card, version, pointer.CARD)
+    storage.create(Card.keeps(card), version, pointer.CARD)
     return pointer.read_version(storage, context.config.publish.name, version.rpartition("/")[2])
 
 

@@ -12,40 +12,75 @@ import tempfile
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from llmaug.config import TrainConfig
+from llmaug.core.formats import MODEL, written_by
 from llmaug.core.model_files import check_files, check_finite
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 from llmaug.items.vocabulary import Vocabulary, of_items
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _FILES = ("config.json", "items.parquet", "model.safetensors", "users.parquet")
 
 
+@runtime_checkable
 class Recommender(Protocol):
-    """What training, evaluation and serving need of a model (a torch.nn.Module)."""
+    """What evaluation and serving need of every model, which is a torch.nn.Module too.
 
-    def loss(self, *batch: Any) -> Any:
-        """Mean loss of a batch as its task makes it (scalar tensor)."""
+    Shapes: B users, V = NUM_SPECIAL + items tokens of the vocabulary.
+    """
 
-    def score(self, users: list[str], histories: list[list[int]]) -> Any:
-        """(B, num_tokens) scores of all tokens for each user; higher is better."""
+    def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
+        """(B, V) scores of all tokens for each user; higher is better.
 
-    def probability(self, scores: Any) -> Any:
-        """`scores` mapped into (0, 1), same shape."""
+        users: (B,) ids, known from training or not. histories: (B,) lists of item tokens, the
+        oldest event first, of any length; empty for a user without events.
+        """
+
+    def probability(self, scores: Tensor) -> Tensor:
+        """`scores` of any shape mapped into (0, 1), in the same order."""
 
 
-class ClosedForm(Protocol):
-    """What a model without a training loop has in place of `loss`."""
+@runtime_checkable
+class ByDescent(Recommender, Protocol):
+    """A model that is trained step by step."""
+
+    def loss(self, inputs: Tensor, targets: Tensor, /) -> Tensor:
+        """Mean loss of a batch as its task makes it, a scalar.
+
+        Sequences: tokens (B, T + 1) and their weights (B, T + 1). Pairs: (N, 2) of user row and
+        item token, and (N, 2) of label in [0, 1] and weight.
+        """
+
+
+@runtime_checkable
+class ClosedForm(Recommender, Protocol):
+    """A model without a training loop."""
 
     def fit(self, events: Callable[[], Iterable[pa.Table]]) -> int:
-        """Solve for the weights from the training events, table by table and each sorted by
-        user; returns how many were counted."""
+        """Solve for the weights; returns how many events were counted.
+
+        `events()` gives the training events (schema EVENT) table by table, each sorted by user,
+        and may be called again.
+        """
+
+
+@runtime_checkable
+class JudgesPairs(Recommender, Protocol):
+    """A model that judges a user and an item by themselves: its probabilities are calibrated
+    against labels, and it has something to say of an item outside the catalogue."""
+
+    def score_pairs(self, users: list[str], tokens: list[int]) -> Tensor:
+        """(N,) scores of N (user, item) pairs; token -1 is an item outside the catalogue."""
 
 
 def build(
@@ -100,6 +135,7 @@ def save(
         items = vocabulary.items.select(["item_id", "title", "train_events"])
         pq.write_table(items, f"{local}/items.parquet")
         facts = {
+            **MODEL.stamp,
             # The comparison that the model was part of is no part of the model.
             "config": config.model_dump(mode="json", exclude={"arms"}) | {"item_features": False},
             "vocabulary_digest": vocabulary.digest,
@@ -127,7 +163,7 @@ def load(
     uri, files = storage.uri(folder), _read_files(storage, folder)
     digests = {name: digest(data) for name, data in files.items()}
     check_files(storage, folder, digests, model_digest)
-    config, facts = _config(uri, files["config.json"])
+    config, facts = _config(storage.uri(folder, "config.json"), files["config.json"])
     vocabulary = of_items(_table(files["items.parquet"]))
     if vocabulary.digest != facts.get("vocabulary_digest"):
         raise UserError(f"{uri}: items.parquet and config.json do not belong together")
@@ -157,10 +193,19 @@ def _read_files(storage: Storage, folder: str) -> dict[str, bytes]:
 def _config(uri: str, data: bytes) -> tuple[TrainConfig, dict[str, Any]]:
     try:
         facts = json.loads(data)
-        return TrainConfig(**facts["config"]), facts
+        dict(facts["config"])
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{uri}: not a recommender folder, or config.json is damaged: {error}"
+            f"{uri}: damaged, or its folder is not a recommender folder: {error}"
+        ) from error
+    facts = MODEL.upgraded(facts, uri)
+    try:
+        return TrainConfig.model_validate(facts["config"]), facts
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, ("config", *problem["loc"])))
+        raise UserError(
+            f"{uri}: {field}: {problem['msg'].removeprefix('Value error, ')}. {written_by(facts)}"
         ) from error
 
 

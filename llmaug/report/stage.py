@@ -14,6 +14,7 @@ from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import MANIFEST, Manifest, damaged, need_record, read_record
 from llmaug.evaluate.bootstrap import lift_text
+from llmaug.report.metrics import Metrics
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 
 _SAMPLE_USERS = 3
@@ -25,7 +26,9 @@ def run(names: tuple[str, ...], context: Context) -> dict[str, Any]:
     manifests = {name: context.manifest(name) for name in names}
     predicted = storage.read_json(f"runs/{context.run_id}", FORECAST)
     price = context.config.budget.price_per_hour
-    metrics = {"run_id": context.run_id, **collect(manifests, context.skipped, predicted, price)}
+    metrics = Metrics.keeps(
+        {"run_id": context.run_id, **collect(manifests, context.skipped, predicted, price)}
+    )
     if metrics["generator"] and not metrics["generator"]["ahead"]:
         context.progress.warn(generator_text(metrics["generator"]))
     storage.write_json(metrics, folder, METRICS)
@@ -44,7 +47,7 @@ def collect(
     predicted: dict[str, Any] | None = None,
     price_per_hour: float = 0.0,
 ) -> dict[str, Any]:
-    """The figures a machine reads (metrics.json), from the stages' manifests."""
+    """The figures a machine reads (`Metrics`, less the run's id), from the stages' manifests."""
     evaluation = manifests["evaluation"]["counts"]
     filtered = manifests.get("filtered", {}).get("counts", {})
     outcomes = manifests.get("outcomes", {}).get("counts", {})

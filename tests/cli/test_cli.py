@@ -31,6 +31,7 @@ EXAMPLE = Path("examples/text_logs")
         "datasets",
         "doctor",
         "config schema",
+        "schema",
         "config check",
     ],
 )

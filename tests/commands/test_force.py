@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from llmaug import recommenders
-from llmaug.cli import app
+from llmaug.cli.app import app
 from llmaug.commands.force import publish_run
 from llmaug.config import TrainConfig
 from llmaug.core.stage import MANIFEST, Context

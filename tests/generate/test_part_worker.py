@@ -17,7 +17,7 @@ from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
 from llmaug.generate import stage as generate
 from llmaug.generate.engines import Engine, Finished, UniformEngine
-from llmaug.generate.part_answer import ATTEMPTS, KEPT, Place
+from llmaug.generate.part_answer import ATTEMPTS, KEPT, Place, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL
@@ -80,6 +80,20 @@ def worker(storage: Storage, engine: Engine, **more: Any) -> PartWorker:
 
 def rows(storage: Storage) -> list[dict[str, Any]]:
     return read_rows(storage, "runs/test/outcomes")
+
+
+def test_answers_of_an_unfinished_part_become_a_smaller_part(storage: Storage) -> None:
+    """What a limit leaves: four of ten units were answered."""
+    worker(storage, Recorder())(ROW)
+    place, name = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "g"), ROW["name"]
+    answered = storage.read_part(place.folder, name).slice(0, 4)
+    storage.delete(place.folder, f"{name}.json")
+    keep(place, name, answered, {"cache_hits": 1})
+
+    [part] = read_parts(storage, place.plan)
+    counts = generate._commit_part(place, {name: part}, name)
+    assert (counts["units"], counts["left_out"], counts["cache_hits"]) == (4, 6, 1)
+    assert [row["unit_id"] for row in rows(storage)] == answered["unit_id"].to_pylist()
 
 
 def test_a_part_that_is_written_is_not_asked_again(storage: Storage) -> None:

@@ -16,7 +16,7 @@ from llmaug.publish import stage as publish
 from tests.tables import write_finished
 
 MakeContext = Callable[..., Context]
-PASSED = {"passed": True, "arm": "augmented", "reasons": ["a lift"]}
+PASSED = {"passed": True, "arm": "augmented", "reasons": ["a lift"], "segments": []}
 FILES = ("config.json", "items.parquet", "model.safetensors")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typing_extensions import get_protocol_members
 
 from llmaug import recommenders
 from llmaug.config import TrainConfig
@@ -107,6 +109,21 @@ QUESTION = (["u1", "u3", "stranger"], [[A, B], [D], []])
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 class TestContract:
+    def test_it_has_the_methods_of_its_protocol(self, config: TrainConfig) -> None:
+        """With as many arguments, and of the same names where callers may use these."""
+        model = recommenders.build(config, WORDS, ["u1"])
+        how = recommenders.ByDescent if config.loss_name else recommenders.ClosedForm
+        assert isinstance(model, how)
+        assert isinstance(model, recommenders.JudgesPairs) == (config.model == "linear")
+        for protocol in (how, recommenders.JudgesPairs):
+            for method in get_protocol_members(protocol) if isinstance(model, protocol) else ():
+                wanted = signature(getattr(protocol, method)).parameters.values()
+                given = signature(getattr(type(model), method)).parameters.values()
+                assert len(given) == len(wanted), method
+                for own, theirs in zip(given, wanted, strict=True):
+                    by_position = theirs.kind is theirs.POSITIONAL_ONLY or theirs.name == "self"
+                    assert by_position or own.name == theirs.name, method
+
     def test_it_scores_every_token_for_every_user(self, config: TrainConfig) -> None:
         model, _ = train(config, 2)
         with torch.no_grad():

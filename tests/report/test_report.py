@@ -32,7 +32,8 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
     lists = {(m, k): Lists(np.array([9, 3, 1, 0, 0, 0])) for m in models for k in (10, 20)}
     found = figures(sums, lists, models, TRAIN_EVENTS, CONFIG.evaluate, seed=7)
     found["satisfaction"], found["labels"] = {}, {}
-    trained = {"steps": 800, "best_step": 500, "validation_ndcg": 0.1}
+    trained = {"model_digest": "0", "num_targets": 900, "steps": 800, "best_step": 500,
+               "validation_ndcg": 0.1}  # fmt: skip
     counts: dict[str, dict[str, Any]] = {
         "ingest": {"rows_read": 1000},
         "split": {"train": 900},

@@ -1,0 +1,28 @@
+"""The shape of JSON that other programs read: what is written is checked against it first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Contract(BaseModel):
+    """An object with exactly these fields, of these types."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True,
+        protected_namespaces=(),  # `model_digest` is a field of ours
+    )  # fmt: skip
+
+    @classmethod
+    def keeps(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """`value`, as it is. Raises TypeError, naming the field, when it is not of this shape:
+        then whoever made it, and not a user, is to mend it."""
+        try:
+            cls.model_validate(value)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            where = ".".join(map(str, (cls.__name__, *problem["loc"])))
+            raise TypeError(f"{where}: {problem['msg']} ({problem['input']!r})") from error
+        return value

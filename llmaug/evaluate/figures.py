@@ -1,0 +1,139 @@
+"""The shape of what evaluation, gate and privacy audit find: the counts of their manifests."""
+
+from __future__ import annotations
+
+from llmaug.core.contract import Contract
+
+
+class Interval(Contract):
+    """A mean and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class HeadlineLift(Contract):
+    """By how much one arm is better than another, relative to the other."""
+
+    relative: float | None
+    """0.1: by a tenth; null where the other has 0."""
+    low: float | None
+    """Lower end of the 95% interval."""
+    high: float | None
+    """Upper end; null where there is none."""
+    against: str
+    """The other arm."""
+
+
+class Lift(HeadlineLift):
+    """One of all comparisons of two arms."""
+
+    arm: str
+    metric: str
+    p: float
+    """Two-sided p-value of a gain."""
+
+
+class Difference(Interval):
+    """Of an arm to `real`, absolute."""
+
+    error: float
+    """Standard error, by the bootstrap."""
+
+
+class SegmentFigures(Interval):
+    """One arm on a part of the held-out events."""
+
+    segment: str
+    """`history <=3`, `items tail` and the like."""
+    arm: str
+    metric: str
+    num_users: int
+    difference: Difference | None = None
+    """Not there for arm `real`."""
+
+
+class IntervalFacts(Contract):
+    """What all intervals are about."""
+
+    level: float
+    covers: str
+    """`users`, or `users and seeds`."""
+    num_seeds: int
+
+
+class Satisfaction(Contract):
+    """How users rated later what an arm would have recommended: see satisfaction.py."""
+
+    num_users: int
+    num_users_with_ratings: int
+    num_users_rated: int
+    num_users_with_own_mean: int
+    num_rated: int
+    rated_share: Interval | None
+    rating: Interval | None
+    liked_share: Interval | None
+    held_out_rating: Interval | None
+    at_least_own_mean_share: Interval | None
+    over_own_mean: Interval | None
+
+
+class Labels(Contract):
+    """How good an arm's probabilities are, where it judges pairs: see labels.py."""
+
+    log_loss: Interval
+    rmse: Interval
+
+
+class Figures(Contract):
+    """Counts of stage `evaluation`."""
+
+    num_users: int
+    """Held-out users with a history."""
+    interval: IntervalFacts
+    arms: dict[str, dict[str, Interval]]
+    """By arm and metric (`ndcg@10`)."""
+    by_seed: dict[str, dict[str, dict[str, float]]]
+    """Means by arm, seed and metric."""
+    lists: dict[str, dict[str, float | None]]
+    """Coverage, novelty, diversity and Gini by arm; null where there is nothing to say."""
+    lift: dict[str, HeadlineLift]
+    """Of the augmented arm over its control, by metric."""
+    lifts: list[Lift]
+    segments: list[SegmentFigures]
+    satisfaction: dict[str, Satisfaction]
+    """By arm; empty where nobody rated anything later."""
+    labels: dict[str, Labels]
+    """By arm; of models that judge pairs."""
+
+
+class SegmentTest(Contract):
+    """A segment in which the gate looked for a loss."""
+
+    segment: str
+    p: float
+    adjusted_p: float
+    """By Holm, for all of them."""
+
+
+class Decision(Contract):
+    """Counts of stage `gate`."""
+
+    passed: bool
+    arm: str
+    """The one to be published."""
+    reasons: list[str]
+    segments: list[SegmentTest]
+
+
+class Audit(Contract):
+    """Counts of stage `privacy`."""
+
+    synthetic: int
+    """Histories."""
+    identifying: int
+    """Of these, with a run of events that hardly any real user has."""
+    identifying_share: float
+    run_len: int
+    min_run_users: int

@@ -1,0 +1,158 @@
+"""The shape of `metrics.json`, the figures of a run for machines.
+
+`llmaug schema metrics` prints it as a JSON schema.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmaug.core.contract import Contract
+from llmaug.evaluate.figures import (
+    Audit,
+    Decision,
+    HeadlineLift,
+    Interval,
+    IntervalFacts,
+    Labels,
+    Lift,
+    Satisfaction,
+    SegmentFigures,
+)
+from llmaug.publish.card import Published
+
+
+class Ledger(Contract):
+    """Where every unit went."""
+
+    units: int
+    """With an outcome: accepted + rejected + failed."""
+    planned: int
+    left_out: int
+    """Not asked: a limit was reached first."""
+    not_needed: int
+    """Not asked: their users had enough accepted outcomes."""
+    cache_hits: int
+    """Answered on an earlier night."""
+    left_out_by_budget: int
+    """Not even planned."""
+    stopped: str
+    """The limit that ended generation; else empty."""
+    accepted: int
+    rejected: int
+    failed: int
+    by_reason: dict[str, int]
+    """`rejected.REASON`, `failed.REASON` (units) and `events_dropped.REASON` (events)."""
+
+
+class Events(Contract):
+    """What the augmented arm (or `real`, where there is none) was trained on."""
+
+    real: int
+    synthetic: int
+
+
+class TrainedSeed(Contract):
+    """How the training of one model went."""
+
+    seed: str
+    model_digest: str
+    num_targets: int
+    """Events to be predicted, in one pass."""
+    steps: int
+    best_step: int
+    validation_ndcg: float | None
+    """Null where nothing was held out for validation."""
+
+
+class Training(Events):
+    """What an arm was trained on."""
+
+    seeds: list[TrainedSeed]
+
+
+class GeneratorFigures(Contract):
+    """How the generator itself ranks the next real event."""
+
+    validation_ndcg: float
+    real_validation_ndcg: float
+    """Of arm `real`, the mean of its seeds."""
+    ahead: bool
+
+
+class StageFigures(Contract):
+    """What a stage cost."""
+
+    seconds: float
+    peak_rss_mb: float
+    skipped: bool
+    """It was unchanged."""
+
+
+class Moment(Contract):
+    """A point of the utilisation curve."""
+
+    second: float
+    engines: int
+    busy: int
+    running: int
+    """Units in the engines."""
+    tokens_per_s: float
+
+
+class Throughput(Contract):
+    """What generation cost."""
+
+    output_tokens_per_s: float
+    events_per_s: float
+    idle_share: float | None
+    """Of the engines' time; null where no engine ran."""
+    engine_hours: float
+    cost: float
+    """In the currency of budget.price_per_hour."""
+    restarts: int
+    repeated_parts: int
+    utilisation: list[Moment]
+
+
+class Predicted(Interval):
+    """A figure of `llmaug forecast`, and what came of it."""
+
+    figure: str
+    actual: float
+    ratio: float | None
+
+
+class Metrics(Contract):
+    """`runs/<run_id>/report/metrics.json`."""
+
+    run_id: str
+    ingest: dict[str, Any]
+    """The ledger of rows; a count of each reason."""
+    split: dict[str, Any]
+    """Events and users of each fold."""
+    ledger: Ledger
+    events: Events
+    num_users: int
+    arms: dict[str, dict[str, Interval]]
+    by_seed: dict[str, dict[str, dict[str, float]]]
+    lift: dict[str, HeadlineLift]
+    lifts: list[Lift]
+    interval: IntervalFacts
+    lists: dict[str, dict[str, float | None]]
+    satisfaction: dict[str, Satisfaction]
+    labels: dict[str, Labels]
+    training: dict[str, Training]
+    """By arm."""
+    generator: GeneratorFigures | None
+    """Null where it was not measured."""
+    segments: list[SegmentFigures]
+    gate: Decision
+    privacy: Audit | None
+    """Null where nothing was generated."""
+    published: Published | None
+    """Null where the arms were only compared."""
+    stages: dict[str, StageFigures]
+    throughput: Throughput
+    forecast: list[Predicted]
+    """Empty where none was made."""
