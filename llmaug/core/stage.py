@@ -16,20 +16,16 @@ the parts in flight, and nothing is ever there twice.
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.abc import SourceLoader
 from typing import Any
 
-from llmaug import __version__
 from llmaug.config import Config
 from llmaug.core import contents
+from llmaug.core.code_version import code_version
 from llmaug.core.contents import MANIFEST, check_stage, damage_of, read_manifest, read_object
 from llmaug.core.lease import Lease
 from llmaug.core.progress import MemoryMeter, Progress
@@ -105,9 +101,10 @@ class Stage:
     runs again and keeps what it did before."""
     outside: Callable[[Context], Any] = lambda context: None
     """Identity of inputs from outside the run (log files and their versions)."""
-    code: tuple[str, ...] = ()
-    """Modules besides its own whose source decides its result: an edit there runs it again,
-    an edit elsewhere does not cost a night of generation."""
+    roots: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    """Modules besides its own that decide its result, with what they import, and that nothing
+    else says: those of the kind of model that the config asks for, and those that are not
+    imported but named. An edit elsewhere does not cost a night of generation."""
     part_folders: tuple[str, ...] = ("",)
     """Sub-folders that hold its parts."""
     independent: bool = False
@@ -119,19 +116,9 @@ class Stage:
         """The one that `run` stands in."""
         return getattr(self.run, "func", self.run).__module__  # functools.partial hides it
 
-
-def code_version(stage: Stage) -> str:
-    """Package version and digest of the modules that decide the stage's result."""
-    sources = [inspect.getsource(sys.modules[stage.module]), *map(_source, stage.code)]
-    return f"{__version__}+{digest(sources)[:8]}"
-
-
-def _source(module: str) -> str:
-    """Found, not imported: some of them bring torch or vLLM, ten seconds that only a worker
-    has to spend."""
-    spec = importlib.util.find_spec(module)
-    assert spec and isinstance(spec.loader, SourceLoader), f"{module} has no source"
-    return spec.loader.get_source(module) or ""
+    def modules(self, config: Config) -> tuple[str, ...]:
+        """Those that decide its result, with what they import."""
+        return self.module, *self.roots(config)
 
 
 def fingerprint(stage: Stage, context: Context) -> dict[str, Any]:
@@ -141,7 +128,7 @@ def fingerprint(stage: Stage, context: Context) -> dict[str, Any]:
         "inputs": {name: _identity(context.manifest(name)) for name in stage.inputs},
         "config": _plain({"seed": context.config.seed, "settings": stage.settings(context.config)}),
         "outside": stage.outside(context),
-        "code_version": code_version(stage),
+        "code_version": code_version(stage.modules(context.config)),
     }
     more = stage.extends(context.config)
     whole = basis if more is None else {**basis, "extends": _plain(more)}

@@ -24,7 +24,14 @@ from llmaug.filter.copied import count_real_runs, is_among, real_runs, run_hashe
 from llmaug.ingest.split import TRAIN
 from llmaug.items.sequences import group_bounds
 from llmaug.items.vocabulary import NUM_SPECIAL, Statistics, Vocabulary, load_statistics
-from llmaug.lm.generator import Generator, generator_of, prompts_of, repeatable, vocabulary_of
+from llmaug.lm.generator import (
+    Generator,
+    generator_of,
+    modules_of,
+    prompts_of,
+    repeatable,
+    vocabulary_of,
+)
 from llmaug.lm.prompts import Prompts
 from llmaug.plan.parts import read_parts
 from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, validate
@@ -356,13 +363,6 @@ STAGE = Stage(
     name="filtered",
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
-    code=(
-        "llmaug.filter.copied",
-        "llmaug.lm.generator",
-        "llmaug.lm.prompts",
-        "llmaug.lm.causal.language",
-        "llmaug.lm.causal.actions",
-        "llmaug.lm.chat.choices",
-    ),
+    roots=modules_of,
     settings=lambda config: config.filters,
 )

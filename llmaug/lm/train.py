@@ -22,6 +22,7 @@ from llmaug.ingest.users import load_users
 from llmaug.items.semantic_ids import read_ids
 from llmaug.items.sequences import Batches, load_sequences
 from llmaug.items.vocabulary import Vocabulary, load, load_statistics
+from llmaug.lm import package_of
 from llmaug.lm.causal.documents import Documents
 from llmaug.lm.causal.language import Attributes, Language, known_attributes
 from llmaug.lm.chat import choices as instruct
@@ -267,46 +268,13 @@ class MaskedTask(LmTask):
         return self.saved(save)
 
 
-_CODE = {
-    "causal": (
-        "llmaug.lm.causal.actions",
-        "llmaug.lm.causal.model",
-        "llmaug.lm.causal.documents",
-        "llmaug.lm.features",
-        "llmaug.lm.causal.language",
-        "llmaug.lm.causal.warm_start",
-        "llmaug.items.item_features",
-        "llmaug.training.losses",
-        "llmaug.training.trainer",
-        "llmaug.items.sequences",
-    ),
-    "masked": (
-        "llmaug.lm.masked.model",
-        "llmaug.lm.masked.masking",
-        "llmaug.lm.features",
-        "llmaug.items.item_features",
-        "llmaug.training.trainer",
-        "llmaug.items.sequences",
-    ),
-    "instruct": (
-        "llmaug.lm.chat.choices",
-        "llmaug.lm.chat.finetune",
-        "llmaug.lm.chat.template",
-        "llmaug.lm.chat.render_template",
-        "llmaug.training.trainer",
-        "llmaug.items.sequences",
-    ),
-    "ngram": ("llmaug.lm.ngram.model", "llmaug.lm.ngram.counts", "llmaug.items.sequences"),
-}
-
-
-def stage(name: str, model: str = "causal") -> Stage:
-    """The stage that trains `lm/<name>`, a model of kind `lm.model`."""
+def stage(name: str) -> Stage:
+    """The stage that trains `lm/<name>`."""
     return Stage(
         name=f"lm/{name}",
         run=run,
         inputs=("split", "vocabulary"),
-        code=_CODE[model],
+        roots=lambda config: (package_of(config.lm.model),),
         settings=lambda config: [
             config.lm,
             config.vocabulary,

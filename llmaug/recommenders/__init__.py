@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmaug.config import TrainConfig
+from llmaug.arms.arms import Arm
+from llmaug.config import Config, TrainConfig
 from llmaug.core.model_files import check_files, check_finite
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
@@ -46,6 +47,11 @@ class ClosedForm(Protocol):
     def fit(self, events: Callable[[], Iterable[pa.Table]]) -> int:
         """Solve for the weights from the training events, table by table and each sorted by
         user; returns how many were counted."""
+
+
+def modules_of(config: Config, arms: Iterable[Arm]) -> tuple[str, ...]:
+    """Roots of a stage that makes or asks the models of `arms`."""
+    return tuple(f"{__name__}.{arm.train_config(config).model}" for arm in arms)
 
 
 def build(
