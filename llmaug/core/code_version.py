@@ -33,6 +33,7 @@ CUT = {
     "llmaug.core.model_files": "hands a folder of files on as it was written, or refuses it",
     "llmaug.core.progress": "shows",
     "llmaug.core.s3": "how bytes travel",
+    "llmaug.core.source_digests": "what is done again, not how",
     "llmaug.core.stage": "what is done again, and spreads the parts",
     "llmaug.core.storage": "puts bytes and tables where they are sent; does not make them",
     "llmaug.core.stored": "reads JSON back, or refuses it",
