@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from llmaug.config import BudgetConfig, Config
 from llmaug.core.cluster import connect, has_gpus
 from llmaug.core.model_files import fetch_model
-from llmaug.core.stage import Context, Stage, map_parts, total_counts
+from llmaug.core.stage import Context, Stage, content_of, map_parts, total_counts
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_note
 from llmaug.errors import UserError
@@ -309,6 +309,21 @@ STAGE = Stage(
     inputs=("plan", "vocabulary"),
     independent=True,
     roots=_roots,
+    measured=(
+        "cache_hits",
+        "engine_seconds",
+        "output_tokens_per_s",
+        "span_s",
+        "span_tokens_per_s",
+        "idle_share",
+        "engine_hours",
+        "deaths",
+        "utilisation",
+    ),
+    # Quotas are counted against the histories; the plan holds what else is known of users.
+    outside=lambda context: (
+        content_of(context.manifest("split")) if _quotas(context.config) else None
+    ),
     settings=lambda config: [
         config.generate,
         config.budget.max_gpu_hours,

@@ -18,7 +18,7 @@ from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
-from llmaug.ingest.users import load_users
+from llmaug.ingest.users import attributes_digest, load_users
 from llmaug.items.semantic_ids import read_ids
 from llmaug.items.sequences import Batches, load_sequences
 from llmaug.items.vocabulary import Vocabulary, load, load_statistics
@@ -281,5 +281,8 @@ def stage(name: str) -> Stage:
             config.evaluate.exclude_seen,
             instruct.num_candidates(config) if config.lm.finetune else None,
         ],
-        outside=lambda context: found.digest if (found := _earlier(context)) else None,
+        outside=lambda context: [
+            found.digest if (found := _earlier(context)) else None,
+            attributes_digest(context),
+        ],
     )

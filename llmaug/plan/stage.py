@@ -16,7 +16,7 @@ from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
-from llmaug.ingest.users import load_users
+from llmaug.ingest.users import attributes_digest, load_users
 from llmaug.items.sequences import group_bounds
 from llmaug.lm.generator import (
     Generator,
@@ -246,6 +246,7 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
         run=run,
         inputs=("split", "vocabulary", *lm_stages),
         roots=modules_of,
+        outside=attributes_digest,
         settings=lambda config: [
             config.plan,
             config.budget.max_units,

@@ -229,6 +229,7 @@ STAGE = Stage(
     name="recommendations",
     run=run,
     inputs=("publish", "ingest"),
+    measured=("users_per_s",),
     roots=lambda config: recommenders.modules_of(config, chosen(config)),
     settings=lambda config: config.recommend,
 )
