@@ -11,11 +11,18 @@ from typing import Any
 
 import pytest
 
+from llmaug.config import load_config
 from llmaug.core import source_digests
+from llmaug.core.contents import describe
 from llmaug.core.sources import Source
 from llmaug.core.stage import Context, fingerprint, run_stage
 from llmaug.core.storage import Storage
 from llmaug.ingest import stage as ingest
+from llmaug.lm import train as lm
+from llmaug.pipeline import run as run_pipeline
+from llmaug.plan import stage as plan
+from tests.nights import NIGHT, make_night, without_ray
+from tests.tables import write_finished
 
 MakeContext = Callable[..., Context]
 
@@ -122,3 +129,42 @@ def test_on_s3_the_etag_serves(tmp_path: Path) -> None:
     found = source_digests.identities(run, ("digests.json",), bucket, [source])
     assert found == [["a.csv", 3, '"etag"', {}]]
     assert not run.exists("digests.json")
+
+
+def test_a_night_whose_logs_were_touched_and_moved_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_ray(monkeypatch)
+    config = load_config(make_night(tmp_path / "root", tmp_path))
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.move(tmp_path / "events.csv", moved)
+    os.utime(moved / "events.csv", (1, 1))
+    config = config.model_copy(
+        update={"ingest": config.ingest.model_copy(update={"path": str(moved / "events.csv")})}
+    )
+    shutil.move(tmp_path / "root", moved)
+    manifests = run_pipeline(config, Storage(str(moved / "root")), NIGHT)
+    assert [name for name, manifest in manifests.items() if not manifest["skipped"]] == []
+
+
+def test_other_attributes_of_users_train_a_model_that_reads_them(
+    make_context: MakeContext, logs: Path
+) -> None:
+    """They come from ingest past the split, which holds the same events as before."""
+    users = {"path": str(logs.parent / "users.csv"), "format": "csv"}
+    for reads, again in ((["age"], True), ([], False)):
+        context = context_of(make_context, logs, users=users)
+        lm_config = context.config.lm.model_copy(update={"user_attributes": reads})
+        context = replace(context, config=context.config.model_copy(update={"lm": lm_config}))
+        for name in ("split", "vocabulary"):
+            write_finished(context, name)
+        prints = []
+        for age in ("20", "30"):
+            context.storage.write_json({"u1": age}, context.folder("ingest/users"), "ages.json")
+            files, _ = describe(context.storage, context.folder("ingest"))
+            manifest = {"fingerprint": "logs", "counts": {}, "parts": [], "files": files}
+            context.storage.write_json(manifest, context.folder("ingest"), "_manifest.json")
+            stages = (lm.stage("causal"), plan.stage(()))
+            prints.append([fingerprint(stage, context)["fingerprint"] for stage in stages])
+        assert [one != other for one, other in zip(*prints, strict=True)] == [again, again]
