@@ -101,6 +101,7 @@ def _source(module: str, package: Traversable) -> str:
     return inspect.getsource(import_module(module))
 
 
+@cache
 def _file(module: str, package: Traversable) -> Traversable | None:
     """Of a module of the package; None where there is no such module in it."""
     top, *steps = module.split(".")
