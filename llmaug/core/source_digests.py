@@ -32,7 +32,8 @@ def identities(
     sources = list(sources)
     digests = {source.path: source.version for source in sources}
     if place.is_local:
-        known = read_object(storage, *memory)
+        kept = read_object(storage, *memory)
+        known = {path: facts for path, facts in kept.items() if isinstance(facts, list)}
         new = [s for s in sources if known.get(s.path, [])[:2] != [s.size, s.version]]
         num_bytes = sum(source.size for source in new)
         if num_bytes > _WORTH_A_NOTE:
