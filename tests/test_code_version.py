@@ -7,6 +7,7 @@ is made of is asked before and after. What is expected stands here in words of i
 from __future__ import annotations
 
 import shutil
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,13 @@ def test_every_module_decides_a_result_or_is_said_not_to() -> None:
 def is_empty(module: str) -> bool:
     folder = HOME.joinpath(*module.split(".")[1:])
     return folder.is_dir() and not (folder / "__init__.py").read_text(encoding="utf-8")
+
+
+def test_the_place_of_the_package_does_not_count(copy: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "wheel"), "zip", copy.parent)
+    for _, stage in stages(night()):
+        roots = stage.modules(night())
+        assert code_version(roots) == code_version(roots, zipfile.Path(archive, "llmaug/"))
 
 
 def test_what_is_cut_or_chosen_exists() -> None:

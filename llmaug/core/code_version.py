@@ -15,6 +15,7 @@ from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 
 from llmaug import __version__
 from llmaug.core.storage import digest
@@ -70,17 +71,18 @@ def code_version(roots: Iterable[str], package: Traversable | None = None) -> st
 def reached(roots: Iterable[str], package: Traversable | None = None) -> dict[str, str]:
     """{module: digest of what it does} of the `roots` and of all modules of the package that they
     import, at whatever depth: at the top or in a function, but not for type checkers alone."""
-    package, roots = package or files(PACKAGE), tuple(roots)
+    home: Any = package or files(PACKAGE)
+    roots = tuple(roots)
     code: dict[str, str] = {}
     waiting = list(roots)
     while waiting:
         module = waiting.pop()
         if module in code:
             continue
-        code[module], names = _read(_source(module, package))
+        code[module], names = _read(_source(module, home))
         for name in names:
             # `from package import module`, or `from module import name`
-            imported = name if _file(name, package) else name.rpartition(".")[0]
+            imported = name if _file(name, home) else name.rpartition(".")[0]
             if not _within(imported, CUT) and _is_asked_for(imported, module, roots):
                 waiting.append(imported)
     return code
@@ -94,21 +96,21 @@ def _within(module: str, packages: Iterable[str]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def _source(module: str, package: Traversable) -> str:
+def _source(module: str, home: Any) -> str:
     """Of a module of the package, or of one from elsewhere that brings a stage."""
-    if file := _file(module, package):
+    if file := _file(module, home):
         return file.read_text(encoding="utf-8")
     return inspect.getsource(import_module(module))
 
 
 @cache
-def _file(module: str, package: Traversable) -> Traversable | None:
-    """Of a module of the package; None where there is no such module in it."""
+def _file(module: str, home: Any) -> Any:
+    """Of a module of the package in `home`, a Traversable; None where there is no such module."""
     top, *steps = module.split(".")
     if top != PACKAGE:
         return None
-    folder = package.joinpath(*steps)
-    own = package.joinpath(*steps[:-1], f"{steps[-1]}.py") if steps else folder / "__init__.py"
+    folder = home.joinpath(*steps)
+    own = home.joinpath(*steps[:-1], f"{steps[-1]}.py") if steps else folder / "__init__.py"
     return next((file for file in (own, folder / "__init__.py") if file.is_file()), None)
 
 
