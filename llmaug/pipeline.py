@@ -57,7 +57,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     path += [("split", split.STAGE)]
     path += [("vocabulary", vocabulary.STAGE)]
     if uses_lm:
-        trained = lm_train.stage(config.lm.name, config.lm.model)
+        trained = lm_train.stage(config.lm.name)
         path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]
     if augment:
         path += [("plan", plan.stage((lm_name,) if uses_lm else ()))]
@@ -65,7 +65,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         path += [("filter", filters.STAGE)]
     if NGRAM in shards:
         lm = baseline_config(config).lm
-        counts = lm_train.stage(lm.name, lm.model)
+        counts = lm_train.stage(lm.name)
         path += [("lm", of_baseline(counts))]
         path += [("plan", of_baseline(plan.stage((counts.name,))))]
         path += [("generate", of_baseline(generate.STAGE))]

@@ -1,8 +1,8 @@
 """`llmaug retry-failed`: ask again for units that failed, and for no others.
 
 The parts that hold them are opened again with all their other answers put aside, and the
-generate stage is run: it asks for what is open, as after any interruption. The stage's manifest
-then carries another `revision`, so the next `llmaug run` renews what follows from it.
+generate stage is run: it asks for what is open, as after any interruption. What the stage holds
+is then something else, so the next `llmaug run` renews what follows from it.
 """
 
 from __future__ import annotations

@@ -138,17 +138,15 @@ def remove(storage: Storage, folder: str, names: Iterable[str], keep: Iterable[s
         storage.delete(folder, name)
 
 
-def same_data(before: Files, after: Files) -> bool:
-    """Do both hold the same bytes, notes of parts aside?"""
-
-    def data(files: Files) -> dict[str, Any]:
-        return {
+def data_digest(files: Files) -> str:
+    """Of what the files hold, notes of parts aside: they say how the work went, too."""
+    return digest(
+        {
             name: facts["digest"]
             for name, facts in files.items()
             if not (name.endswith(".json") and f"{name[:-5]}.parquet" in files)
         }
-
-    return data(before) == data(after)
+    )
 
 
 def _promised(

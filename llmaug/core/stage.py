@@ -1,13 +1,13 @@
 """What a stage is: a folder of parts, a fingerprint, and a manifest written last.
 
 A stage whose manifest carries the fingerprint of tonight's inputs, config and code is
-skipped. A stage without a manifest has not happened: it is resumed from the parts it
+skipped. Of an input counts what it holds: one that was made anew and came out as before runs
+nothing again. A stage without a manifest has not happened: it is resumed from the parts it
 finished. When the fingerprint changed, its folder is emptied first, unless only what `extends`
 it changed (one more seed): then it goes on from what is there.
 
 The manifest lists the files of the folder. Where one is missing or has another size (another
-digest, with `verify`), the stage is made anew, and what follows from it only if that came out
-otherwise.
+digest, with `verify`), the stage is made anew.
 
 Nearly every stage is a map over parts: part in, part of the same name out, one Ray Data
 row each. A part counts once its note (`part-00000.json`) exists, so kill -9 costs at most
@@ -16,20 +16,16 @@ the parts in flight, and nothing is ever there twice.
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.abc import SourceLoader
 from typing import Any
 
-from llmaug import __version__
 from llmaug.config import Config
 from llmaug.core import contents, formats
+from llmaug.core.code_version import code_version
 from llmaug.core.contents import MANIFEST, check_stage, damage_of, read_manifest, read_object
 from llmaug.core.lease import Lease
 from llmaug.core.progress import MemoryMeter, Progress
@@ -38,7 +34,6 @@ from llmaug.core.stored import STARTED, read_note
 from llmaug.errors import UserError, find_user_error
 
 REVISION = "_revision.json"
-REBUILT = "_rebuilt.json"  # what a damaged stage had promised, until it is done again
 # Stages that a run may have once more for another generator, below a folder of their own.
 OF_GENERATOR = ("lm", "plan", "outcomes", "filtered", "forecast")
 
@@ -97,7 +92,8 @@ class Stage:
     """Also its folder in the run."""
     run: Callable[[Context], dict[str, Any]]
     inputs: tuple[str, ...] = ()
-    """Stages whose fingerprints are part of this one's."""
+    """Stages whose results are part of this one's fingerprint: all that it reads, since another
+    that lies between may come out as before."""
     settings: Callable[[Config], Any] = lambda config: None
     """The part of the config that this stage depends on."""
     extends: Callable[[Config], Any] = lambda config: None
@@ -105,9 +101,13 @@ class Stage:
     runs again and keeps what it did before."""
     outside: Callable[[Context], Any] = lambda context: None
     """Identity of inputs from outside the run (log files and their versions)."""
-    code: tuple[str, ...] = ()
-    """Modules besides its own whose source decides its result: an edit there runs it again,
-    an edit elsewhere does not cost a night of generation."""
+    roots: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    """Modules besides its own that decide its result, with what they import, and that nothing
+    else says: those of the kind of model that the config asks for, and those that are not
+    imported but named. An edit elsewhere does not cost a night of generation."""
+    measured: tuple[str, ...] = ()
+    """Counts that say how the work went and not what came of it: nothing that follows is done
+    again for them."""
     part_folders: tuple[str, ...] = ("",)
     """Sub-folders that hold its parts."""
     independent: bool = False
@@ -119,40 +119,29 @@ class Stage:
         """The one that `run` stands in."""
         return getattr(self.run, "func", self.run).__module__  # functools.partial hides it
 
-
-def code_version(stage: Stage) -> str:
-    """Package version and digest of the modules that decide the stage's result."""
-    sources = [inspect.getsource(sys.modules[stage.module]), *map(_source, stage.code)]
-    return f"{__version__}+{digest(sources)[:8]}"
-
-
-def _source(module: str) -> str:
-    """Found, not imported: some of them bring torch or vLLM, ten seconds that only a worker
-    has to spend."""
-    spec = importlib.util.find_spec(module)
-    assert spec and isinstance(spec.loader, SourceLoader), f"{module} has no source"
-    return spec.loader.get_source(module) or ""
+    def modules(self, config: Config) -> tuple[str, ...]:
+        """Those that decide its result, with what they import."""
+        return self.module, *self.roots(config)
 
 
 def fingerprint(stage: Stage, context: Context) -> dict[str, Any]:
     """All that the result of `stage` depends on, and the digest of it."""
     basis = {
         "stage": stage.name,
-        "inputs": {name: _identity(context.manifest(name)) for name in stage.inputs},
+        "inputs": {name: content_of(context.manifest(name)) for name in stage.inputs},
         "config": _plain({"seed": context.config.seed, "settings": stage.settings(context.config)}),
         "outside": stage.outside(context),
-        "code_version": code_version(stage),
+        "code_version": code_version(stage.modules(context.config)),
     }
     more = stage.extends(context.config)
     whole = basis if more is None else {**basis, "extends": _plain(more)}
     return {"fingerprint": digest(whole), "basis": digest(basis), **whole}
 
 
-def _identity(manifest: dict[str, Any]) -> str:
-    """Its fingerprint, and how often its failures were tried again: what follows depends on
-    both, whether it is done itself on the first alone."""
-    revision = manifest.get("revision")
-    return manifest["fingerprint"] + (f"+{revision}" if revision else "")
+def content_of(manifest: dict[str, Any]) -> str:
+    """What follows from a stage depends on this; whether it is done itself on its fingerprint,
+    which serves where the manifest is of an earlier version."""
+    return str(manifest.get("content") or manifest["fingerprint"])
 
 
 def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
@@ -187,7 +176,8 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
         **formats.MANIFEST.stamp,
         **identity,
         "counts": counts,
-        "revision": _revision(storage, folder, files),
+        "content": digest([contents.data_digest(files), _without(counts, stage.measured)]),
+        "revision": read_object(storage, folder, REVISION).get("revision", 0),
         "parts": [
             {**note, "folder": sub}
             for sub in stage.part_folders
@@ -200,7 +190,6 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
         "finished_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     storage.write_json(manifest, folder, MANIFEST)
-    storage.delete(folder, REBUILT)
     context.progress.finish(stage.name, manifest["seconds"])
     return {**manifest, "skipped": False}
 
@@ -225,10 +214,7 @@ def _mend(stage: Stage, context: Context, manifest: dict[str, Any] | None) -> bo
     if len(found) > 3:
         context.progress.note(f"and {len(found) - 3:,} more files of {stage.name}")
     context.confirm_lease()
-    if manifest:  # before anything is gone, and the manifest after it: a kill costs a look more
-        promise = {"revision": manifest.get("revision"), "files": contents.of_manifest(manifest)}
-        storage.write_json(promise, folder, REBUILT)
-    keep = (MANIFEST, STARTED, REVISION, REBUILT)
+    keep = (MANIFEST, STARTED, REVISION)
     contents.remove(storage, folder, found if stage.independent else (), keep)
     return True
 
@@ -242,15 +228,8 @@ def _note_once(context: Context, name: str) -> None:
     context.unlisted.add(name)
 
 
-def _revision(storage: Storage, folder: str, files: contents.Files) -> int:
-    """How often what follows had to be done again though the fingerprint stayed: after failures
-    were tried again, and after a damaged stage came out otherwise than before."""
-    revision: int = read_object(storage, folder, REVISION).get("revision", 0)
-    before = read_object(storage, folder, REBUILT)
-    if before and not contents.same_data(contents.of_manifest(before), files):
-        revision = max(revision, before.get("revision") or 0) + 1
-        storage.write_json({"revision": revision}, folder, REVISION)
-    return revision
+def _without(counts: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in counts.items() if name not in names}
 
 
 def map_parts(

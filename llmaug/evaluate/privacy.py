@@ -77,6 +77,5 @@ STAGE = Stage(
     name="privacy",
     run=run,
     inputs=(f"merged/{AUGMENTED}", "split", "vocabulary"),
-    code=("llmaug.filter.copied",),
     settings=lambda config: [config.filters.copied_ngram, config.gate.min_run_users],
 )

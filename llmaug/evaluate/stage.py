@@ -276,15 +276,6 @@ def stage(arms: tuple[Arm, ...]) -> Stage:
         name="evaluation",
         run=partial(run, arms),
         inputs=(*(f"model/{arm.name}" for arm in arms), "split", "vocabulary"),
-        code=(
-            "llmaug.evaluate.comparison",
-            "llmaug.evaluate.labels",
-            "llmaug.evaluate.bootstrap",
-            "llmaug.evaluate.metrics",
-            "llmaug.training.ranking",
-            "llmaug.evaluate.satisfaction",
-            "llmaug.items.arrays",
-            "llmaug.items.sequences",
-        ),
+        roots=lambda config: recommenders.modules_of(config, arms),
         settings=lambda config: [config.evaluate, config.train.seeds],
     )

@@ -23,7 +23,14 @@ from llmaug.filter.rules import Candidate, judge
 from llmaug.filter.times import NOBODY, History, histories_of
 from llmaug.ingest.split import TRAIN
 from llmaug.items.vocabulary import Statistics, Vocabulary, load_statistics
-from llmaug.lm.generator import Generator, generator_of, prompts_of, repeatable, vocabulary_of
+from llmaug.lm.generator import (
+    Generator,
+    generator_of,
+    modules_of,
+    prompts_of,
+    repeatable,
+    vocabulary_of,
+)
 from llmaug.lm.prompts import Prompts
 from llmaug.plan.parts import read_parts
 from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, validate
@@ -191,15 +198,6 @@ STAGE = Stage(
     name="filtered",
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
-    code=(
-        "llmaug.filter.rules",
-        "llmaug.filter.times",
-        "llmaug.filter.copied",
-        "llmaug.lm.generator",
-        "llmaug.lm.prompts",
-        "llmaug.lm.causal.language",
-        "llmaug.lm.causal.actions",
-        "llmaug.lm.chat.choices",
-    ),
+    roots=lambda config: (*modules_of(config), "llmaug.filter.rules"),
     settings=lambda config: config.filters,
 )

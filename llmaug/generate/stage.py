@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.config import BudgetConfig
+from llmaug.config import BudgetConfig, Config
 from llmaug.core.cluster import connect
 from llmaug.core.formats import OUTCOMES, UNITS
-from llmaug.core.stage import Context, Stage, map_parts, total_counts
+from llmaug.core.stage import Context, Stage, content_of, map_parts, total_counts
 from llmaug.core.storage import Storage
 from llmaug.core.stored import Kept, need_record
 from llmaug.errors import UserError
@@ -35,7 +35,7 @@ from llmaug.generate.part_answer import KEPT, Place, commit, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.watch import Spent, Watch, interruptible
 from llmaug.ingest.split import TRAIN
-from llmaug.lm.generator import Generator, generator_of, repeatable
+from llmaug.lm.generator import Generator, generator_of, modules_of, repeatable
 from llmaug.plan.parts import PlanPart, read_parts
 from llmaug.schema import FAILED, GENERATED
 
@@ -147,7 +147,7 @@ def run_engines(
         "engine": engine_maker(context, generator),
         "board": board,
         "preview": _preview(context, num_units),
-        "quotas": _quotas(context),
+        "quotas": _quotas(config),
         "train": f"{context.folder('split')}/{TRAIN}",
         "generator": generator,
         "filters": config.filters,
@@ -221,11 +221,11 @@ def _preview(context: Context, num_units: int) -> int:
     return max(1, num_units // 10_000)
 
 
-def _quotas(context: Context) -> dict[int, int]:
+def _quotas(config: Config) -> dict[int, int]:
     """{place in `plan.strategies`: accepted outcomes a user} where there is a quota."""
     return {
         index: quota
-        for index, strategy in enumerate(context.config.plan.strategies)
+        for index, strategy in enumerate(config.plan.strategies)
         if (quota := getattr(strategy, "accepted_per_user", None)) is not None
     }
 
@@ -249,30 +249,39 @@ def _first_failure(storage: Storage, folder: str) -> str:
     return f"{first['reason']}: {first['detail']}"
 
 
+def _roots(config: Config) -> tuple[str, ...]:
+    """vLLM finds `item_logits` by its name. Rules of the filters decide under quotas alone: what
+    is shown of them while it runs is no result."""
+    filters = ("llmaug.filter.rules",) if _quotas(config) else ()
+    of_vllm = ("llmaug.lm.causal.item_logits",) if config.lm.model == "causal" else ()
+    return *modules_of(config), *of_vllm, *filters
+
+
 STAGE = Stage(
     name="outcomes",
     run=run,
     inputs=("plan", "vocabulary"),
     independent=True,
-    code=(
-        "llmaug.generate.engine_maker",
-        "llmaug.generate.part_answer",
-        "llmaug.generate.part_worker",
-        "llmaug.generate.engines",
-        "llmaug.generate.engine_loop",
-        "llmaug.generate.units",
-        "llmaug.lm.causal.item_logits",
-        "llmaug.lm.causal.actions",
-        "llmaug.lm.ngram.model",
-        "llmaug.lm.masked.completion",
-        "llmaug.lm.ngram.sampling",
-    ),  # fmt: skip
+    roots=_roots,
+    measured=(
+        "cache_hits",
+        "engine_seconds",
+        "output_tokens_per_s",
+        "span_s",
+        "span_tokens_per_s",
+        "idle_share",
+        "engine_hours",
+        "deaths",
+        "utilisation",
+    ),
+    # Quotas are counted against the histories; the plan holds what else is known of users.
+    outside=lambda context: (
+        content_of(context.manifest("split")) if _quotas(context.config) else None
+    ),
     settings=lambda config: [
         config.generate,
         config.budget.max_gpu_hours,
         str(config.budget.deadline),
-        config.filters
-        if any(getattr(s, "accepted_per_user", None) for s in config.plan.strategies)
-        else None,
+        config.filters if _quotas(config) else None,
     ],
 )

@@ -17,7 +17,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from llmaug.config import IngestConfig
+from llmaug.config import Config, IngestConfig
+from llmaug.config.names import run_folder
+from llmaug.core.source_digests import identities
 from llmaug.core.sources import Source, list_sources, prune, resolve_uri
 from llmaug.core.stage import Context, Stage, map_parts, total_counts
 from llmaug.core.storage import Storage, digest
@@ -111,14 +113,22 @@ def _uri(context: Context) -> str:
 
 
 def _outside(context: Context) -> dict[str, Any]:
-    """Digest of all source files with size and version."""
+    """Digest of all source files: names, sizes and what they hold."""
     config, storage = context.config.ingest, context.storage
-    found = [("events", *source) for source in _sources(context)]
+    listed = {"events": (resolve_uri(config.path, storage), _sources(context))}
     for name, table in (("items", config.items), ("users", config.users)):
         if table:
             place = resolve_uri(table.path, storage)
-            found += [(name, *source) for source in list_sources(place, f"ingest.{name}.path")]
-    return {"num_files": len(found), "digest": digest(found)}
+            listed[name] = (place, list_sources(place, f"ingest.{name}.path"))
+    memory, note = (run_folder(context.run_id), "source_digests.json"), context.progress.note
+    found = {name: identities(storage, memory, *of, note) for name, of in listed.items()}
+    return {"num_files": sum(map(len, found.values())), "digest": digest(found)}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """All but where the files lie: what they hold is known by `_outside`."""
+    elsewhere: Any = {"path": True, "items": {"path"}, "users": {"path"}}
+    return config.ingest.model_dump(mode="json", exclude=elsewhere)
 
 
 def _forget_killed_run(storage: Storage, folder: str) -> None:
@@ -199,23 +209,6 @@ def _ledger(context: Context, counts: Counter[str]) -> dict[str, Any]:
 STAGE = Stage(
     name="ingest",
     run=run,
-    settings=lambda config: config.ingest,
+    settings=_settings,
     outside=_outside,
-    code=(
-        "llmaug.core.sources",
-        "llmaug.ingest.layout",
-        "llmaug.ingest.lines",
-        "llmaug.ingest.records",
-        "llmaug.ingest.csv_records",
-        "llmaug.ingest.parquet_pieces",
-        "llmaug.ingest.readers",
-        "llmaug.ingest.columns",
-        "llmaug.ingest.time_text",
-        "llmaug.ingest.cleaning",
-        "llmaug.ingest.user_parts",
-        "llmaug.ingest.kcore",
-        "llmaug.ingest.side_tables",
-        "llmaug.ingest.item_fields",
-        "llmaug.ingest.ledger",
-    ),
 )

@@ -8,7 +8,9 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from llmaug.core.storage import Storage
+from llmaug.core.contents import of_manifest, read_manifest
+from llmaug.core.stage import Context
+from llmaug.core.storage import Storage, digest
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,11 @@ def load_users(storage: Storage, folder: str) -> Users:
     tables = [storage.read_part(folder, part) for part in storage.parts(folder)]
     rows = pa.concat_tables(tables).to_pylist()
     return Users([row["user_id"] for row in rows], [dict(row["attributes"] or ()) for row in rows])
+
+
+def attributes_digest(context: Context) -> str | None:
+    """Of the users table as stage `ingest` left it; None where no model reads it."""
+    if not context.config.lm.user_attributes:
+        return None
+    files = of_manifest(read_manifest(context.storage, context.folder("ingest")) or {})
+    return digest({name: files[name]["digest"] for name in files if name.startswith("users/")})

@@ -143,12 +143,6 @@ STAGE = Stage(
     name="vocabulary",
     run=run,
     inputs=("ingest", "split"),
-    code=(
-        "llmaug.items.vocabulary",
-        "llmaug.items.semantic_ids",
-        "llmaug.items.item_text",
-        "llmaug.core.hf_folder",
-    ),
     settings=lambda config: [config.vocabulary, config.seed],
     outside=encoder_files,
     part_folders=("", TEXT),

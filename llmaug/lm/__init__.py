@@ -63,6 +63,11 @@ class Answers(Requests, Protocol):
         """Tokens for each request, or `reason: detail` where it failed."""
 
 
+def package_of(model: str) -> str:
+    """The package with what only models of kind `lm.model` need."""
+    return f"llmaug.lm.{'chat' if model == 'instruct' else model}"
+
+
 def request_of(unit: dict[str, Any]) -> Request:
     """The request that a unit's own fields make."""
     sampling = unit["sampling"]

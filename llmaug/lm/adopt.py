@@ -41,7 +41,6 @@ def stage(config: Config) -> Stage:
         name=f"lm/{config.lm.name}",
         run=run,
         inputs=("split", "vocabulary"),
-        code=("llmaug.lm.earlier",),
         settings=lambda config: [config.lm.name, config.lm.from_run],
         outside=lambda context: _find(context).digest,
     )

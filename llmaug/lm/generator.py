@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from llmaug.config import Config
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.items.vocabulary import Vocabulary, load, load_statistics
+from llmaug.lm import package_of
 from llmaug.lm.chat.choices import load_choices
 from llmaug.lm.prompts import Prompts, load_prompts
 
@@ -30,6 +32,15 @@ class Generator:
     """Tokens that it sees, those it generates included."""
     side: str | None = None
     """instruct: folder of what is known besides the chat model."""
+
+
+def modules_of(config: Config) -> tuple[str, ...]:
+    """Roots of a stage that asks the generator or reads its answers. Models of all kinds are
+    asked in a Language."""
+    language = "llmaug.lm.causal.language"
+    if config.generate.engine == "uniform":
+        return (language,)
+    return language, package_of(config.lm.model)
 
 
 def generator_of(context: Context) -> Generator:

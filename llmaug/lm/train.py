@@ -18,10 +18,11 @@ from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
-from llmaug.ingest.users import load_users
+from llmaug.ingest.users import attributes_digest, load_users
 from llmaug.items.semantic_ids import read_ids
 from llmaug.items.sequences import Batches, load_sequences
 from llmaug.items.vocabulary import Vocabulary, load, load_statistics
+from llmaug.lm import package_of
 from llmaug.lm.causal.documents import Documents
 from llmaug.lm.causal.language import Attributes, Language, known_attributes
 from llmaug.lm.chat import choices
@@ -269,63 +270,21 @@ class MaskedTask(LmTask):
         return self.saved(save)
 
 
-_CODE = {
-    "causal": (
-        "llmaug.lm.causal.actions",
-        "llmaug.lm.causal.model",
-        "llmaug.lm.causal.documents",
-        "llmaug.lm.features",
-        "llmaug.lm.causal.language",
-        "llmaug.lm.causal.warm_start",
-        "llmaug.items.item_features",
-        "llmaug.training.losses",
-        "llmaug.training.loop",
-        "llmaug.training.trainer",
-        "llmaug.items.arrays",
-        "llmaug.items.sequences",
-    ),
-    "masked": (
-        "llmaug.lm.masked.model",
-        "llmaug.lm.masked.masking",
-        "llmaug.lm.features",
-        "llmaug.items.item_features",
-        "llmaug.training.loop",
-        "llmaug.training.trainer",
-        "llmaug.items.arrays",
-        "llmaug.items.sequences",
-    ),
-    "instruct": (
-        "llmaug.lm.chat.fit",
-        "llmaug.lm.chat.choices",
-        "llmaug.lm.chat.finetune",
-        "llmaug.lm.chat.template",
-        "llmaug.lm.chat.render_template",
-        "llmaug.training.loop",
-        "llmaug.training.trainer",
-        "llmaug.items.arrays",
-        "llmaug.items.sequences",
-    ),
-    "ngram": (
-        "llmaug.lm.ngram.model",
-        "llmaug.lm.ngram.counts",
-        "llmaug.items.arrays",
-        "llmaug.items.sequences",
-    ),
-}
-
-
-def stage(name: str, model: str = "causal") -> Stage:
-    """The stage that trains `lm/<name>`, a model of kind `lm.model`."""
+def stage(name: str) -> Stage:
+    """The stage that trains `lm/<name>`."""
     return Stage(
         name=f"lm/{name}",
         run=run,
         inputs=("split", "vocabulary"),
-        code=_CODE[model],
+        roots=lambda config: (package_of(config.lm.model),),
         settings=lambda config: [
             config.lm,
             config.vocabulary,
             config.evaluate.exclude_seen,
             choices.num_candidates(config) if config.lm.finetune else None,
         ],
-        outside=lambda context: found.digest if (found := _earlier(context)) else None,
+        outside=lambda context: [
+            found.digest if (found := _earlier(context)) else None,
+            attributes_digest(context),
+        ],
     )

@@ -16,9 +16,16 @@ from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
-from llmaug.ingest.users import load_users
+from llmaug.ingest.users import attributes_digest, load_users
 from llmaug.items.arrays import group_bounds
-from llmaug.lm.generator import Generator, generator_of, prompts_of, repeatable, vocabulary_of
+from llmaug.lm.generator import (
+    Generator,
+    generator_of,
+    modules_of,
+    prompts_of,
+    repeatable,
+    vocabulary_of,
+)
 from llmaug.lm.prompts import Prompts
 from llmaug.plan.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together
 from llmaug.plan.parts import SOURCES, Source, read_parts, write_source
@@ -238,17 +245,8 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
         name="plan",
         run=run,
         inputs=("split", "vocabulary", *lm_stages),
-        code=(
-            "llmaug.plan.budget",
-            "llmaug.lm.generator",
-            "llmaug.plan.parts",
-            "llmaug.plan.unit_maker",
-            "llmaug.lm.prompts",
-            "llmaug.lm.causal.language",
-            "llmaug.lm.causal.actions",
-            "llmaug.lm.masked.masking",
-            "llmaug.lm.chat.choices",
-        ),  # fmt: skip
+        roots=modules_of,
+        outside=attributes_digest,
         settings=lambda config: [
             config.plan,
             config.budget.max_units,

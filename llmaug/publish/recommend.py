@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from llmaug import recommenders
+from llmaug.arms.arms import chosen
 from llmaug.config import RecommendConfig
 from llmaug.core.contents import check_stage
 from llmaug.core.stage import Context, Stage, map_parts
@@ -228,5 +229,7 @@ STAGE = Stage(
     name="recommendations",
     run=run,
     inputs=("publish", "ingest"),
+    measured=("users_per_s",),
+    roots=lambda config: recommenders.modules_of(config, chosen(config)),
     settings=lambda config: config.recommend,
 )

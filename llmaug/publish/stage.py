@@ -125,10 +125,20 @@ def _write(context: Context, card: dict[str, Any]) -> dict[str, Any]:
     return pointer.read_version(storage, context.config.publish.name, version.rpartition("/")[2])
 
 
+def _outside(context: Context) -> dict[str, Any]:
+    """Whether the gate is overruled, and the model that goes out: one that was trained anew may
+    be judged as the one before it was."""
+    force = forced(context)
+    arm = AUGMENTED if force else context.manifest("gate")["counts"]["arm"]
+    source = _source(context, arm, context.config.train.seeds[0])
+    trained = read_record(context.storage, Trained, source, "_trained.json") or {}
+    return {"forced": force, "model_digest": trained.get("model_digest")}
+
+
 STAGE = Stage(
     name="publish",
     run=run,
     inputs=("gate",),
     settings=lambda config: [config.publish, config.train.seeds],
-    outside=forced,
+    outside=_outside,
 )

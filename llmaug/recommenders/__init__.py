@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from llmaug.config import TrainConfig
+from llmaug.arms.arms import Arm
+from llmaug.config import Config, TrainConfig
 from llmaug.core.formats import MODEL, written_by
 from llmaug.core.model_files import check_files, check_finite
 from llmaug.core.storage import Storage, digest
@@ -81,6 +82,11 @@ class JudgesPairs(Recommender, Protocol):
 
     def score_pairs(self, users: list[str], tokens: list[int]) -> Tensor:
         """(N,) scores of N (user, item) pairs; token -1 is an item outside the catalogue."""
+
+
+def modules_of(config: Config, arms: Iterable[Arm]) -> tuple[str, ...]:
+    """Roots of a stage that makes or asks the models of `arms`."""
+    return tuple(f"{__name__}.{arm.train_config(config).model}" for arm in arms)
 
 
 def build(

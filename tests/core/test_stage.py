@@ -193,7 +193,7 @@ def test_a_later_stage_runs_again_when_its_input_has_changed(make_context: MakeC
     def noted(name: str) -> Callable[[Context], dict[str, Any]]:
         def run(context: Context) -> dict[str, Any]:
             runs.append(name)
-            return {}
+            return {"files": len(outside)}
 
         return run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmaug.core.stage import MANIFEST, Context
+from llmaug.core.stage import MANIFEST, Context, fingerprint
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 from llmaug.publish import pointer
@@ -63,6 +63,17 @@ def test_the_arm_that_the_gate_chose_is_published(night: Callable[..., Context])
     assert storage.read(version, "model.safetensors") == b"augmented of monday"
     assert (published["uri"], published["outcome"]) == (storage.uri(version), "published")
     assert context.progress.notes == [f"published: arm augmented, {storage.uri(version)}"]  # type: ignore[attr-defined]
+
+
+def test_a_model_that_was_trained_anew_goes_out_though_it_is_judged_the_same(
+    night: Callable[..., Context],
+) -> None:
+    context = night()
+    before = fingerprint(publish.STAGE, context)["fingerprint"]
+    write_model(context, "real", b"another, which stays here")
+    assert fingerprint(publish.STAGE, context)["fingerprint"] == before
+    write_model(context, "augmented", b"another")
+    assert fingerprint(publish.STAGE, context)["fingerprint"] != before
 
 
 def test_the_same_content_is_published_once(night: Callable[..., Context]) -> None:

@@ -16,7 +16,7 @@ from llmaug.publish.card import Card
 from llmaug.report.metrics import Metrics
 from llmaug.report.stage import collect
 from tests.nights import NIGHT, make_night, without_ray
-from tests.test_report import FEW, MANY, manifests
+from tests.report.test_report import FEW, MANY, manifests
 
 PUBLISHED = {
     "model_digest": "0", "files": {}, "seed": 1, "night": ["", "", "r"], "outcome": "published",

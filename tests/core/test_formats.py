@@ -30,7 +30,7 @@ from llmaug.report.stage import load_metrics
 from tests.format_corpus import KINDS, PAIRS, QUESTION, UNITS
 from tests.nights import NIGHT, without_ray
 
-CORPUS = Path(__file__).parent / "corpus/formats"
+CORPUS = Path(__file__).parents[1] / "corpus/formats"
 NIGHT_RUN, MODEL = f"runs/{NIGHT}", "models/sasrec"
 SPLIT, REPORT = f"{NIGHT_RUN}/split", f"{NIGHT_RUN}/report"
 LATER = {"format_version": 99, "llmaug_version": "7.0.0"}
