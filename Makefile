@@ -1,9 +1,9 @@
-# `make` lists the targets. Variables: PYTHON, EXTRAS (see scripts/setup.sh), VENV, ARGS.
+# `make` lists the targets. Variables: PYTHON, EXTRAS, CONSTRAINTS (see scripts/setup.sh), VENV, ARGS.
 VENV ?= .venv
-export VENV PYTHON EXTRAS
+export VENV PYTHON EXTRAS CONSTRAINTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-thin test soak lint fmt docs bench clean
+.PHONY: help setup lock demo demo-thin test soak lint fmt docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -11,11 +11,31 @@ help:  ## list the targets
 setup:  ## create .venv and install everything (skipped when nothing changed)
 	@scripts/setup.sh
 
+lock: setup  ## renew the versions in requirements/ that setup installs
+	$(VENV)/bin/python -m pip install --quiet uv
+	scripts/lock.sh
+
+define ABOUT_DEMO
+The demo runs the whole pipeline on this machine, on the logs of MovieLens-100K (943 users):
+  1. write the logs as a shop would have them                demo/logs
+  2. read, check and split them; train a small language model
+  3. generate more histories with it, filter them, merge them with the real ones
+  4. train recommenders with and without them, compare, and let the gate choose
+  5. publish what it chose, recommend to all users           demo/published
+Everything is written to the folder demo/ ('make clean' removes it); nothing leaves the machine.
+It takes 10 to 20 minutes on two cores. Ctrl-C stops it; the same command goes on where it was.
+At the end: a table of what was gained, and the page demo/runs/.../report/report.html.
+
+endef
+export ABOUT_DEMO
+
 demo: setup  ## the whole pipeline on MovieLens-100K, into demo/
+	@echo "$$ABOUT_DEMO"
 	$(VENV)/bin/llmaug datasets ml-100k --to demo/logs
 	$(VENV)/bin/python jobs/nightly.py --config configs/demo.yaml --root demo $(ARGS)
 
 demo-thin: setup  ## the same on thin logs: only each user's last events are known
+	@echo "$$ABOUT_DEMO"
 	$(VENV)/bin/llmaug datasets ml-100k --to demo/logs
 	$(VENV)/bin/python jobs/nightly.py --config configs/demo_thin.yaml --root demo $(ARGS)
 

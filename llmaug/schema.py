@@ -156,6 +156,28 @@ RECOMMENDATION = pa.schema(
     ]
 )
 
+# What a published model says when it is asked by hand.
+ANSWER = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("position", pa.int16(), nullable=False),  # from 1
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("known_user", pa.bool_(), nullable=False),  # whether the logs have the user
+    ]
+)
+
+SCORED_PAIR = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),  # null: an item that the model cannot judge
+        pa.field("known_user", pa.bool_(), nullable=False),
+        pa.field("known_item", pa.bool_(), nullable=False),
+    ]
+)
+
 # Live results. A nullable column may also be missing in the files.
 EXPOSURE = pa.schema(
     [

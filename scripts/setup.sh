@@ -4,6 +4,7 @@
 #   PYTHON=python3.12    interpreter (default: the newest of 3.13, 3.12, 3.11 that works)
 #   EXTRAS=gpu,dev       extras to install (default: gpu or cpu, by nvidia-smi, and dev)
 #   VENV=.venv           where
+#   CONSTRAINTS=FILE     versions (default: those of requirements/ for this kind and Python)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -62,7 +63,8 @@ report() {
 
 explain_failure() {
     tail -n 15 "$LOG" >&2
-    if grep -qE '(No matching distribution found for|satisfies the requirement) torch' "$LOG"; then
+    if grep -qE '(No matching distribution found for|satisfies the requirement) torch' "$LOG" \
+        || grep -qE 'depends on torch==[0-9.]+\+cpu' "$LOG"; then
         echo "setup: pip found no CPU build of torch. Its wheels are on PyTorch's own CPU wheel" \
             "index: set PIP_EXTRA_INDEX_URL to the address that the PyTorch documentation" \
             "(\"Start Locally\", compute platform CPU) gives, and run this again" >&2
@@ -101,6 +103,14 @@ refuse_other_kind() {
     fi
 }
 
+# What tomorrow's installation has in common with today's; `make lock` renews it.
+locked_versions() {
+    local kind=cpu python
+    if [[ ,$EXTRAS, == *,gpu,* ]]; then kind=gpu; fi
+    python=$("$VENV/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    echo "requirements/constraints-$kind-$python.txt"
+}
+
 EXTRAS=${EXTRAS:-$(default_extras)}
 WANTED="$EXTRAS $(cat pyproject.toml requirements/*.txt scripts/setup.sh | cksum)"
 if [[ -x $VENV/bin/llmaug && $(cat "$STAMP" 2>/dev/null) == "$WANTED" ]]; then
@@ -120,7 +130,7 @@ refuse_other_kind
 rm -f "$STAMP"
 : >"$LOG"
 say "installing llmaug[$EXTRAS]: several minutes and about 4 GB the first time; log: $LOG"
-pip_install --editable ".[$EXTRAS]"
+pip_install --editable ".[$EXTRAS]" --constraint "${CONSTRAINTS:-$(locked_versions)}"
 say "installing the demo's data (MovieLens-100K, inside recbole)"
 pip_install --no-deps --requirement requirements/demo-data.txt
 remove_broken_torch_companions

@@ -169,6 +169,11 @@ def has_gpus(config: RayConfig) -> bool:
     return bool(ray.cluster_resources().get("GPU"))
 
 
+def is_connected() -> bool:
+    """Whether this process has a Ray: a local one that it started, or a cluster."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
 def disconnect() -> None:
     """Shut the local Ray down (or let go of the cluster), if this process ever started it."""
     if "ray" in sys.modules:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from llmaug.ingest.cleaning import user_hash
 from llmaug.items.sequences import user_histories
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 from llmaug.publish import pointer
-from llmaug.schema import RECOMMENDATION, validate
+from llmaug.schema import ANSWER, RECOMMENDATION, SCORED_PAIR, validate
 from llmaug.training.ranking import hide
 
 _BATCH = 256
@@ -129,6 +130,43 @@ def top_k(
     return out
 
 
+@dataclass(frozen=True)
+class Served:
+    """A published model in memory, and where its run keeps what users did."""
+
+    storage: Storage
+    card: dict[str, Any]
+    model: Any
+    vocabulary: Vocabulary
+
+    def histories(self, user_ids: Iterable[str]) -> dict[str, list[int] | None]:
+        """Item tokens of each user in the logs of the run; None where a user is not there."""
+        events = f"runs/{self.card['run_id']}/ingest"
+        parts = self.storage.parts(events)
+        if not parts:
+            raise UserError(
+                f"{self.storage.uri(events)}: the logs that this model came from are gone"
+            )
+        users = list(dict.fromkeys(user_ids))
+        found: dict[str, list[int] | None] = dict.fromkeys(users)
+        places = user_hash(pa.array(users, pa.string())) % len(parts)
+        for place in sorted(set(places.tolist())):
+            there = user_histories(self.storage, [events], parts[place], self.vocabulary)
+            for user, own in zip(users, places, strict=True):
+                if own == place:
+                    found[user] = there.get(user)
+        return found
+
+
+def serve(storage: Storage, name: str, verify: bool = False) -> Served:
+    """The published model `name`. Raises UserError when there is none, it is damaged, or the logs
+    of its run are (verify: by digest too, which reads them all)."""
+    card = pointer.current(storage, name)
+    model, vocabulary, _ = recommenders.load(storage, card["version"], card["model_digest"])
+    check_stage(storage, card["run_id"], "ingest", verify)
+    return Served(storage, card, model, vocabulary)
+
+
 def for_user(
     storage: Storage, name: str, user_id: str, k: int, verify: bool = False
 ) -> dict[str, Any]:
@@ -138,24 +176,39 @@ def for_user(
     A user who is not in the logs gets what the model says of an empty history, and
     `known_user` is false. verify: the digests of the logs are checked, which reads them all.
     """
-    card = pointer.current(storage, name)
-    model, vocabulary, _ = recommenders.load(storage, card["version"], card["model_digest"])
-    check_stage(storage, card["run_id"], "ingest", verify)
-    history = history_of(storage, card["run_id"], user_id, vocabulary)
-    titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
-    include_seen = read_config(storage, card["run_id"]).recommend.include_seen
-    [ranked] = top_k(model, vocabulary, [user_id], [history or []], k, include_seen)
+    served = serve(storage, name, verify)
+    history = served.histories([user_id])[user_id]
     return {
         "user_id": user_id,
         "known_user": history is not None,
         "history_len": len(history or []),
-        "model": card["version"],
-        "arm": card["arm"],
+        "model": served.card["version"],
+        "arm": served.card["arm"],
         "items": [
-            {"position": place, "item_id": item, "title": titles.get(item), "score": score}
-            for place, (item, score) in enumerate(ranked, start=1)
+            {name: row[name] for name in ("position", "item_id", "title", "score")}
+            for row in for_users(served, [user_id], k).to_pylist()
         ],
     }
+
+
+def for_users(served: Served, user_ids: Sequence[str], k: int) -> pa.Table:
+    """Top k of each user, in the order they are given and best first (schema ANSWER)."""
+    histories = served.histories(user_ids)
+    vocabulary = served.vocabulary
+    include_seen = read_config(served.storage, served.card["run_id"]).recommend.include_seen
+    titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(user_ids), _BATCH):
+        batch = user_ids[start : start + _BATCH]
+        own = [histories[user] or [] for user in batch]
+        ranked = top_k(served.model, vocabulary, batch, own, k, include_seen)
+        rows += [
+            {"user_id": user, "item_id": item, "position": place, "score": score,
+             "title": titles.get(item), "known_user": histories[user] is not None}
+            for user, items in zip(batch, ranked, strict=True)
+            for place, (item, score) in enumerate(items, start=1)
+        ]  # fmt: skip
+    return validate(pa.Table.from_pylist(rows, schema=ANSWER), ANSWER, "answer")
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -180,49 +233,46 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def score_pairs(storage: Storage, name: str, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Score in (0, 1) of each (user id, item id) by the published model `name`.
+    """Score in (0, 1) of each (user id, item id) by the published model `name`: rows of
+    SCORED_PAIR."""
+    return score_table(serve(storage, name), pairs).to_pylist()
+
+
+def score_table(served: Served, pairs: Sequence[tuple[str, str]]) -> pa.Table:
+    """Score in (0, 1) of each (user id, item id), in their order (schema SCORED_PAIR).
 
     An item outside the catalogue has score None with a sequence model, and that of the
     mean item with the linear one; `known_user` and `known_item` say what was known.
     """
+    users, items = [user for user, _ in pairs], [item for _, item in pairs]
+    tokens = served.vocabulary.encode(items).tolist()
+    histories = served.histories(users)
+    scores: list[float | None] = []
+    for start in range(0, len(pairs), _BATCH):
+        batch = slice(start, start + _BATCH)
+        own = [histories[user] or [] for user in users[batch]]
+        scores += _scores(served.model, users[batch], own, tokens[batch])
+    columns = {
+        "user_id": users,
+        "item_id": items,
+        "score": scores,
+        "known_user": [histories[user] is not None for user in users],
+        "known_item": [token >= 0 for token in tokens],
+    }
+    return pa.table(columns, schema=SCORED_PAIR)
+
+
+def _scores(
+    model: Any, users: list[str], histories: list[list[int]], tokens: list[int]
+) -> list[float | None]:
     import torch
 
-    card = pointer.current(storage, name)
-    model, vocabulary, _ = recommenders.load(storage, card["version"], card["model_digest"])
-    check_stage(storage, card["run_id"], "ingest")
-    users = [user for user, _ in pairs]
-    tokens = vocabulary.encode([item for _, item in pairs]).tolist()
-    histories = {u: history_of(storage, card["run_id"], u, vocabulary) for u in set(users)}
     with torch.inference_mode():
         if isinstance(model, recommenders.JudgesPairs):
-            scores = model.probability(model.score_pairs(users, tokens)).tolist()
-        else:
-            rows = model.probability(model.score(users, [histories[u] or [] for u in users]))
-            scores = [
-                float(rows[row, token]) if token >= 0 else None for row, token in enumerate(tokens)
-            ]
-    return [
-        {
-            "user_id": user,
-            "item_id": item,
-            "score": score,
-            "known_user": histories[user] is not None,
-            "known_item": token >= 0,
-        }
-        for (user, item), token, score in zip(pairs, tokens, scores, strict=True)
-    ]
-
-
-def history_of(
-    storage: Storage, run_id: str, user_id: str, vocabulary: Vocabulary
-) -> list[int] | None:
-    """Item tokens of one user in the logs of a run; None when the user is not there."""
-    events = f"runs/{run_id}/ingest"
-    parts = storage.parts(events)
-    if not parts:
-        raise UserError(f"{storage.uri(events)}: the logs that this model came from are gone")
-    part = parts[int(user_hash(pa.array([user_id]))[0] % len(parts))]
-    return user_histories(storage, [events], part, vocabulary).get(user_id)
+            found: list[float | None] = model.probability(model.score_pairs(users, tokens)).tolist()
+            return found
+        rows = model.probability(model.score(users, histories))
+        return [float(rows[row, token]) if token >= 0 else None for row, token in enumerate(tokens)]
 
 
 STAGE = Stage(
