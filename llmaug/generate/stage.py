@@ -264,6 +264,8 @@ STAGE = Stage(
     independent=True,
     roots=_roots,
     measured=(
+        "repeated",
+        "cached_prompt_tokens",
         "cache_hits",
         "engine_seconds",
         "output_tokens_per_s",

@@ -44,6 +44,7 @@ ARGUMENTS = {
     "datasets": "ml-100k --to {root}/data --max-users 2",
     "config schema": "",
     "config check": "-c {config}",
+    "schema": "metrics",
     "doctor": "--root {root}",
 }
 RUN_READERS = ("run", "status", "retry-failed", "publish")

@@ -13,7 +13,7 @@ import torch
 
 from llmaug import recommenders
 from llmaug.items.sequences import Batches, of_events
-from llmaug.training import trainer
+from llmaug.training import loop
 from tests.recommenders.test_recommenders import config_of
 from tests.tables import catalogue, events, histories
 
@@ -31,7 +31,7 @@ class SmallTask:
     def __init__(self) -> None:
         torch.manual_seed(1)
         self.model = recommenders.build(CONFIG, WORDS, [])
-        self.optimiser = trainer.make_optimiser(self.model, CONFIG)
+        self.optimiser = loop.make_optimiser(self.model, CONFIG)
         self._batches = Batches(of_events(EVENTS, WORDS), 3, CONFIG.history_len, seed=1)
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
@@ -49,7 +49,7 @@ class SmallTask:
     def train(self, first: int, last: int) -> list[float]:
         """Losses of some steps."""
         return [
-            trainer.train_step(self, self.model, self.optimiser, CONFIG, seed=1, step=step)
+            loop.train_step(self, self.model, self.optimiser, CONFIG, seed=1, step=step)
             for step in range(first, last)
         ]
 
@@ -70,10 +70,10 @@ def test_training_from_a_checkpoint_is_training_without_a_break(
     undisturbed, killed, resumed = SmallTask(), SmallTask(), SmallTask()
     expected = undisturbed.train(0, 40)
     found = killed.train(0, 17)
-    trainer._save(str(tmp_path), killed.model, killed.optimiser, {"step": 17, "best_weights": {}})
+    loop._save(str(tmp_path), killed.model, killed.optimiser, {"step": 17, "best_weights": {}})
     resumed.train(0, 3)  # whatever it was before
     monkeypatch.setattr(ray.train, "get_checkpoint", lambda: Checkpoint(tmp_path))
-    state = trainer._restore(resumed.model, resumed.optimiser)
+    state = loop._restore(resumed.model, resumed.optimiser)
     found += resumed.train(state["step"], 40)
     assert found == expected
     weights = resumed.model.state_dict()

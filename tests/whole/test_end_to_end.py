@@ -23,7 +23,7 @@ from tests.jobs import NUM_USERS, SMALL, changed, kill_when, llmaug, write_confi
 RUN = "runs/small"
 # Enough checkpoints to be killed between.
 JOB = changed(SMALL, train={"num_steps": 60, "validate_every": 5, "patience": 100})
-STRICTER = changed(JOB, filters={"min_events": 3})
+STRICTER = changed(JOB, filters={"min_events": 5})  # continuations have four
 
 
 @pytest.fixture(scope="module")
