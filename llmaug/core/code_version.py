@@ -24,6 +24,7 @@ PACKAGE = "llmaug"
 
 # Not followed: no edit here makes the result of a finished stage another one.
 CUT = {
+    "llmaug.api": "calls the stages; no stage calls it",
     "llmaug.config": "its values are in the fingerprint",
     "llmaug.errors": "words of refusals: a stage that refuses has no result",
     "llmaug.urls": "which addresses are refused",

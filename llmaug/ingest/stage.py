@@ -52,7 +52,7 @@ def run(context: Context) -> dict[str, Any]:
     sources = _sources(context)
     num_parts = config.num_parts or max(4, math.ceil(sum(s.size for s in sources) / PART_BYTES))
     parts = [f"part-{index:05d}" for index in range(num_parts)]
-    place = resolve_uri(config.path, storage)
+    place = resolve_uri(config.path, storage, "ingest.path")
     check_columns(place, sources, events_layout(config))
     _forget_killed_run(storage, folder)
     items, users = _side_tables(context)
@@ -115,10 +115,10 @@ def _uri(context: Context) -> str:
 def _outside(context: Context) -> dict[str, Any]:
     """Digest of all source files: names, sizes and what they hold."""
     config, storage = context.config.ingest, context.storage
-    listed = {"events": (resolve_uri(config.path, storage), _sources(context))}
+    listed = {"events": (resolve_uri(config.path, storage, "ingest.path"), _sources(context))}
     for name, table in (("items", config.items), ("users", config.users)):
         if table:
-            place = resolve_uri(table.path, storage)
+            place = resolve_uri(table.path, storage, f"ingest.{name}.path")
             listed[name] = (place, list_sources(place, f"ingest.{name}.path"))
     memory, note = (run_folder(context.run_id), "source_digests.json"), context.progress.note
     found = {name: identities(storage, memory, *of, note) for name, of in listed.items()}

@@ -48,7 +48,7 @@ def fit(
             num_workers=optimiser.num_workers, use_gpu=optimiser.use_gpu
         ),
         run_config=ray.train.RunConfig(
-            name="train",
+            name="_train",
             storage_path=storage.path(folder),
             storage_filesystem=storage.arrow_fs(),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
@@ -65,7 +65,7 @@ def fit(
         storage.delete(folder, _FAILED)
         raise UserError(failure["message"])
     result = storage.read_json(folder, "_trained.json")
-    storage.delete(folder, "train")
+    storage.delete(folder, "_train")
     return result
 
 

@@ -204,7 +204,8 @@ def test_the_command_says_what_it_did(
                 "not published, CURRENT is left as it was: tuesday-0 is newer",
                 "rolled back: ", "rolled back: "]  # fmt: skip
     for text, begin in zip(said, expected, strict=True):
-        assert text.startswith(begin)
+        # Ray may have had a word of its own before.
+        assert any(line.startswith(begin) for line in text.splitlines()), text
     assert "versions/monday-" in said[3] and "versions/tuesday-0" in said[4]
 
 

@@ -89,7 +89,7 @@ def test_a_path_from_the_working_folder_is_refused_with_what_to_write(
 def test_the_example_of_text_logs_is_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    example = Path(__file__).parents[1] / "examples/text_logs"
+    example = Path(__file__).parents[2] / "examples/text_logs"
     monkeypatch.chdir(tmp_path)
     config = load_config(example / "config.yaml")
     assert config.ingest.path == str(example / "logs.txt") and Path(config.ingest.path).is_file()

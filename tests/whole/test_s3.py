@@ -132,7 +132,7 @@ def test_publishing_rolling_back_and_renewing_lists_hold_on_s3(endpoint: str) ->
         context = Context(storage, parse_config({"publish": {"name": "films"}}), run_id)
         read_logs(context, read_utc)
         write_model(context, "real", run_id.encode())
-        write_finished(context, "gate", passed=False, arm="real", reasons=[])
+        write_finished(context, "gate", passed=False, arm="real", reasons=[], segments=[])
         return context
 
     monday = night("monday", "2026-01-27T02:00:00Z")
