@@ -25,7 +25,7 @@ from llmaug.cli import (
     score,
     status,
 )
-from llmaug.cli.options import CONFIG, ENDPOINT, ROOT
+from llmaug.cli.options import CONFIG, ENDPOINT, ROOT, RUN_ID
 from llmaug.cli.schema import print_schema
 from llmaug.core.terminal import Terminal, emit
 from llmaug.errors import Interrupted, UserError
@@ -72,9 +72,7 @@ def job(until: str, about: str | None) -> None:
         config: CONFIG,
         root: ROOT = None,
         endpoint_url: ENDPOINT = None,
-        run_id: Annotated[
-            str | None, typer.Option(help="Run folder; default: the config's name.")
-        ] = None,
+        run_id: RUN_ID = None,
     ) -> None:
         run.run_job(config, root, endpoint_url, run_id, until)
 

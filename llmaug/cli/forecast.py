@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, open_storage
+from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, RUN_ID, open_storage
 from llmaug.core.terminal import Terminal, emit_json
 
 
@@ -14,9 +14,7 @@ def forecast(
     config: CONFIG,
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
-    run_id: Annotated[
-        str | None, typer.Option(help="Run folder; default: the config's name.")
-    ] = None,
+    run_id: RUN_ID = None,
     probe_units: Annotated[
         int | None, typer.Option(min=8, help="Units to try; default: 2 x generate.max_num_seqs.")
     ] = None,

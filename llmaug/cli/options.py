@@ -23,6 +23,7 @@ ENDPOINT = Annotated[
 ]
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 CONFIG = Annotated[Path, typer.Option("--config", "-c", help="YAML config.", show_default=False)]
+RUN_ID = Annotated[str | None, typer.Option(help="Run folder; default: the config's name.")]
 VERIFY = Annotated[
     bool,
     typer.Option("--verify", help="Check the digests of what is there too: reads every file."),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, VERIFY, open_storage
+from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, RUN_ID, VERIFY, open_storage
 from llmaug.core.terminal import Terminal, emit_json
 from llmaug.errors import Interrupted
 
@@ -16,9 +16,7 @@ def run(
     config: CONFIG,
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
-    run_id: Annotated[
-        str | None, typer.Option(help="Run folder; default: the config's name.")
-    ] = None,
+    run_id: RUN_ID = None,
     until: Annotated[
         str, typer.Option(help="Last step to run, e.g. `split` or `train`.")
     ] = "report",

@@ -70,11 +70,6 @@ class Layout:
         if self.files.pattern is not None:
             self.pattern()
 
-    @property
-    def setting(self) -> str:
-        """What names the place in the config."""
-        return f"{self.where}.path"
-
     def theirs(self, name: str) -> str | None:
         """Name in the files of our column `name`; None: not read."""
         return self.files.columns.get(name, name)
