@@ -8,15 +8,24 @@ the environment or the standard AWS files.
 
 from __future__ import annotations
 
-from llmaug.config.base import Name
+from llmaug.config.base import Name, Section
 from llmaug.config.evaluate import EvaluateConfig, GateConfig
-from llmaug.config.filters import FiltersConfig, MergeConfig
+from llmaug.config.filters import FILTERS, CopiedConfig, FilterConfig, FiltersConfig, MergeConfig
 from llmaug.config.generate import BudgetConfig, GenerateConfig
 from llmaug.config.ingest import NULL_WORDS, FilesConfig, Format, IngestConfig, TableConfig
-from llmaug.config.lm import LmConfig
+from llmaug.config.kinds import Kinds, imported, name_of
+from llmaug.config.lm import (
+    BEHAVIOUR_MODELS,
+    Ability,
+    CausalConfig,
+    InstructConfig,
+    LmConfig,
+    MaskedConfig,
+    NgramConfig,
+)
 from llmaug.config.optimiser import OptimiserConfig
 from llmaug.config.plan import (
-    DIRECTION_OF,
+    STRATEGIES,
     ChooseConfig,
     ContinueConfig,
     InfillConfig,
@@ -25,49 +34,84 @@ from llmaug.config.plan import (
     PlanConfig,
     PrefixConfig,
     SamplingConfig,
+    StrategyConfig,
     SubstituteConfig,
 )
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
-from llmaug.config.train import LOSSES, ArmName, TrainConfig
+from llmaug.config.train import (
+    RECOMMENDERS,
+    ArmName,
+    ByDescentConfig,
+    ClosedFormConfig,
+    EaseConfig,
+    LinearConfig,
+    PopularityConfig,
+    SasrecConfig,
+    TrainConfig,
+    TwoTowerConfig,
+    YardsticksConfig,
+)
 from llmaug.config.whole import Config, load_config, parse_config
 
 __all__ = [
     "ArmName",
+    "BEHAVIOUR_MODELS",
     "BudgetConfig",
+    "ByDescentConfig",
+    "CausalConfig",
     "ChooseConfig",
+    "ClosedFormConfig",
     "Config",
     "ContinueConfig",
-    "DIRECTION_OF",
+    "CopiedConfig",
+    "EaseConfig",
     "EvaluateConfig",
+    "FILTERS",
     "FilesConfig",
+    "FilterConfig",
     "FiltersConfig",
     "Format",
     "GateConfig",
     "GenerateConfig",
     "InfillConfig",
     "IngestConfig",
-    "LOSSES",
+    "InstructConfig",
+    "Kinds",
+    "LinearConfig",
     "LmConfig",
+    "MaskedConfig",
     "MergeConfig",
     "NULL_WORDS",
     "Name",
     "NewUsersConfig",
+    "NgramConfig",
     "OfUsersConfig",
     "OptimiserConfig",
     "PlanConfig",
+    "PopularityConfig",
     "PrefixConfig",
     "PublishConfig",
+    "Ability",
+    "RECOMMENDERS",
     "RayConfig",
     "RecommendConfig",
+    "STRATEGIES",
     "SamplingConfig",
+    "SasrecConfig",
+    "Section",
     "SplitConfig",
     "StorageConfig",
+    "StrategyConfig",
     "SubstituteConfig",
     "TableConfig",
     "TrainConfig",
+    "TwoTowerConfig",
     "VocabularyConfig",
+    "YardsticksConfig",
+    "imported",
     "load_config",
+    "name_of",
     "parse_config",
 ]

@@ -2,53 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from llmaug.config.base import Name
+from llmaug.config.base import Name, Section
+from llmaug.config.kinds import Kinds
 from llmaug.config.optimiser import OptimiserConfig
 
+Ability = Literal["new_user", "forward", "reverse", "infill", "choice"]
+"""What a strategy needs of a model. new_user: a history from nothing; forward: what comes after a
+history; reverse: what came before one; infill: what was between its events, or in the stead of
+some; choice: which one of some candidates comes next."""
 
-class LmConfig(OptimiserConfig):
-    """The behaviour language model: what learns from the logs and writes synthetic events."""
+_VLLM_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 
-    model: Literal["causal", "masked", "ngram", "instruct"] = "causal"
-    """causal: a small Llama over item tokens; masked: a small BERT, which fills gaps; ngram:
-    counts with Kneser-Ney smoothing; instruct: a chat model, which chooses among candidates."""
+
+class LmConfig(Section):
+    """What all behaviour language models share: what learns from the logs and writes synthetic
+    events."""
+
+    implementation: ClassVar[str]
+    """`package.module:name` of a `BehaviourModel`."""
+    abilities: ClassVar[tuple[Ability, ...]]
+    """What it can be asked for."""
+    is_neural: ClassVar[bool] = True
+    """Whether a GPU is of use to it."""
+    reads_item_features: ClassVar[bool] = False
+    """Whether it knows tags and texts of items whatever the config says."""
+
+    model: str
+    """What learns from the logs and writes synthetic events."""
     name: Name = ""
     """Folder below `lm/` and first half of the generator's name. Default: as `model`."""
-    folder: str | None = None
-    """instruct: the Hugging Face folder of the chat model: `{root}/...`, an absolute path or a
-    URI. It is copied below the root once."""
-    prompt_language: Literal["en", "zh"] = "en"
-    """instruct: language of the question."""
-    finetune: Literal["full", "lora"] | None = None
-    """instruct: train the chat model on the same questions about the training events first, all
-    of its weights or low-rank adapters that are merged into them. Set a `learning_rate` for it:
-    about 2e-4 for lora, 1e-5 for full. None: as it is."""
-    lora_rank: int = Field(default=8, ge=1)
-    """finetune lora: rank of the adapters."""
-    order: int = Field(default=3, ge=1, le=4)
-    """ngram: length of the longest n-gram, the event that it predicts included."""
+    from_run: Name | None = None
+    """Generate with the behaviour model (and vocabulary) of this earlier run instead of
+    training one: its outcomes cache then answers whatever has not changed since. Refused when
+    that run trained on events that are held out now."""
+    context_len: int = Field(default=64, ge=4)
+    """Longest sequence in tokens, prompt and continuation together."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_model(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and not raw.get("name"):
+            named = raw.get("model", cls.model_fields["model"].default)
+            return {**raw, "name": str(named).rpartition(":")[2]}
+        return raw
+
+    @property
+    def user_attributes_read(self) -> list[str]:
+        """Attributes of the users table that it reads."""
+        return []
+
+    def room(self) -> int:
+        """Tokens of the context that are left for the events that are asked for."""
+        return self.context_len - 2
+
+    def lacks(self, needs: Ability) -> str | None:
+        """Why a model of this config cannot be asked so, and what would help; None if it can."""
+        return None
+
+
+class _NeuralConfig(LmConfig, OptimiserConfig):
+    """What is trained from nothing on item tokens."""
+
     hidden_size: int = Field(default=64, ge=8)
     """Width."""
     num_layers: int = Field(default=2, ge=1)
     """Transformer layers."""
     num_heads: int = Field(default=2, ge=1)
     """Attention heads; vLLM's CPU attention takes head sizes 32, 64, 80, 96, 112, 128."""
-    context_len: int = Field(default=64, ge=4)
-    """Longest sequence in tokens, prompt and continuation together."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout on embeddings and on the last hidden state while training."""
-    from_run: Name | None = None
-    """Generate with the behaviour model (and vocabulary) of this earlier run instead of
-    training one: its outcomes cache then answers whatever has not changed since. Refused when
-    that run trained on events that are held out now."""
-    warm_start: Name | None = None
-    """causal: start training from the model of this earlier run (of the same lm.name and
-    shape), last night's or another domain's in the same root. Refused when that run trained on
-    events that are held out now."""
     item_features: bool = True
     """Add item tags and projected text vectors (`vocabulary.text_encoder`) to the item
     embeddings (folded into one table at export)."""
@@ -57,24 +83,6 @@ class LmConfig(OptimiserConfig):
     that nobody takes them; the more so with text vectors, which tell each item apart. False: they
     are left out of it, and their features alone place them beside known items: they are
     generated."""
-    directions: dict[Literal["forward", "reverse", "infill"], Annotated[float, Field(gt=0)]] = {
-        "forward": 1.0
-    }
-    """causal: share of the training visits that are read in each direction."""
-    user_attributes: list[str] = []
-    """causal: attributes of the users table that stand before a history, one token each."""
-    min_attribute_users: int = Field(default=5, ge=1)
-    """Attribute values of fewer training users than this count as unknown."""
-    action_tokens: bool = True
-    """causal: where the training events have several actions (view, buy), an event is the token
-    of its action and then those of its item, and synthetic events have the action that was
-    generated. False: items alone, and synthetic events have the most frequent action."""
-    packed: bool = False
-    """causal: several short histories share a row instead of being padded."""
-    mask_share: float = Field(default=0.3, gt=0, lt=1)
-    """masked: share of the events that are hidden at a visit."""
-    num_passes: int = Field(default=4, ge=1)
-    """masked: times that the events of a gap are drawn; all at first, then the unlikeliest."""
     stop_on: Literal["ndcg", "perplexity"] = "ndcg"
     """What early stopping looks at: NDCG@10 or perplexity of the validation events."""
     weight_decay: float = Field(default=0.05, ge=0)
@@ -83,55 +91,77 @@ class LmConfig(OptimiserConfig):
     """Of forward and backward passes; weights stay float32. None: bfloat16 on GPUs that have
     it."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _named_after_its_model(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and not raw.get("name"):
-            return {**raw, "name": raw.get("model", "causal")}
-        return raw
-
     @model_validator(mode="after")
-    def _head_size(self) -> LmConfig:
-        size, rest = divmod(self.hidden_size, self.num_heads)
-        if rest:
+    def _heads_divide_the_width(self) -> _NeuralConfig:
+        if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"lm.hidden_size {self.hidden_size} is not a multiple of lm.num_heads "
                 f"{self.num_heads}"
             )
-        if self.model == "causal" and size not in (32, 64, 80, 96, 112, 128, 160, 192, 224, 256):
+        return self
+
+
+class CausalConfig(_NeuralConfig):
+    """A small Llama over item tokens, served by vLLM."""
+
+    implementation = "llmaug.lm.causal.kind:CAUSAL"
+    abilities = ("forward", "reverse", "infill", "new_user")
+
+    model: Literal["causal"] = "causal"
+    """What learns from the logs and writes synthetic events."""
+    warm_start: Name | None = None
+    """Start training from the model of this earlier run (of the same lm.name and shape), last
+    night's or another domain's in the same root. Refused when that run trained on events that are
+    held out now."""
+    directions: dict[Literal["forward", "reverse", "infill"], Annotated[float, Field(gt=0)]] = {
+        "forward": 1.0
+    }
+    """Share of the training visits that are read in each direction."""
+    user_attributes: list[str] = []
+    """Attributes of the users table that stand before a history, one token each."""
+    min_attribute_users: int = Field(default=5, ge=1)
+    """Attribute values of fewer training users than this count as unknown."""
+    action_tokens: bool = True
+    """Where the training events have several actions (view, buy), an event is the token of its
+    action and then those of its item, and synthetic events have the action that was generated.
+    False: items alone, and synthetic events have the most frequent action."""
+    packed: bool = False
+    """Several short histories share a row instead of being padded."""
+
+    @property
+    def user_attributes_read(self) -> list[str]:
+        return self.user_attributes
+
+    def room(self) -> int:
+        # User attributes, and the marks of a gap.
+        return super().room() - len(self.user_attributes) - 2 * (len(self.directions) > 1)
+
+    def lacks(self, needs: Ability) -> str | None:
+        direction = "forward" if needs == "new_user" else needs
+        if direction in self.directions:
+            return None
+        return (
+            f"needs a model that reads {direction}: give lm.directions a share of {direction}, "
+            f"such as {{forward: 2, {direction}: 1}}"
+        )
+
+    @model_validator(mode="after")
+    def _vllm_takes_its_heads(self) -> CausalConfig:
+        if self.hidden_size // self.num_heads not in _VLLM_HEAD_SIZES:
             raise ValueError(
                 f"lm.hidden_size / lm.num_heads is {self.hidden_size}/{self.num_heads}; vLLM "
-                "takes head sizes 32, 64, 80, 96, 112, 128, 160, 192, 224, 256"
+                f"takes head sizes {', '.join(map(str, _VLLM_HEAD_SIZES))}"
             )
         return self
 
     @model_validator(mode="after")
-    def _has_a_chat_model(self) -> LmConfig:
-        if self.model == "instruct" and not self.folder:
-            raise ValueError("lm.model instruct needs lm.folder, a Hugging Face folder")
-        if self.model == "instruct" and self.context_len < 256:
-            raise ValueError(
-                f"lm.context_len {self.context_len} is too short for a question in prose; give "
-                "lm.model instruct 512 or more"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _finetunes_a_chat_model(self) -> LmConfig:
-        if self.finetune and self.model != "instruct":
-            raise ValueError(f"lm.finetune is for model instruct, not {self.model}")
-        return self
-
-    @model_validator(mode="after")
-    def _one_start(self) -> LmConfig:
+    def _one_start(self) -> CausalConfig:
         if self.warm_start and self.from_run:
             raise ValueError("lm.from_run trains nothing: leave lm.warm_start out")
-        if self.warm_start and self.model != "causal":
-            raise ValueError(f"lm.warm_start is for model causal, not {self.model}")
         return self
 
     @model_validator(mode="after")
-    def _reads_forward(self) -> LmConfig:
+    def _reads_forward(self) -> CausalConfig:
         # Validation, new users and continuations ask forward.
         if "forward" not in self.directions:
             raise ValueError("lm.directions needs a share of forward")
@@ -142,3 +172,65 @@ class LmConfig(OptimiserConfig):
                 f"tokens and {len(self.user_attributes)} user attributes"
             )
         return self
+
+
+class MaskedConfig(_NeuralConfig):
+    """A small BERT, which fills gaps."""
+
+    implementation = "llmaug.lm.masked.kind:MASKED"
+    abilities = ("forward", "reverse", "infill")
+
+    model: Literal["masked"] = "masked"
+    """What learns from the logs and writes synthetic events."""
+    mask_share: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the events that are hidden at a visit."""
+    num_passes: int = Field(default=4, ge=1)
+    """Times that the events of a gap are drawn; all at first, then the unlikeliest."""
+
+
+class NgramConfig(LmConfig):
+    """Counts with Kneser-Ney smoothing."""
+
+    implementation = "llmaug.lm.ngram.kind:NGRAM"
+    abilities = ("forward", "new_user")
+    is_neural = False
+
+    model: Literal["ngram"] = "ngram"
+    """What learns from the logs and writes synthetic events."""
+    order: int = Field(default=3, ge=1, le=4)
+    """Length of the longest n-gram, the event that it predicts included."""
+
+
+class InstructConfig(LmConfig, OptimiserConfig):
+    """A chat model, which chooses among candidates; served by vLLM."""
+
+    implementation = "llmaug.lm.chat.kind:INSTRUCT"
+    abilities = ("choice",)
+    reads_item_features = True
+
+    model: Literal["instruct"] = "instruct"
+    """What learns from the logs and writes synthetic events."""
+    folder: str
+    """The Hugging Face folder of the chat model: `{root}/...`, an absolute path or a URI. It is
+    copied below the root once."""
+    prompt_language: Literal["en", "zh"] = "en"
+    """Language of the question."""
+    finetune: Literal["full", "lora"] | None = None
+    """Train the chat model on the same questions about the training events first, all of its
+    weights or low-rank adapters that are merged into them. Set a `learning_rate` for it: about
+    2e-4 for lora, 1e-5 for full. None: as it is."""
+    lora_rank: int = Field(default=8, ge=1)
+    """finetune lora: rank of the adapters."""
+    context_len: int = Field(default=1024, ge=256)
+    """Longest question in tokens."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW's decoupled weight decay."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of forward and backward passes; weights stay float32. None: bfloat16 on GPUs that have
+    it."""
+
+
+BEHAVIOUR_MODELS: Kinds[LmConfig] = Kinds(
+    "behaviour model", LmConfig, "model", "llmaug.behaviour_models",
+    CausalConfig, MaskedConfig, NgramConfig, InstructConfig, default="causal",
+)  # fmt: skip

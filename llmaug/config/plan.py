@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from llmaug.config.base import Section
+from llmaug.config.kinds import Kinds
+from llmaug.config.lm import Ability
+
+if TYPE_CHECKING:
+    from numpy.random import Generator as Rng
 
 
 class SamplingConfig(Section):
@@ -20,8 +25,25 @@ class SamplingConfig(Section):
     """Draw among the k likeliest tokens; -1: all."""
 
 
-class _OfUsers(SamplingConfig):
-    """What strategies for users that exist share."""
+class StrategyConfig(SamplingConfig):
+    """What all strategies share: events that a generator is asked for."""
+
+    needs: ClassVar[Ability]
+    """What its generator must be able to do."""
+    one_is_enough: ClassVar[bool] = False
+    """Whether an outcome of a single event is worth keeping: with the history about it, it is."""
+
+    kind: str
+    """The strategy."""
+    num_events: int = Field(ge=1)
+    """Events of each unit."""
+
+
+class OfUsersConfig(StrategyConfig):
+    """What strategies for users that exist share: new events about their training histories."""
+
+    replaces: ClassVar[bool] = False
+    """Whether events of the history are replaced, and not others put between them."""
 
     samples_per_user: int = Field(default=1, ge=1)
     """Units for each history."""
@@ -38,25 +60,46 @@ class _OfUsers(SamplingConfig):
         """Training events that a user must have."""
         return 1
 
+    def draw_places(self, history_len: int, rng: Rng) -> list[int]:
+        """Where the events of a unit go in a history of so many: before the event of that
+        number, or (`replaces`) in its stead; the last one holds for all that follow."""
+        raise NotImplementedError(type(self).__name__)
 
-class ContinueConfig(_OfUsers):
+
+class ContinueConfig(OfUsersConfig):
     """Events after a user's training history."""
 
-    kind: Literal["continue"]
+    needs = "forward"
+
+    kind: Literal["continue"] = "continue"
+    """The strategy."""
+
+    def draw_places(self, history_len: int, rng: Rng) -> list[int]:
+        return [history_len]
 
 
-class PrefixConfig(_OfUsers):
+class PrefixConfig(OfUsersConfig):
     """Events before a user's training history: the reverse, for short ones."""
 
-    kind: Literal["prefix"]
+    needs = "reverse"
+
+    kind: Literal["prefix"] = "prefix"
+    """The strategy."""
     max_history_len: int | None = Field(default=10, ge=1)
     """Only users with at most this many training events. None: all."""
 
+    def draw_places(self, history_len: int, rng: Rng) -> list[int]:
+        return [0]
 
-class InfillConfig(_OfUsers):
+
+class InfillConfig(OfUsersConfig):
     """Events between two events of a user's training history, drawn anew for each unit."""
 
-    kind: Literal["infill"]
+    needs = "infill"
+    one_is_enough = True
+
+    kind: Literal["infill"] = "infill"
+    """The strategy."""
     num_events: int = Field(default=2, ge=1)
     """Events at most: a causal model may end the gap earlier."""
 
@@ -64,11 +107,18 @@ class InfillConfig(_OfUsers):
     def min_history_len(self) -> int:
         return 2
 
+    def draw_places(self, history_len: int, rng: Rng) -> list[int]:
+        return [int(rng.integers(1, history_len))]
 
-class SubstituteConfig(_OfUsers):
+
+class SubstituteConfig(OfUsersConfig):
     """Some events of a user's training history, drawn for each unit, replaced by others."""
 
-    kind: Literal["substitute"]
+    needs = "infill"
+    replaces = True
+
+    kind: Literal["substitute"] = "substitute"
+    """The strategy."""
     num_events: int = Field(default=2, ge=1)
     """Events that are replaced. A causal model replaces neighbours."""
 
@@ -76,11 +126,19 @@ class SubstituteConfig(_OfUsers):
     def min_history_len(self) -> int:
         return self.num_events + 1
 
+    def draw_places(self, history_len: int, rng: Rng) -> list[int]:
+        first = int(rng.integers(history_len - self.num_events + 1))
+        return list(range(first, first + self.num_events))
 
-class ChooseConfig(_OfUsers):
+
+class ChooseConfig(OfUsersConfig):
     """The next event of users with few, chosen by a chat model among what others took, too."""
 
-    kind: Literal["choose"]
+    needs = "choice"
+    one_is_enough = True
+
+    kind: Literal["choose"] = "choose"
+    """The strategy."""
     num_events: Literal[1] = 1
     """One: the next."""
     num_candidates: int = Field(default=8, ge=2, le=20)
@@ -88,26 +146,33 @@ class ChooseConfig(_OfUsers):
     max_history_len: int | None = Field(default=10, ge=1)
     """Only users with at most this many training events. None: all."""
 
+    def draw_places(self, history_len: int, rng: Rng) -> list[int]:
+        return [history_len]
 
-OfUsersConfig = ContinueConfig | PrefixConfig | InfillConfig | SubstituteConfig | ChooseConfig
 
-
-class NewUsersConfig(SamplingConfig):
+class NewUsersConfig(StrategyConfig):
     """Whole histories of users who do not exist."""
 
-    kind: Literal["new_users"]
+    needs = "new_user"
+
+    kind: Literal["new_users"] = "new_users"
+    """The strategy."""
     num_users: int = Field(default=1000, ge=1)
     """How many."""
     num_events: int = Field(default=10, ge=2)
     """Events of each."""
 
 
+STRATEGIES: Kinds[StrategyConfig] = Kinds(
+    "strategy", StrategyConfig, "kind", "llmaug.strategies",
+    ContinueConfig, PrefixConfig, InfillConfig, SubstituteConfig, ChooseConfig, NewUsersConfig,
+)  # fmt: skip
+
+
 class PlanConfig(Section):
     """Which Units are generated."""
 
-    strategies: list[Annotated[OfUsersConfig | NewUsersConfig, Field(discriminator="kind")]] = (
-        Field(default=[], max_length=16)
-    )
+    strategies: Annotated[list[Annotated[StrategyConfig, STRATEGIES]], Field(max_length=16)] = []
     """What to generate; empty: nothing, only the arm `real` is trained."""
     units_per_part: int = Field(default=512, ge=1)
     """Units in one part, the piece of work that is committed as a whole."""
@@ -133,21 +198,3 @@ class PlanConfig(Section):
                     "raise num_users or samples_per_user of one, or change its sampling"
                 )
         return self
-
-
-DIRECTION_OF = {
-    "new_users": "forward",
-    "continue": "forward",
-    "prefix": "reverse",
-    "infill": "infill",
-    "substitute": "infill",
-    "choose": "forward",
-}
-"""Strategy of a unit: the direction in which a causal model answers it."""
-
-STRATEGIES_OF = {
-    "causal": ("continue", "prefix", "infill", "substitute", "new_users"),
-    "masked": ("continue", "prefix", "infill", "substitute"),
-    "ngram": ("continue", "new_users"),
-    "instruct": ("choose",),
-}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from llmaug.config.base import Section
+from llmaug.config.kinds import Kinds
 from llmaug.config.optimiser import OptimiserConfig
 
 ArmName = Literal[
@@ -20,24 +22,36 @@ ArmName = Literal[
     "augmented_fusion",
 ]
 
-# Losses of each model, its default first; models without one are solved in closed form.
-LOSSES: dict[str, tuple[str, ...]] = {
-    "sasrec": ("softmax", "sampled_softmax"),
-    "two_tower": ("sampled_softmax", "bpr"),
-    "linear": ("bce", "mse"),
-    "ease": (),
-    "popularity": (),
-}
-
-READ_HISTORIES = ("sasrec", "two_tower")
+FUSION_ARMS = ("fusion", "augmented_fusion")
 
 
-class TrainConfig(OptimiserConfig):
+class _PopularityOptions(Section):
+    popularity_days: float | None = Field(default=None, gt=0)
+    """Count only the last N days of the training events. None: all."""
+
+
+class _EaseOptions(Section):
+    ease_l2: float = Field(default=300.0, gt=0)
+    """Strength of the regularisation."""
+    ease_max_items: int = Field(default=10_000, ge=1)
+    """Refuse larger catalogues; memory grows with their square (2.2 GiB for 10,000)."""
+
+
+class YardsticksConfig(_PopularityOptions, _EaseOptions):
+    """Options of the models of arms `popularity` and `ease`."""
+
+
+class TrainConfig(Section):
+    """What all recommenders share: what is compared."""
+
+    implementation: ClassVar[str]
+    """`package.module:Class` of the torch module, called with its config and `DataFacts`."""
+    batches: ClassVar[Literal["sequences", "pairs"]] = "sequences"
+    """What a model that is trained by steps is given: sequences of item tokens, or pairs of user
+    and item with labels."""
+
+    model: str
     """The recommender."""
-
-    model: Literal["sasrec", "two_tower", "linear", "ease", "popularity"] = "sasrec"
-    """sasrec (sequences), two_tower (history and item vectors), linear (sigmoid(beta^T [u; i])),
-    and two in closed form: ease (item to item), popularity (the same for everybody)."""
     arms: list[ArmName] = ["real", "augmented"]
     """What is compared. real: the logs; augmented: with synthetic events; oversampled: real
     events repeated to the volume of augmented, the control; duplicate: every user once more
@@ -45,83 +59,137 @@ class TrainConfig(OptimiserConfig):
     real events, and the recommender sees the items' tags and texts itself; augmented_fusion:
     both; popularity, ease: these models on real events, as yardsticks. `real` is always one of
     them."""
-    item_features: bool = False
-    """sasrec, two_tower: add item tags and projected text vectors to the item vectors (the
-    fusion arms do)."""
+    yardsticks: YardsticksConfig = YardsticksConfig()
+    """Of the arms popularity and ease."""
     seeds: list[int] = Field(default=[1], min_length=1)
     """One model a seed and arm; the first is the one published."""
-    embedding_dim: int = Field(default=64, ge=1)
-    """Width of item (and user) vectors."""
-    num_layers: int = Field(default=2, ge=1)
-    """sasrec: transformer layers."""
-    num_heads: int = Field(default=2, ge=1)
-    """sasrec: attention heads."""
-    history_len: int = Field(default=50, ge=1)
-    """sasrec, two_tower: events the model looks at."""
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    """sasrec, two_tower: dropout."""
-    loss: Literal["softmax", "sampled_softmax", "bpr", "bce", "mse"] | None = None
-    """sasrec: softmax over the catalogue, or sampled_softmax over some of it, for catalogues
-    of 100,000 items and more. two_tower: sampled_softmax, or bpr (pairwise).
-    linear: binary cross-entropy or mean squared error on sigmoid outputs. None: the first."""
-    finetune_after: int | None = Field(default=None, ge=1)
-    """sasrec, two_tower: after this many steps on all events, train on real ones alone: what is
-    synthetic then prepares the model and does not decide it. None: on all to the end."""
-    max_negatives: int = Field(default=1024, ge=1)
-    """sampled_softmax: negatives of a batch at most, half of them its own targets."""
-    interaction: Literal["concat", "hadamard"] = "concat"
-    """linear: [u; i], or [u; i; u*i]."""
-    num_negatives: int = Field(default=4, ge=0)
-    """linear: items drawn at random as negatives for each event."""
-    popularity_days: float | None = Field(default=None, gt=0)
-    """popularity: count only the last N days of the training events. None: all."""
-    ease_l2: float = Field(default=300.0, gt=0)
-    """ease: strength of its regularisation."""
-    ease_max_items: int = Field(default=10_000, ge=1)
-    """ease: refuse larger catalogues; memory grows with their square (2.2 GiB for 10,000)."""
-
-    @property
-    def loss_name(self) -> str | None:
-        """The loss that counts; None for models in closed form."""
-        return self.loss or next(iter(LOSSES[self.model]), None)
 
     @model_validator(mode="after")
-    def _loss_fits_the_model(self) -> TrainConfig:
-        if self.loss and self.loss not in LOSSES[self.model]:
-            has = " or ".join(LOSSES[self.model]) or "none: it has a closed form"
-            raise ValueError(f"train.loss of model {self.model} is {has}, not {self.loss}")
+    def _arms_fit_the_model(self) -> TrainConfig:
+        if "real" not in self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError("train.arms names each arm once, and `real` is one of them")
+        if set(FUSION_ARMS) & set(self.arms) and "item_features" not in type(self).model_fields:
+            sees = [str(each.model_fields["model"].default) for each in RECOMMENDERS
+                    if "item_features" in each.model_fields]  # fmt: skip
+            raise ValueError(
+                f"train.model {self.model} cannot see item tags: leave out the fusion arms, or "
+                f"take {' or '.join(sees)}"
+            )
         return self
 
+
+class ClosedFormConfig(TrainConfig):
+    """A recommender without a training loop: its module has `fit`."""
+
+    threads_per_worker: int = Field(default=1, ge=1)
+    """CPU threads."""
+
+
+class ByDescentConfig(TrainConfig, OptimiserConfig):
+    """A recommender that is trained step by step: its module has `loss`."""
+
+
+class _OfHistoriesConfig(ByDescentConfig):
+    """What looks at a user's history has."""
+
+    item_features: bool = False
+    """Add item tags and projected text vectors to the item vectors (the fusion arms do)."""
+    embedding_dim: int = Field(default=64, ge=1)
+    """Width of item vectors."""
+    history_len: int = Field(default=50, ge=1)
+    """Events the model looks at."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout while training."""
+    finetune_after: int | None = Field(default=None, ge=1)
+    """After this many steps on all events, train on real ones alone: what is synthetic then
+    prepares the model and does not decide it. None: on all to the end."""
+    max_negatives: int = Field(default=1024, ge=1)
+    """sampled_softmax: negatives of a batch at most, half of them its own targets."""
+
     @model_validator(mode="after")
-    def _finetunes_at_the_end(self) -> TrainConfig:
-        if self.finetune_after is None:
-            return self
-        if self.model not in READ_HISTORIES:
-            raise ValueError(f"train.finetune_after is for sasrec and two_tower, not {self.model}")
-        if self.finetune_after >= self.num_steps:
+    def _finetunes_at_the_end(self) -> _OfHistoriesConfig:
+        if self.finetune_after is not None and self.finetune_after >= self.num_steps:
             raise ValueError(
                 f"train.finetune_after {self.finetune_after} leaves no step of num_steps "
                 f"{self.num_steps} for real events alone"
             )
         return self
 
+
+class SasrecConfig(_OfHistoriesConfig):
+    """Self-attention over the history (Kang and McAuley 2018)."""
+
+    implementation = "llmaug.recommenders.sasrec:SASRec"
+
+    model: Literal["sasrec"] = "sasrec"
+    """The recommender."""
+    num_layers: int = Field(default=2, ge=1)
+    """Transformer layers."""
+    num_heads: int = Field(default=2, ge=1)
+    """Attention heads."""
+    loss: Literal["softmax", "sampled_softmax"] = "softmax"
+    """softmax over the catalogue, or sampled_softmax over some of it, for catalogues of 100,000
+    items and more."""
+
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> TrainConfig:
-        if self.model == "sasrec" and self.embedding_dim % self.num_heads:
+    def _heads_divide_the_width(self) -> SasrecConfig:
+        if self.embedding_dim % self.num_heads:
             raise ValueError(
                 f"train.embedding_dim {self.embedding_dim} is not a multiple of train.num_heads "
                 f"{self.num_heads}"
             )
         return self
 
-    @model_validator(mode="after")
-    def _arms_fit_the_model(self) -> TrainConfig:
-        if "real" not in self.arms or len(set(self.arms)) < len(self.arms):
-            raise ValueError("train.arms names each arm once, and `real` is one of them")
-        fusion = self.item_features or {"fusion", "augmented_fusion"} & set(self.arms)
-        if fusion and self.model not in READ_HISTORIES:
-            raise ValueError(
-                f"train.model {self.model} cannot see item tags: leave out train.item_features "
-                f"and the fusion arms, or take {' or '.join(READ_HISTORIES)}"
-            )
-        return self
+
+class TwoTowerConfig(_OfHistoriesConfig):
+    """A vector of the history and one of the item (Covington et al. 2016)."""
+
+    implementation = "llmaug.recommenders.two_tower:TwoTower"
+
+    model: Literal["two_tower"] = "two_tower"
+    """The recommender."""
+    loss: Literal["sampled_softmax", "bpr"] = "sampled_softmax"
+    """sampled_softmax, or bpr (pairwise)."""
+
+
+class LinearConfig(ByDescentConfig):
+    """sigmoid(beta^T [u; i]): vectors of users and items, and a line through them."""
+
+    implementation = "llmaug.recommenders.linear:Linear"
+    batches = "pairs"
+
+    model: Literal["linear"] = "linear"
+    """The recommender."""
+    embedding_dim: int = Field(default=64, ge=1)
+    """Width of user and item vectors."""
+    loss: Literal["bce", "mse"] = "bce"
+    """Binary cross-entropy, or mean squared error on sigmoid outputs."""
+    interaction: Literal["concat", "hadamard"] = "concat"
+    """[u; i], or [u; i; u*i]."""
+    num_negatives: int = Field(default=4, ge=0)
+    """Items drawn at random as negatives for each event."""
+
+
+class EaseConfig(ClosedFormConfig, _EaseOptions):
+    """Item to item in closed form (Steck 2019)."""
+
+    implementation = "llmaug.recommenders.ease:Ease"
+
+    model: Literal["ease"] = "ease"
+    """The recommender."""
+
+
+class PopularityConfig(ClosedFormConfig, _PopularityOptions):
+    """The same list for everybody: what most took."""
+
+    implementation = "llmaug.recommenders.popularity:Popularity"
+
+    model: Literal["popularity"] = "popularity"
+    """The recommender."""
+
+
+RECOMMENDERS: Kinds[TrainConfig] = Kinds(
+    "recommender", TrainConfig, "model", "llmaug.recommenders",
+    SasrecConfig, TwoTowerConfig, LinearConfig, EaseConfig, PopularityConfig,
+    default="sasrec",
+)  # fmt: skip

@@ -5,9 +5,8 @@ A mistake is an error that names file and field, with the likely key.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ValidationError, model_validator
 
@@ -16,19 +15,14 @@ from llmaug.config.evaluate import EvaluateConfig, GateConfig
 from llmaug.config.file import read_config_file, unusable_texts
 from llmaug.config.filters import FiltersConfig, MergeConfig
 from llmaug.config.generate import BudgetConfig, GenerateConfig
-from llmaug.config.ingest import IngestConfig, TableConfig
-from llmaug.config.lm import LmConfig
-from llmaug.config.plan import (
-    DIRECTION_OF,
-    STRATEGIES_OF,
-    NewUsersConfig,
-    OfUsersConfig,
-    PlanConfig,
-)
+from llmaug.config.ingest import IngestConfig
+from llmaug.config.kinds import name_of, unknown_key
+from llmaug.config.lm import BEHAVIOUR_MODELS, CausalConfig, LmConfig
+from llmaug.config.plan import STRATEGIES, PlanConfig, StrategyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
-from llmaug.config.train import TrainConfig
+from llmaug.config.train import RECOMMENDERS, SasrecConfig, TrainConfig
 from llmaug.errors import UserError
 
 
@@ -43,13 +37,13 @@ class Config(Section):
     ingest: IngestConfig = IngestConfig()
     split: SplitConfig = SplitConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()
-    lm: LmConfig = LmConfig()
+    lm: Annotated[LmConfig, BEHAVIOUR_MODELS] = CausalConfig()
     plan: PlanConfig = PlanConfig()
     budget: BudgetConfig = BudgetConfig()
     generate: GenerateConfig = GenerateConfig()
     filters: FiltersConfig = FiltersConfig()
     merge: MergeConfig = MergeConfig()
-    train: TrainConfig = TrainConfig()
+    train: Annotated[TrainConfig, RECOMMENDERS] = SasrecConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     publish: PublishConfig = PublishConfig()
@@ -65,7 +59,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        if self.lm.user_attributes and self.ingest.users is None:
+        if self.lm.user_attributes_read and self.ingest.users is None:
             raise ValueError("lm.user_attributes needs a users table: set ingest.users")
         for strategy in self.plan.strategies:
             self._check_strategy(strategy)
@@ -79,29 +73,24 @@ class Config(Section):
             )
         return self
 
-    def _check_strategy(self, strategy: OfUsersConfig | NewUsersConfig) -> None:
-        room = self.lm.context_len - 2
-        if self.lm.model == "causal":  # room for user attributes and the marks of a gap
-            room -= len(self.lm.user_attributes) + 2 * (len(self.lm.directions) > 1)
+    def _check_strategy(self, strategy: StrategyConfig) -> None:
+        room = self.lm.room()
         if strategy.num_events > room:
             raise ValueError(
                 f"plan.strategies: num_events {strategy.num_events} does not fit into "
                 f"lm.context_len {self.lm.context_len}; at most {room}"
             )
-        if self.generate.engine == "uniform" and strategy.kind != "choose":
+        if self.generate.engine == "uniform" and strategy.needs != "choice":
             return
-        fits = STRATEGIES_OF[self.lm.model]
-        if strategy.kind not in fits:
+        if strategy.needs not in self.lm.abilities:
+            fits = [name_of(each, "kind") for each in STRATEGIES if each.needs in self.lm.abilities]
             raise ValueError(
                 f"plan.strategies: {strategy.kind} is nothing that lm.model {self.lm.model} can "
                 f"do; it can do {', '.join(fits)}"
             )
-        needed = DIRECTION_OF[strategy.kind]
-        if self.lm.model == "causal" and needed not in self.lm.directions:
-            raise ValueError(
-                f"plan.strategies: {strategy.kind} needs a model that reads {needed}: give "
-                f"lm.directions a share of {needed}, such as {{forward: 2, {needed}: 1}}"
-            )
+        lacking = self.lm.lacks(strategy.needs)
+        if lacking:
+            raise ValueError(f"plan.strategies: {strategy.kind} {lacking}")
 
 
 _MAX_MISTAKES = 20  # are told at once
@@ -133,25 +122,14 @@ def _explain(problem: Any) -> str:
         return str(problem["msg"].removeprefix("Value error, "))
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    known = _fields_at(problem["loc"][:-1])
-    close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
-    return f"{where}: unknown key; {hint}"
+    return f"{where}: {unknown_key(str(problem['loc'][-1]), _fields_at(problem['loc'][:-1]))}"
 
 
 def _fields_at(path: tuple[Any, ...]) -> list[str]:
-    """Field names of the model that `path` leads to (list items and unions by their tag)."""
-    models: list[type[BaseModel]] = [Config]
+    """Field names of the section that `path` leads to."""
+    model: type[BaseModel] = Config
     for step in path:
-        if step == "strategies":
-            models = [*get_args(OfUsersConfig), NewUsersConfig]
-        elif any(step in model.model_fields for model in models):
-            annotations = [
-                m.model_fields[step].annotation for m in models if step in m.model_fields
-            ]
-            found = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
-            models = found or [TableConfig]
-        else:  # an index or a union tag
-            tagged = [m for m in models if f"'{step}'" in str(m.model_fields.get("kind"))]
-            models = tagged or models
-    return [name for model in models for name in model.model_fields]
+        annotation = model.model_fields[step].annotation
+        sections = [annotation, *get_args(annotation)]  # X, and X | None
+        model = next(s for s in sections if isinstance(s, type) and issubclass(s, BaseModel))
+    return list(model.model_fields)

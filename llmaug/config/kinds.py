@@ -1,0 +1,161 @@
+"""Kinds of recommender, behaviour model, strategy and filter: one class says all of a kind.
+
+Such a class is a section of the config: its fields are the options of the kind, its class variables
+say what it can do, and `implementation` where its code is, which is imported only where it is
+used. Which kind a section is says its tag, `model` or `kind`: the name of one that comes with
+llmaug, one that an installed package brings as an entry point, or the path of such a class in any
+module that can be imported (`my_package.models:Mine`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+K = TypeVar("K", bound=BaseModel)
+
+
+class Kinds(Generic[K]):
+    """All kinds of one sort; as an annotation of a field, what makes its section of the right one.
+
+    Mistakes of a section are told as of fields of its own. A field that only others have is
+    refused with their names.
+    """
+
+    def __init__(
+        self, sort: str, base: type[K], tag: str, group: str, *classes: type[K],
+        default: str | None = None,
+    ) -> None:  # fmt: skip
+        """sort: what people call such a thing. base: what all classes inherit. group: of entry
+        points. default: the kind of a section without a tag."""
+        self.sort, self.tag, self._base, self._group = sort, tag, base, group
+        self._own = {str(name_of(each, tag)): each for each in classes}
+        self._default = default
+
+    def __iter__(self) -> Iterator[type[K]]:
+        """Those that come with llmaug."""
+        return iter(self._own.values())
+
+    @property
+    def names(self) -> list[str]:
+        """Of all that a config can name without a path."""
+        return [*self._own, *_entry_points(self._group)]
+
+    def find(self, name: str) -> type[K]:
+        """The class of a kind. Raises ValueError that says which there are."""
+        if name in self._own:
+            return self._own[name]
+        path = _entry_points(self._group).get(name, name)
+        if not _DOTTED.fullmatch(path):
+            close = difflib.get_close_matches(name, self.names, n=1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise ValueError(
+                f"no {self.sort} is called {name!r}: {hint}there are {', '.join(self.names)}, and "
+                "those of your own by their path, my_package.module:Class"
+            )
+        try:
+            found = imported(path)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"{self.sort} {path} cannot be imported: {error}. Install its package where the "
+                "job runs, on all nodes"
+            ) from error
+        if not (isinstance(found, type) and issubclass(found, self._base)):
+            raise ValueError(
+                f"{path} is no {self.sort}: a class that inherits "
+                f"{self._base.__module__}.{self._base.__name__} is one"
+            )
+        return cast(type[K], found)
+
+    def fields_of(self, raw: Any) -> set[str]:
+        """Names of the fields that a section like `raw` may have; all where its kind is none."""
+        try:
+            return set(self._class_of(raw).model_fields)
+        except ValueError:
+            return {name for each in self for name in each.model_fields}
+
+    def tag_of(self, raw: Mapping[str, Any]) -> Any:
+        return raw.get(self.tag, self._default)
+
+    def make(self, raw: Any) -> K:
+        """The section `raw`, checked. Raises ValidationError or ValueError."""
+        if isinstance(raw, self._base):
+            return raw
+        found = self._class_of(raw)
+        try:
+            return found.model_validate({self.tag: self._default, **raw})
+        except ValidationError as error:
+            told = [self._told(problem, raw) for problem in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(found.__name__, told) from None
+
+    def _class_of(self, raw: Any) -> type[K]:
+        if not isinstance(raw, Mapping):
+            raise ValueError(f"a mapping with `{self.tag}` and its fields is expected")
+        name = self.tag_of(raw)
+        if name is None:
+            raise ValueError(f"`{self.tag}` is missing; there are {', '.join(self.names)}")
+        if not isinstance(name, str):
+            raise ValueError(f"{self.tag}: the name of a {self.sort} is expected")
+        return self.find(name)
+
+    def _told(self, problem: Any, raw: Mapping[str, Any]) -> InitErrorDetails:
+        kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
+        if kind == "extra_forbidden" and len(problem["loc"]) == 1:
+            field = str(problem["loc"][0])
+            having = [name for name, each in self._own.items() if field in each.model_fields]
+            kind, message = "unknown_key", unknown_key(field, sorted(self.fields_of(raw)))
+            if having:
+                message = (
+                    f"a field of {self.tag} {' or '.join(having)}; {self.tag} "
+                    f"{self.tag_of(raw)} has none of that name: leave it out"
+                )
+        text = message.replace("{", "{{").replace("}", "}}")
+        return InitErrorDetails(
+            type=PydanticCustomError(kind, text), loc=problem["loc"], input=problem["input"]
+        )
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        own: list[Any] = [handler.generate_schema(each) for each in self]
+        dump: Callable[..., Any] = lambda value, info: value.model_dump(mode=info.mode)  # noqa: E731
+        return core_schema.no_info_wrap_validator_function(
+            lambda raw, _: self.make(raw),
+            core_schema.union_schema(own),  # of the JSON schema alone
+            serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True),
+        )
+
+
+def imported(path: str) -> Any:
+    """What `package.module:name` names. Raises ImportError or AttributeError."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """What to say of a key that is none of the `known` ones."""
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+    return f"unknown key; {hint}"
+
+
+def name_of(kind: type[BaseModel], tag: str) -> str:
+    """The name of a kind, as its class has it."""
+    return str(kind.model_fields[tag].default)
+
+
+@cache
+def _entry_points(group: str) -> dict[str, str]:
+    """{name: path} of what installed packages bring."""
+    return {point.name: point.value for point in entry_points(group=group)}
