@@ -21,6 +21,7 @@ from llmaug.config.lm import (
     InstructConfig,
     LmConfig,
     MaskedConfig,
+    NeuralConfig,
     NgramConfig,
 )
 from llmaug.config.optimiser import OptimiserConfig
@@ -34,6 +35,7 @@ from llmaug.config.plan import (
     PlanConfig,
     PrefixConfig,
     SamplingConfig,
+    Strategy,
     StrategyConfig,
     SubstituteConfig,
 )
@@ -85,6 +87,7 @@ __all__ = [
     "MergeConfig",
     "NULL_WORDS",
     "Name",
+    "NeuralConfig",
     "NewUsersConfig",
     "NgramConfig",
     "OfUsersConfig",
@@ -103,6 +106,7 @@ __all__ = [
     "Section",
     "SplitConfig",
     "StorageConfig",
+    "Strategy",
     "StrategyConfig",
     "SubstituteConfig",
     "TableConfig",
