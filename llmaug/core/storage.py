@@ -79,3 +79,10 @@ class Storage(Tables, Folders):
                     return False
                 self.write(dumps(value), *names)
                 return True
+
+
+def at_root(root: str, endpoint_url: str | None = None) -> Storage:
+    """The storage that somebody names. Raises UserError for a pattern: logs may be one."""
+    if any(char in root for char in "*?["):
+        raise UserError(f"{root}: a root is one folder, not a pattern of names; give its own name")
+    return Storage(root, endpoint_url)
