@@ -17,6 +17,7 @@ from llmaug.core.objects import digest, dumps, temporary_file
 from llmaug.core.parts import Tables
 from llmaug.core.refusals import explained
 from llmaug.core.stored import parse_json
+from llmaug.errors import UserError
 
 __all__ = ["FILES", "Storage", "digest"]
 
