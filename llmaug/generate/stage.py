@@ -153,6 +153,7 @@ def run_engines(
         "train": f"{context.folder('split')}/{TRAIN}",
         "generator": generator,
         "filters": config.filters,
+        "strategies": config.plan.strategies,
         "may_repeat": repeatable(context, generator),
     }
     finished = total_counts(storage, place.folder)
