@@ -7,12 +7,13 @@ a config that differs in `lm` and in strategies that counts cannot do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from llmaug.arms.arms import NGRAM
-from llmaug.config import Config
+from llmaug.config import Config, ContinueConfig, OfUsersConfig, StrategyConfig
 from llmaug.core.stage import Context, Stage, on_track
 
 
@@ -24,20 +25,21 @@ def baseline_config(config: Config) -> Config:
     equal questions are equal units.
     """
     raw = config.model_dump(mode="json")
-    raw["lm"] = {"model": "ngram", "context_len": config.lm.context_len}
-    raw["plan"]["strategies"] = _known(raw["plan"]["strategies"])
+    raw["lm"] = {"model": NGRAM, "context_len": config.lm.context_len}
+    raw["plan"]["strategies"] = _known(config.plan.strategies)
     raw["generate"]["engine"] = "vllm"
     return Config.model_validate(raw)
 
 
-def _known(strategies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = [s for s in strategies if s["kind"] == "new_users"]
+def _known(strategies: Sequence[StrategyConfig]) -> list[dict[str, Any]]:
+    found = []
     behind: dict[tuple[Any, ...], dict[str, Any]] = {}
     for strategy in strategies:
-        if strategy["kind"] == "new_users":
+        if not isinstance(strategy, OfUsersConfig):
+            found.append(strategy.model_dump(mode="json"))
             continue
-        wanted = {**strategy, "kind": "continue"}
-        wanted.pop("num_candidates", None)
+        asked = {**strategy.model_dump(mode="json"), "kind": "continue"}
+        wanted = {name: asked[name] for name in asked if name in ContinueConfig.model_fields}
         question = tuple(wanted[n] for n in ("num_events", "temperature", "top_p", "top_k"))
         earlier = behind.setdefault(question, {**wanted, "samples_per_user": 0})
         earlier["samples_per_user"] += wanted["samples_per_user"]

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmaug.config import STRATEGIES, OfUsersConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.arrays import group_bounds
@@ -111,9 +112,7 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     weight = events["weight"].to_numpy().astype(np.float32)
     # Without a place, behind everything that the user has.
     place = pc.fill_null(events["place"], np.iinfo(np.int32).max).to_numpy()
-    replaces = pc.fill_null(pc.equal(events["strategy"], "substitute"), False).to_numpy(
-        zero_copy_only=False
-    )
+    replaces = _replaces(events)
     tokens, weights, lengths, user_ids, is_real = [], [], [], [], []
     history, history_user = token[:0], None
     for start, end in group_bounds(user, unit):
@@ -139,6 +138,17 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
         user_ids=np.array(user_ids, dtype=object),
         is_real=np.array(is_real, dtype=bool),
     )
+
+
+def _replaces(events: pa.Table) -> np.ndarray:
+    """(N,) whether the strategy of each event replaces events of the history."""
+    placed = pc.filter(events["strategy"], pc.is_valid(events["place"]))
+    kinds = {name: STRATEGIES.find(name) for name in placed.unique().to_pylist() if name}
+    replacing = [
+        name for name, kind in kinds.items() if issubclass(kind, OfUsersConfig) and kind.replaces
+    ]
+    known = pc.is_in(events["strategy"], pa.array(replacing, pa.string()))
+    return known.to_numpy(zero_copy_only=False)
 
 
 def _placed(
