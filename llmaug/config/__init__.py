@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from llmaug.config.base import Name, Section
 from llmaug.config.evaluate import EvaluateConfig, GateConfig
-from llmaug.config.filters import FILTERS, CopiedConfig, FilterConfig, FiltersConfig, MergeConfig
+from llmaug.config.filters import (
+    FILTERS,
+    CopiedConfig,
+    FilterConfig,
+    FiltersConfig,
+    MergeConfig,
+    RepeatedConfig,
+    TooShortConfig,
+)
 from llmaug.config.generate import BudgetConfig, GenerateConfig
 from llmaug.config.ingest import NULL_WORDS, FilesConfig, Format, IngestConfig, TableConfig
 from llmaug.config.kinds import Kinds, imported, name_of
@@ -97,6 +105,7 @@ __all__ = [
     "RECOMMENDERS",
     "RayConfig",
     "RecommendConfig",
+    "RepeatedConfig",
     "STRATEGIES",
     "SamplingConfig",
     "SasrecConfig",
@@ -106,6 +115,7 @@ __all__ = [
     "StrategyConfig",
     "SubstituteConfig",
     "TableConfig",
+    "TooShortConfig",
     "TrainConfig",
     "TwoTowerConfig",
     "VocabularyConfig",
