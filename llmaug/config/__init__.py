@@ -112,6 +112,7 @@ __all__ = [
     "RECOMMENDERS",
     "RayConfig",
     "RecommendConfig",
+    "RepeatedConfig",
     "STRATEGIES",
     "RepeatedConfig",
     "SamplingConfig",
