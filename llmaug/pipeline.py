@@ -50,7 +50,8 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     shards = needed_shards(arms)
     augment = AUGMENTED in shards
     lm_name = f"lm/{config.lm.name}"
-    uses_lm = augment and config.generate.engine == "vllm"
+    starts = "generator" in [arm.starts_from(config) for arm in arms]
+    uses_lm = starts or (augment and config.generate.engine == "vllm")
 
     path: list[tuple[str, Stage]] = []
     path += [("ingest", ingest.STAGE)]
@@ -60,7 +61,8 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         trained = lm_train.stage(config.lm.name)
         path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]
     if augment:
-        path += [("plan", plan.stage((lm_name,) if uses_lm else ()))]
+        asked = uses_lm and config.generate.engine == "vllm"
+        path += [("plan", plan.stage((lm_name,) if asked else ()))]
         path += [("generate", generate.STAGE)]
         path += [("filter", filters.STAGE)]
     if NGRAM in shards:
@@ -73,7 +75,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     path += [("merge", merge.stage(name)) for name in shards]
     if augment:
         path += [("merge", privacy.STAGE)]
-    path += [("train", train.stage(arm)) for arm in arms]
+    path += [("train", train.stage(arm, config)) for arm in arms]
     path += [("evaluate", evaluate.stage(tuple(arms)))]
     path += [("gate", gate.stage(audited=augment))]
     if publishing:

@@ -15,6 +15,7 @@ REAL, AUGMENTED, OVERSAMPLED, DUPLICATE = "real", "augmented", "oversampled", "d
 FUSION, NGRAM = "fusion", "ngram"
 
 _SEES_TAGS = {"item_features": True}
+_AS_GENERATOR = {"start_from": "generator"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Arm:
         known = RECOMMENDERS.fields_of(fields)
         return RECOMMENDERS.make({name: fields[name] for name in fields if name in known})
 
+    def starts_from(self, config: Config) -> str | None:
+        """`train.start_from` of this arm."""
+        return getattr(self.train_config(config), "start_from", None)
+
 
 # The names are those of `config.ArmName`; the order is that of the tables.
 ARMS = (
@@ -51,8 +56,11 @@ ARMS = (
     Arm(DUPLICATE, shards=DUPLICATE),
     Arm(NGRAM, shards=NGRAM, control=OVERSAMPLED),
     Arm(FUSION, shards=REAL, changes=_SEES_TAGS),
+    Arm("restarted", shards=REAL, changes={"start_from": "real"}),
+    Arm("started", shards=REAL, changes=_AS_GENERATOR, control="restarted"),
     Arm(AUGMENTED, shards=AUGMENTED, control=OVERSAMPLED),
     Arm("augmented_fusion", shards=AUGMENTED, changes=_SEES_TAGS, control=FUSION),
+    Arm("augmented_started", shards=AUGMENTED, changes=_AS_GENERATOR, control="started"),
 )
 
 CONTROLS = {arm.name: arm.control for arm in ARMS}

@@ -15,18 +15,18 @@ from typing import Any
 from rich.table import Table
 
 from llmaug import pipeline
-from llmaug.arms.arms import AUGMENTED, CONTROLS, REAL
+from llmaug.arms.arms import CONTROLS, REAL
 from llmaug.config import Config, load_config
 from llmaug.core.cluster import disconnect
 from llmaug.core.progress import Progress
 from llmaug.core.storage import Storage
 from llmaug.errors import Interrupted, UserError
 from llmaug.evaluate.bootstrap import lift_text
+from llmaug.evaluate.gate import candidate_of
 from llmaug.evaluate.significance import ALPHA, holm
 from llmaug.report import stage as report
 
 FOLDER = "datasets"
-CONTROL = CONTROLS[AUGMENTED]
 
 
 def compare(
@@ -69,19 +69,20 @@ def compare(
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
     """One data set's row, from its metrics.json: {num_users, num_events, metric, arms, lifts
-    of the augmented arm by the arm it is compared with, gate}."""
-    arms = metrics["arms"]
+    of the arm in question by the arm it is compared with, gate, ...}."""
+    arms, candidate = metrics["arms"], candidate_of(metrics["gate"])
     metric = next(iter(arms[REAL]), None)
     return {
         "num_users": metrics["num_users"],
         "num_events": metrics["events"]["real"],
         "metric": metric,
-        "arms": {arm: arms[arm].get(metric) for arm in (REAL, AUGMENTED) if arm in arms},
+        "candidate": candidate,
+        "arms": {arm: arms[arm].get(metric) for arm in (REAL, candidate) if arm in arms},
         "lifts": {
             lift["against"]: {name: lift[name] for name in ("relative", "low", "high", "p")}
             for lift in metrics["lifts"]
-            if (lift["arm"], lift["metric"]) == (AUGMENTED, metric)
-            and lift["against"] in (REAL, CONTROL)
+            if (lift["arm"], lift["metric"]) == (candidate, metric)
+            and lift["against"] in (REAL, CONTROLS[candidate])
         },
         "gate": metrics["gate"],
     }
@@ -121,8 +122,9 @@ def cells(row: dict[str, Any]) -> list[str]:
     """What the table and the page show of a data set."""
     if row["error"]:
         return [row["dataset"], *[""] * 6, f"failed: {row['error']}"]
-    values = [row["arms"].get(arm) for arm in (REAL, AUGMENTED)]
-    lifts = [row["lifts"].get(against) for against in (REAL, CONTROL)]
+    candidate = row["candidate"]
+    values = [row["arms"].get(arm) for arm in (REAL, candidate)]
+    lifts = [row["lifts"].get(against) for against in (REAL, CONTROLS[candidate])]
     return [
         row["dataset"],
         f"{row['num_users']:,}",
@@ -137,8 +139,10 @@ def cells(row: dict[str, Any]) -> list[str]:
 def header(summary: dict[str, Any]) -> list[str]:
     metrics = list(dict.fromkeys(row["metric"] for row in summary["datasets"] if row.get("metric")))
     metric = metrics[0] if len(metrics) == 1 else "first metric"
-    return ["data set", "held-out users", "real events", f"real {metric}", f"augmented {metric}",
-            "lift over real (95%)", f"over {CONTROL} (95%)", "gate, p (Holm)"]  # fmt: skip
+    arms = list(dict.fromkeys(row["candidate"] for row in summary["datasets"] if not row["error"]))
+    arm, control = (arms[0], CONTROLS[arms[0]]) if len(arms) == 1 else ("arm", "its control")
+    return ["data set", "held-out users", "real events", f"real {metric}", f"{arm} {metric}",
+            "lift over real (95%)", f"over {control} (95%)", "gate, p (Holm)"]  # fmt: skip
 
 
 def table(summary: dict[str, Any]) -> Table:

@@ -16,11 +16,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llmaug.arms.arms import AUGMENTED
 from llmaug.core.progress import Progress
 from llmaug.core.stage import MANIFEST, Context, run_stage
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
+from llmaug.evaluate.gate import candidate_of
 from llmaug.pipeline import reopened, stages
 from llmaug.publish import stage as publish
 from llmaug.publish.pointer import in_the_way
@@ -78,8 +78,9 @@ def _refused(context: Context, reason: str) -> bool:
 
 def _record(context: Context, reason: str) -> dict[str, Any]:
     gate = context.manifest("gate")
-    if not context.storage.exists(context.folder(f"model/{AUGMENTED}"), MANIFEST):
-        raise UserError(f"run {context.run_id} trained no augmented model that could be forced")
+    arm = candidate_of(gate["counts"])
+    if not context.storage.exists(context.folder(f"model/{arm}"), MANIFEST):
+        raise UserError(f"run {context.run_id} trained no model of arm {arm} that could be forced")
     return {
         "reason": reason.strip(),
         "refused": gate["counts"]["reasons"],

@@ -30,11 +30,14 @@ class EvaluateConfig(Section):
 
 
 class GateConfig(Section):
-    """When the augmented model may go out."""
+    """When the model of an arm may go out in place of that of `real`."""
 
+    arm: ArmName = "augmented"
+    """The arm in question."""
     against: list[ArmName] | None = None
-    """Arms that the augmented one must beat, each by the rule of `min_lift`. None: `real`
-    (what goes out otherwise), and the control `oversampled` where it is trained."""
+    """Arms that it must beat, each by the rule of `min_lift`. None: `real` (what goes out
+    otherwise), and the arm's control where it is trained: `oversampled` of augmented, `restarted`
+    of started, `fusion` of augmented_fusion, `started` of augmented_started."""
     min_lift: float = Field(default=0.0, ge=-1)
     """The whole 95% interval of the relative NDCG lift must lie above this."""
     max_segment_loss: float = Field(default=0.0, ge=0)

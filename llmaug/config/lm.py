@@ -29,6 +29,9 @@ class LmConfig(Section):
     asking: ClassVar[str]
     answering: ClassVar[str]
     """`package.module:function` of what is its own: see `llmaug.lm`."""
+    item_table: ClassVar[str | None] = None
+    """Tensor of its model.safetensors with a row for each token of the vocabulary, from which a
+    recommender can start. None: it has no such table."""
     by_name: ClassVar[tuple[str, ...]] = ()
     """Modules that decide its answers and that nothing imports: its engine finds them by name."""
     abilities: ClassVar[tuple[Ability, ...]]
@@ -130,6 +133,7 @@ class CausalConfig(NeuralConfig):
     training = "llmaug.lm.causal.training:train"
     asking = "llmaug.lm.causal.asking:load_prompts"
     answering = "llmaug.lm.causal.answering:served"
+    item_table = "model.embed_tokens.weight"
     by_name = ("llmaug.lm.causal.item_logits",)
     abilities = ("forward", "reverse", "infill", "new_user")
 
@@ -210,6 +214,7 @@ class MaskedConfig(NeuralConfig):
     training = "llmaug.lm.masked.training:train"
     asking = "llmaug.lm.masked.asking:load_prompts"
     answering = "llmaug.lm.masked.answering:served"
+    item_table = "bert.embeddings.word_embeddings.weight"
     abilities = ("forward", "reverse", "infill")
 
     model: Literal["masked"] = "masked"

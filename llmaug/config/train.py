@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from llmaug.config.base import Section
-from llmaug.config.kinds import Kinds
+from llmaug.config.kinds import Kinds, name_of
 from llmaug.config.optimiser import OptimiserConfig
 
 ArmName = Literal[
@@ -18,11 +18,18 @@ ArmName = Literal[
     "duplicate",
     "ngram",
     "fusion",
+    "restarted",
+    "started",
     "augmented",
     "augmented_fusion",
+    "augmented_started",
 ]
 
-FUSION_ARMS = ("fusion", "augmented_fusion")
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "item_features": ("fusion", "augmented_fusion"),
+    "start_from": ("restarted", "started", "augmented_started"),
+}
+"""Field of the recommender that some arms set: they are for kinds that have it."""
 
 
 class _PopularityOptions(Section):
@@ -57,8 +64,11 @@ class TrainConfig(Section):
     events repeated to the volume of augmented, the control; duplicate: every user once more
     as a synthetic user; ngram: with as many synthetic events, from a trigram model; fusion:
     real events, and the recommender sees the items' tags and texts itself; augmented_fusion:
-    both; popularity, ease: these models on real events, as yardsticks. `real` is always one of
-    them."""
+    both; started: real events, from the item vectors of the generator: what it knows of the items
+    is transferred, and no synthetic event is seen; restarted: real events once more, from the
+    item vectors of `real`, the control of started; augmented_started: synthetic events, too, from
+    the generator's item vectors; popularity, ease: these models on real events, as yardsticks.
+    `real` is always one of them."""
     yardsticks: YardsticksConfig = YardsticksConfig()
     """Of the arms popularity and ease."""
     seeds: list[int] = Field(default=[1], min_length=1)
@@ -77,12 +87,13 @@ class TrainConfig(Section):
     def _arms_fit_the_model(self) -> TrainConfig:
         if "real" not in self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError("train.arms names each arm once, and `real` is one of them")
-        if set(FUSION_ARMS) & set(self.arms) and "item_features" not in type(self).model_fields:
-            sees = [str(each.model_fields["model"].default) for each in RECOMMENDERS
-                    if "item_features" in each.model_fields]  # fmt: skip
+        for field, arms in _NEEDED.items():
+            if not set(arms) & set(self.arms) or field in type(self).model_fields:
+                continue
+            having = [name_of(each, "model") for each in RECOMMENDERS if field in each.model_fields]
             raise ValueError(
-                f"train.model {self.model} cannot see item tags: leave out the fusion arms, or "
-                f"take {' or '.join(sees)}"
+                f"train.model {self.model} has no {field}: leave out the arms {', '.join(arms)}, "
+                f"or take {' or '.join(having)}"
             )
         return self
 
@@ -103,6 +114,11 @@ class OfHistoriesConfig(ByDescentConfig):
 
     item_features: bool = False
     """Add item tags and projected text vectors to the item vectors (the fusion arms do)."""
+    start_from: Literal["generator", "real"] | None = None
+    """Item vectors to start from: those of the generator (lm), with what it knows of titles and
+    tags in them, or those of arm `real`, of the same seed. Everything else starts at random. Of
+    another width, their first principal directions. None: at random, too. The arms `started` and
+    `restarted` set it."""
     embedding_dim: int = Field(default=64, ge=1)
     """Width of item vectors."""
     history_len: int = Field(default=50, ge=1)

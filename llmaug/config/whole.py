@@ -63,15 +63,28 @@ class Config(Section):
             raise ValueError("lm.user_attributes needs a users table: set ingest.users")
         for strategy in self.plan.strategies:
             self._check_strategy(strategy)
+        self._check_start()
         untrained = set(self.gate.against or ()) - set(self.train.arms)
-        if untrained or "augmented" in (self.gate.against or ()):
-            raise ValueError("gate.against: arms of train.arms other than `augmented`")
+        if untrained or self.gate.arm in (self.gate.against or ()):
+            raise ValueError(f"gate.against: arms of train.arms other than `{self.gate.arm}`")
         if self.split.num_test_events > 1 and self.evaluate.targets == "first":
             raise ValueError(
                 f"evaluate.targets first measures one of the {self.split.num_test_events} test "
                 "events of split.num_test_events: set evaluate.targets: all"
             )
         return self
+
+    def _check_start(self) -> None:
+        own = getattr(self.train, "start_from", None)
+        if own == "real":
+            raise ValueError("train.start_from: real is what the arm `restarted` does")
+        if not ({"started", "augmented_started"} & set(self.train.arms) or own):
+            return
+        if self.lm.item_table is None:
+            raise ValueError(
+                f"train.arms: lm.model {self.lm.model} has no item vectors to start from: leave "
+                "`started` out, or take another model"
+            )
 
     def _check_strategy(self, strategy: StrategyConfig) -> None:
         room = self.lm.room()

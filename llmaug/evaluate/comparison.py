@@ -138,14 +138,16 @@ def figures(
     train_events: np.ndarray,
     config: EvaluateConfig,
     seed: int,
+    candidate: str = AUGMENTED,
 ) -> dict[str, Any]:
     """All figures of the report.
 
-    sums: as of `sum_ranks`, added over all parts of the users; `models` is their order.
+    candidate: the arm in question, which is compared with all others. sums: as of `sum_ranks`,
+    added over all parts of the users; `models` is their order.
     A user's metric is the mean over seeds. Returns {"num_users", "interval", "arms": {arm:
     {metric: {mean, low, high}}}, "by_seed": {arm: {seed: {metric: mean}}}, "lists": {arm:
     {figure: mean over seeds}}, "lifts": [{arm, against, metric, relative, low, high, p}],
-    "lift": {metric: the augmented arm's against its control}, "segments": [...]}.
+    "lift": {metric: the candidate's against its control}, "segments": [...]}.
     """
     arms = list(dict.fromkeys(arm for arm, _ in models))
     names = metrics.accuracy_names(config.cutoffs)
@@ -164,12 +166,12 @@ def figures(
     for (arm, model_seed), row in zip(models, of_data.tolist(), strict=True):
         out["by_seed"].setdefault(arm, {})[str(model_seed)] = dict(zip(names, row, strict=True))
     out["lists"] = {arm: _list_figures(arm, lists, train_events) for arm in arms}
-    for arm, against in _compared(arms):
+    for arm, against in _compared(arms, candidate):
         for i, name in enumerate(names):
             new, old = per_arm[arm][:, i], per_arm[against][:, i]
             lift = {**relative_lift(new, old), "p": p_of_gain(new, old)}
             out["lifts"].append({"arm": arm, "against": against, "metric": name, **lift})
-    out["lift"] = _headline(out["lifts"], arms)
+    out["lift"] = _headline(out["lifts"], arms, candidate)
     out["segments"] = [
         entry
         for name, own in sums.items()
@@ -179,11 +181,11 @@ def figures(
     return out
 
 
-def _compared(arms: list[str]) -> list[tuple[str, str]]:
+def _compared(arms: list[str], candidate: str) -> list[tuple[str, str]]:
     """(arm, arm that it is compared with): each with `real` and with its control, the
-    augmented one with all."""
+    candidate with all."""
     pairs = [(arm, against) for arm in arms for against in (REAL, CONTROLS[arm])]
-    pairs += [(AUGMENTED, against) for against in arms if AUGMENTED in arms]
+    pairs += [(candidate, against) for against in arms if candidate in arms]
     return [
         (arm, against)
         for arm, against in dict.fromkeys(pairs)
@@ -191,13 +193,15 @@ def _compared(arms: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _headline(lifts: list[dict[str, Any]], arms: list[str]) -> dict[str, dict[str, Any]]:
-    """The augmented arm's lifts against its control, or `real` where that was not trained."""
-    against = CONTROLS[AUGMENTED] if CONTROLS[AUGMENTED] in arms else REAL
+def _headline(
+    lifts: list[dict[str, Any]], arms: list[str], candidate: str
+) -> dict[str, dict[str, Any]]:
+    """The candidate's lifts against its control, or `real` where that was not trained."""
+    against = CONTROLS[candidate] if CONTROLS[candidate] in arms else REAL
     return {
         lift["metric"]: {n: lift[n] for n in ("relative", "low", "high", "against")}
         for lift in lifts
-        if (lift["arm"], lift["against"]) == (AUGMENTED, against)
+        if (lift["arm"], lift["against"]) == (candidate, against)
     }
 
 

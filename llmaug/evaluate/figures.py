@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmaug.arms.arms import AUGMENTED
 from llmaug.core.contract import Contract
 
 
@@ -121,6 +122,8 @@ class Decision(Contract):
     """Counts of stage `gate`."""
 
     passed: bool
+    candidate: str = AUGMENTED
+    """The arm in question (`gate.arm`)."""
     arm: str
     """The one to be published."""
     reasons: list[str]

@@ -1,4 +1,5 @@
-"""May the augmented model go out? Decided from the table alone, with reasons.
+"""May the model of the arm in question (`gate.arm`) go out? Decided from the table
+alone, with reasons.
 
 When it may not, the model of the `real` arm is published in its place: a night never ends
 without a fresh model.
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from llmaug.arms.arms import AUGMENTED, OVERSAMPLED, REAL
+from llmaug.arms.arms import AUGMENTED, CONTROLS, REAL
 from llmaug.config import EvaluateConfig, GateConfig
 from llmaug.core.stage import Context, Stage
 from llmaug.evaluate.bootstrap import lift_text
@@ -28,20 +29,22 @@ def decide(
     """figures: what `comparison.figures` returns; audit: what stage `privacy` found, None where
     nothing was generated.
 
-    Returns {passed, arm, reasons, segments: [{segment, p, adjusted_p}]}.
+    Returns {passed, candidate, arm, reasons, segments: [{segment, p, adjusted_p}]}.
     """
-    if AUGMENTED not in figures["arms"]:
+    if gate.arm not in figures["arms"]:
         return _refused(
-            "no augmented arm was trained: plan.strategies is empty, or train.arms leaves it out"
+            gate,
+            f"no arm `{gate.arm}` was trained: plan.strategies is empty, or train.arms leaves it "
+            "out",
         )
     if not figures["num_users"]:
-        return _refused("no held-out user with a history: a lift cannot be shown")
+        return _refused(gate, "no held-out user with a history: a lift cannot be shown")
     metric = f"ndcg@{evaluate.cutoffs[0]}"
-    against: tuple[str, ...] = tuple(gate.against or (REAL, OVERSAMPLED))
+    against: tuple[str, ...] = tuple(gate.against or (REAL, CONTROLS[gate.arm]))
     lifts = [
         entry
         for entry in figures["lifts"]
-        if (entry["arm"], entry["metric"]) == (AUGMENTED, metric) and entry["against"] in against
+        if (entry["arm"], entry["metric"]) == (gate.arm, metric) and entry["against"] in against
     ]
     assert lifts, f"no lift of {metric} against any of {against}"
     objections = [reason for lift in lifts for reason in _objections(lift, gate)]
@@ -60,12 +63,18 @@ def decide(
         )
     tested = [{name: e[name] for name in ("segment", "p", "adjusted_p")} for e in segments]
     if objections:
-        return {**_refused(*objections), "segments": tested}
+        return {**_refused(gate, *objections), "segments": tested}
     shown = [_shown(lift) for lift in lifts]
     reasons = [*shown, f"none of {len(segments)} segments is significantly worse"]
     if audit:
         reasons.append(f"privacy: {_identifying(audit)}")
-    return {"passed": True, "arm": AUGMENTED, "reasons": reasons, "segments": tested}
+    decided = {"passed": True, "candidate": gate.arm, "arm": gate.arm}
+    return {**decided, "reasons": reasons, "segments": tested}
+
+
+def candidate_of(decision: dict[str, Any]) -> str:
+    """The arm that was decided on; runs of earlier versions do not say it."""
+    return str(decision.get("candidate", AUGMENTED))
 
 
 def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:
@@ -88,20 +97,21 @@ def _shown(lift: dict[str, Any]) -> str:
     return f"lift of {lift['metric']} over {lift['against']}: {lift_text(lift)}"
 
 
-def _refused(*reasons: str) -> dict[str, Any]:
-    return {"passed": False, "arm": REAL, "reasons": list(reasons), "segments": []}
+def _refused(gate: GateConfig, *reasons: str) -> dict[str, Any]:
+    decided = {"passed": False, "candidate": gate.arm, "arm": REAL}
+    return {**decided, "reasons": list(reasons), "segments": []}
 
 
 def worse_segments(segments: Sequence[dict[str, Any]], gate: GateConfig) -> list[dict[str, Any]]:
     """The segments that decide, with `p` and `adjusted_p` added.
 
-    p: chance of so low a difference to `real` (or a lower one) if the augmented arm were
+    p: chance of so low a difference to `real` (or a lower one) if the arm were
     worse there by exactly `gate.max_segment_loss`; normal, with the bootstrap's standard
     error. One-sided: a better segment is no objection.
     """
     found = []
     for entry in segments:
-        if entry["arm"] != AUGMENTED or entry["num_users"] < gate.min_segment_users:
+        if entry["arm"] != gate.arm or entry["num_users"] < gate.min_segment_users:
             continue
         change = entry["difference"]
         above = change["mean"] + gate.max_segment_loss

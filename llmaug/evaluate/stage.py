@@ -67,7 +67,9 @@ def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
     map_parts(context, f"{folder}/{SUMS}", parts, add_up)
     train_events = load_vocabulary(storage, vocabulary).items["train_events"].to_numpy()
     sums, lists = _total(storage, folder, parts, len(train_events))
-    found = figures(sums, lists, models, train_events, config.evaluate, config.seed)
+    found = figures(
+        sums, lists, models, train_events, config.evaluate, config.seed, config.gate.arm
+    )
     found["satisfaction"] = {
         arm: judged
         for arm, own in _add_rows(storage, f"{folder}/{SATISFACTION}", parts, "arm").items()
@@ -277,5 +279,5 @@ def stage(arms: tuple[Arm, ...]) -> Stage:
         run=partial(run, arms),
         inputs=(*(f"model/{arm.name}" for arm in arms), "split", "vocabulary"),
         roots=lambda config: recommenders.modules_of(config, arms),
-        settings=lambda config: [config.evaluate, config.train.seeds],
+        settings=lambda config: [config.evaluate, config.train.seeds, config.gate.arm],
     )

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmaug.arms.arms import AUGMENTED
 from llmaug.core.formats import CARD
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import FILES, digest
 from llmaug.core.stored import Forced, Trained, need_record, read_record
 from llmaug.errors import UserError
+from llmaug.evaluate.gate import candidate_of
 from llmaug.publish import pointer
 from llmaug.publish.card import Card, Published
 
@@ -45,7 +45,7 @@ def publish(context: Context, by_force: str | None = None) -> dict[str, Any]:
 def card_of(context: Context) -> dict[str, Any]:
     """What is published of a run that has come to the gate: the model, why, and its version."""
     decision, force = context.manifest("gate")["counts"], forced(context)
-    arm = AUGMENTED if force else decision["arm"]
+    arm = candidate_of(decision) if force else decision["arm"]
     seed = context.config.train.seeds[0]
     source = _source(context, arm, seed)
     files = {
@@ -129,7 +129,8 @@ def _outside(context: Context) -> dict[str, Any]:
     """Whether the gate is overruled, and the model that goes out: one that was trained anew may
     be judged as the one before it was."""
     force = forced(context)
-    arm = AUGMENTED if force else context.manifest("gate")["counts"]["arm"]
+    decision = context.manifest("gate")["counts"]
+    arm = candidate_of(decision) if force else decision["arm"]
     source = _source(context, arm, context.config.train.seeds[0])
     trained = read_record(context.storage, Trained, source, "_trained.json") or {}
     return {"forced": force, "model_digest": trained.get("model_digest")}

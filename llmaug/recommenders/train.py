@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug import recommenders
-from llmaug.arms.arms import Arm
-from llmaug.config import ByDescentConfig, ClosedFormConfig, OfPairsConfig
+from llmaug.arms.arms import REAL, Arm
+from llmaug.config import ByDescentConfig, ClosedFormConfig, Config, OfPairsConfig
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -21,6 +21,7 @@ from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Batches, load_sequences
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.recommenders import DataFacts
+from llmaug.recommenders.start import Start, start_from
 from llmaug.training.loop import Task
 from llmaug.training.trainer import fit
 from llmaug.training.validation import ValidationUsers, load_validation
@@ -42,6 +43,7 @@ def run(arm: Arm, context: Context) -> dict[str, Any]:
                 context.folder("vocabulary"),
                 config.vocabulary.min_tag_items,
                 config.evaluate.exclude_seen,
+                _start(arm, context, seed),
             )
             if isinstance(train, ClosedFormConfig):
                 done = _solve(context, inputs, train, seed)
@@ -50,6 +52,19 @@ def run(arm: Arm, context: Context) -> dict[str, Any]:
                 done = fit(context, name, partial(build_task, inputs, train, seed), train, seed)
         facts[f"seed-{seed}"] = done
     return facts
+
+
+def _start(arm: Arm, context: Context, seed: int) -> Start | None:
+    lm, vocabulary = context.config.lm, context.folder("vocabulary")
+    source = arm.starts_from(context.config)
+    if source is None:
+        return None
+    if source == REAL:
+        return Start(context.folder(f"model/{REAL}/seed-{seed}"), "items.weight", vocabulary)
+    counts = context.manifest(f"lm/{lm.name}")["counts"]
+    folder = counts.get("model_folder") or context.folder(f"lm/{lm.name}")
+    assert lm.item_table is not None  # the config was checked
+    return Start(folder, lm.item_table, counts.get("vocabulary_folder") or vocabulary)
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,8 @@ class Inputs:
     vocabulary: str
     min_tag_items: int
     exclude_seen: bool
+    start: Start | None = None
+    """Item vectors to start from."""
 
     def validation(self, vocabulary: Vocabulary, seed: int) -> ValidationUsers:
         train, held_out = f"{self.split}/{TRAIN}", f"{self.split}/{VALIDATION}"
@@ -117,6 +134,7 @@ class _RecommenderTask:
 
     def __init__(self, inputs: Inputs, config: Any, seed: int) -> None:
         self._inputs, self._config = inputs, config
+        self._taken: dict[str, int] = {}
         self._vocabulary = load_vocabulary(inputs.storage, inputs.vocabulary)
         self._batches = self._load(seed)
         self._validation = inputs.validation(self._vocabulary, seed)
@@ -135,7 +153,7 @@ class _RecommenderTask:
         digest = recommenders.save(
             self._inputs.storage, self._inputs.folder, self.model, self._config, self._vocabulary
         )
-        return {"model_digest": digest, "num_targets": self._batches.num_targets}
+        return {"model_digest": digest, "num_targets": self._batches.num_targets, **self._taken}
 
 
 class _SequenceTask(_RecommenderTask):
@@ -158,6 +176,8 @@ class _SequenceTask(_RecommenderTask):
         counts = batches.target_counts(vocabulary.num_tokens)
         facts = DataFacts(vocabulary, (), inputs.min_tag_items, counts)
         self.model = recommenders.build(config, facts)
+        if inputs.start:
+            self._taken = start_from(self.model.items, inputs.storage, inputs.start, vocabulary)
         return batches
 
 
@@ -233,12 +253,13 @@ class PairBatches:
         return np.isin(self._key(user, item), self._taken)
 
 
-def stage(arm: Arm) -> Stage:
+def stage(arm: Arm, config: Config) -> Stage:
     """The stage that trains `model/<arm>`."""
+    started = {None: (), REAL: (f"model/{REAL}",), "generator": (f"lm/{config.lm.name}",)}
     return Stage(
         name=f"model/{arm.name}",
         run=partial(run, arm),
-        inputs=(f"merged/{arm.shards}", "vocabulary", "split"),
+        inputs=(f"merged/{arm.shards}", "vocabulary", "split", *started[arm.starts_from(config)]),
         independent=True,
         roots=lambda config: recommenders.modules_of(config, [arm]),
         settings=lambda config: [

@@ -14,6 +14,7 @@ from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import MANIFEST, Manifest, damaged, need_record, read_record
 from llmaug.evaluate.bootstrap import lift_text
+from llmaug.evaluate.gate import candidate_of
 from llmaug.report.metrics import Metrics
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 
@@ -206,6 +207,7 @@ def render(
         manifests=manifests,
         sample=sample,
         augmented="outcomes" in manifests,
+        candidate=candidate_of(metrics["gate"]),
         lift_text=lift_text,
         generator_text=generator_text,
         covers=covers(metrics["interval"]),
