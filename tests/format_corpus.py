@@ -73,7 +73,7 @@ def _save_model(storage: Storage, kind: str) -> dict[str, Any]:
     if config.loss_name is None:
         model.fit(lambda: [rows])
     folder = f"models/{kind}"
-    model_digest = recommenders.save(storage, folder, model.eval(), config, words)
+    model_digest = recommenders.save_recommender(storage, folder, model.eval(), config, words)
     with torch.no_grad():
         return {"model_digest": model_digest, "scores": model.score(*QUESTION).tolist()}
 

@@ -6,7 +6,7 @@ from llmaug.core.cluster import has_gpus
 from llmaug.core.model_files import fetch_model
 from llmaug.core.stage import Context
 from llmaug.generate.engines import AnswerEngine, EngineMaker, UniformEngine, VllmEngine
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm.folder import CONFIG, NOTES
 from llmaug.lm.generator import Generator
 from llmaug.lm.models import check_model, load_answers
@@ -15,7 +15,7 @@ from llmaug.lm.models import check_model, load_answers
 def engine_maker(context: Context, generator: Generator) -> EngineMaker:
     """What an actor calls to start its engine; picklable and small."""
     storage, config = context.storage, context.config
-    vocabulary = load(storage, generator.vocabulary)
+    vocabulary = load_vocabulary(storage, generator.vocabulary)
     if generator.model is None:
         num_items, rate = vocabulary.num_items, config.generate.simulated_tokens_per_s
         return lambda: UniformEngine(num_items, rate)

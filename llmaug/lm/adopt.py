@@ -10,7 +10,7 @@ from typing import Any
 
 from llmaug.config import Config
 from llmaug.core.stage import Context, Stage
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
 from llmaug.lm.models import check_model
 
@@ -20,7 +20,7 @@ _SETTING = "lm.from_run"
 def run(context: Context) -> dict[str, Any]:
     storage, lm = context.storage, context.config.lm
     found = _find(context)
-    check_model(storage, found.folder, lm.model, load(storage, found.vocabulary))
+    check_model(storage, found.folder, lm.model, load_vocabulary(storage, found.vocabulary))
     refuse_leaks(context, str(lm.from_run), _SETTING)
     context.progress.note(f"generator of run {lm.from_run}: {found.folder}")
     return {

@@ -9,7 +9,7 @@ from functools import lru_cache
 from llmaug.config import Config
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
-from llmaug.items.vocabulary import Vocabulary, load, load_statistics
+from llmaug.items.vocabulary import Vocabulary, load_statistics, load_vocabulary
 from llmaug.lm import package_of
 from llmaug.lm.chat.choices import load_choices
 from llmaug.lm.prompts import Prompts, load_prompts
@@ -68,7 +68,7 @@ def generator_of(context: Context) -> Generator:
 @lru_cache(maxsize=2)
 def prompts_of(storage: Storage, generator: Generator) -> Prompts:
     """How the generator is asked, and how its answers are read; kept by each worker."""
-    vocabulary = load(storage, generator.vocabulary)
+    vocabulary = load_vocabulary(storage, generator.vocabulary)
     if generator.side is not None:
         return load_choices(storage, generator.side, vocabulary, generator.context_len)
     return load_prompts(storage, generator.model, generator.kind, vocabulary, generator.context_len)
@@ -77,7 +77,7 @@ def prompts_of(storage: Storage, generator: Generator) -> Prompts:
 def vocabulary_of(storage: Storage, generator: Generator) -> Vocabulary:
     """The vocabulary whose event tokens the generator's answers are read as."""
     actions = prompts_of(storage, generator).language.actions
-    return replace(load(storage, generator.vocabulary), actions=actions)
+    return replace(load_vocabulary(storage, generator.vocabulary), actions=actions)
 
 
 def repeatable(context: Context, generator: Generator) -> tuple[bool, ...]:

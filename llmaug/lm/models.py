@@ -18,7 +18,7 @@ def check_model(storage: Storage, folder: str, kind: str, vocabulary: Vocabulary
     if kind == "ngram":
         from llmaug.lm.ngram import model as ngram
 
-        return ngram.load(storage, folder, vocabulary)
+        return ngram.load_ngram(storage, folder, vocabulary)
     if kind == "masked":
         from llmaug.lm.masked import completion
 
@@ -33,7 +33,7 @@ def load_answers(
     if kind == "ngram":
         from llmaug.lm.ngram import model as ngram
 
-        return ngram.load(storage, folder, vocabulary)
+        return ngram.load_ngram(storage, folder, vocabulary)
     from llmaug.lm.masked import completion
 
-    return completion.load(storage, folder, vocabulary, model_digest)
+    return completion.load_completer(storage, folder, vocabulary, model_digest)

@@ -21,7 +21,7 @@ from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.ingest.users import attributes_digest, load_users
 from llmaug.items.semantic_ids import read_ids
 from llmaug.items.sequences import Batches, load_sequences
-from llmaug.items.vocabulary import Vocabulary, load, load_statistics
+from llmaug.items.vocabulary import Vocabulary, load_statistics, load_vocabulary
 from llmaug.lm import package_of
 from llmaug.lm.causal.documents import Documents
 from llmaug.lm.causal.language import Attributes, Language, known_attributes
@@ -37,7 +37,7 @@ from llmaug.training.validation import load_validation
 
 def run(context: Context) -> dict[str, Any]:
     config = context.config
-    check_learnable(load(context.storage, context.folder("vocabulary")), config)
+    check_learnable(load_vocabulary(context.storage, context.folder("vocabulary")), config)
     if config.lm.model == "ngram":
         return ngram.fit(context)
     if config.lm.model == "instruct":
@@ -99,7 +99,7 @@ class LmTask:
     def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
         """folders: of model, split, vocabulary and ingest/users."""
         self._storage, self._folders, self._config = storage, folders, config
-        self._vocabulary = self._events(load(storage, folders["vocabulary"]))
+        self._vocabulary = self._events(load_vocabulary(storage, folders["vocabulary"]))
         train, validation = (f"{folders['split']}/{fold}" for fold in (TRAIN, VALIDATION))
         self._sequences = load_sequences(storage, train, self._vocabulary)
         self._validation = load_validation(

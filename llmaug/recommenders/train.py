@@ -18,7 +18,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Batches, load_sequences
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.training.loop import Task
 from llmaug.training.trainer import fit
 from llmaug.training.validation import ValidationUsers, load_validation
@@ -89,14 +89,16 @@ def solve(inputs: Inputs, config: TrainConfig, seed: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(config.threads_per_worker)
-    storage, vocabulary = inputs.storage, load(inputs.storage, inputs.vocabulary)
+    storage, vocabulary = inputs.storage, load_vocabulary(inputs.storage, inputs.vocabulary)
     model = recommenders.build(config, vocabulary, [])
     num_targets = model.fit(
         lambda: (storage.read_part(inputs.shards, part) for part in storage.parts(inputs.shards))
     )
     ndcg = inputs.validation(vocabulary, seed).ndcg_at_10(model.score, inputs.exclude_seen)
     facts = {
-        "model_digest": recommenders.save(storage, inputs.folder, model, config, vocabulary),
+        "model_digest": recommenders.save_recommender(
+            storage, inputs.folder, model, config, vocabulary
+        ),
         "num_targets": num_targets,
         "steps": 0,
         "best_step": 0,
@@ -115,7 +117,7 @@ class _RecommenderTask:
 
     def __init__(self, inputs: Inputs, config: TrainConfig, seed: int) -> None:
         self._inputs, self._config = inputs, config
-        self._vocabulary = load(inputs.storage, inputs.vocabulary)
+        self._vocabulary = load_vocabulary(inputs.storage, inputs.vocabulary)
         self._batches = self._load(seed)
         self._validation = inputs.validation(self._vocabulary, seed)
 
@@ -130,7 +132,7 @@ class _RecommenderTask:
         return self._validation.ndcg_at_10(self.model.score, self._inputs.exclude_seen)
 
     def export(self) -> dict[str, Any]:
-        digest = recommenders.save(
+        digest = recommenders.save_recommender(
             self._inputs.storage, self._inputs.folder, self.model, self._config, self._vocabulary
         )
         return {"model_digest": digest, "num_targets": self._batches.num_targets}

@@ -14,7 +14,7 @@ from llmaug.core.stage import Context
 from llmaug.errors import UserError
 from llmaug.lm import train
 from llmaug.lm.causal.language import Language, load_language
-from llmaug.lm.masked.completion import load
+from llmaug.lm.masked.completion import load_completer
 from llmaug.schema import USER
 from tests.tables import catalogue, events, histories, write_vocabulary
 
@@ -80,7 +80,7 @@ def test_a_masked_model_trains_on_the_same_logs(make_context: MakeContext) -> No
     assert 0 <= task.validate() <= 1
     facts = task.export()
     assert facts["windowed_histories"] == 2  # u1 and u3: BOS and six events
-    load(context.storage, context.folder("lm/masked"), WORDS, facts["model_digest"])
+    load_completer(context.storage, context.folder("lm/masked"), WORDS, facts["model_digest"])
 
 
 def test_a_loss_that_is_no_number_ends_the_stage_with_its_batch_and_no_model(

@@ -30,7 +30,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Batches, Sequences, load_sequences
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm.chat.choices import LETTERS, Choices, load_choices, num_candidates
 from llmaug.lm.folder import NOTES, write_model
 from llmaug.training.trainer import fit
@@ -181,7 +181,7 @@ class FinetuneTask:
     def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
         """folders: of model, split and vocabulary."""
         self._storage, self._folders = storage, folders
-        self._vocabulary = load(storage, folders["vocabulary"])
+        self._vocabulary = load_vocabulary(storage, folders["vocabulary"])
         lm, size = config.lm, num_candidates(config)
         self.choices = load_choices(storage, folders["model"], self._vocabulary, lm.context_len)
         train, validation = (f"{folders['split']}/{fold}" for fold in (TRAIN, VALIDATION))

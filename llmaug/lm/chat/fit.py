@@ -7,7 +7,7 @@ from typing import Any
 from llmaug.core.stage import Context
 from llmaug.core.storage import digest
 from llmaug.ingest.split import TRAIN
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm.chat.choices import NEIGHBOURS, _tokenizer, adopt_model, letter_tokens, neighbours
 from llmaug.lm.chat.template import chat_frame
 from llmaug.lm.folder import NOTES
@@ -18,7 +18,7 @@ def fit(context: Context) -> dict[str, Any]:
     fine-tune it if so configured."""
     storage, lm = context.storage, context.config.lm
     folder = context.folder(f"lm/{lm.name}")
-    vocabulary = load(storage, context.folder("vocabulary"))
+    vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
     model_folder, model_digest = adopt_model(storage, str(lm.folder), context.progress.note)
     tokenizer = _tokenizer(storage, model_folder, model_digest)
     letters = letter_tokens(tokenizer)

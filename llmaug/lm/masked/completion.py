@@ -249,7 +249,9 @@ def check(storage: Storage, folder: str, vocabulary: Vocabulary) -> dict[str, An
     return notes
 
 
-def load(storage: Storage, folder: str, vocabulary: Vocabulary, model_digest: str) -> Completer:
+def load_completer(
+    storage: Storage, folder: str, vocabulary: Vocabulary, model_digest: str
+) -> Completer:
     """The model in `folder`, fetched once a digest and machine. Raises UserError as `check`."""
     notes = check(storage, folder, vocabulary)
     local = fetch_model(storage, folder, model_digest)

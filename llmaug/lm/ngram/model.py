@@ -28,8 +28,7 @@ from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import read_note
 from llmaug.errors import UserError
 from llmaug.items.sequences import Sequences
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
-from llmaug.items.vocabulary import load as load_vocabulary
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.lm import Request, request_of
 from llmaug.lm.folder import NOTES, REMEDY, check_digest, read_notes
 from llmaug.lm.ngram.counts import Totals, adjusted, count_ngrams, count_train, packed
@@ -223,7 +222,7 @@ def fit(context: Context) -> dict[str, Any]:
     return facts | {name: notes[name] for name in ("num_ngrams", "discounts")}
 
 
-def load(storage: Storage, folder: str, vocabulary: Vocabulary | None = None) -> NgramLm:
+def load_ngram(storage: Storage, folder: str, vocabulary: Vocabulary | None = None) -> NgramLm:
     """The model in `folder`. Raises UserError when it is none, is not whole, or was counted
     over another vocabulary than `vocabulary`."""
     notes = read_notes(storage, folder, "ngram")
