@@ -58,7 +58,7 @@ def change(storage: Storage, edit: dict[str, Any], *names: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_old_model_scores_as_it_did(old: Storage, kind: str) -> None:
     written = expected(old)["scores"][kind]
-    model, words, _ = recommenders.load(old, f"models/{kind}", written["model_digest"])
+    model, words, _ = recommenders.load_recommender(old, f"models/{kind}", written["model_digest"])
     assert words.item_ids == list("abcd")
     with torch.no_grad():
         found = model.score(*QUESTION)
@@ -133,7 +133,7 @@ def test_a_field_of_a_model_that_was_renamed_is_carried_over(
     old.delete(MODEL, "files.json")
 
     with pytest.raises(UserError) as caught:
-        recommenders.load(old, MODEL)
+        recommenders.load_recommender(old, MODEL)
     assert old.uri(MODEL, "config.json") in caught.value.message
     assert "config.width: unknown key" in caught.value.message
     assert "written by llmaug" in caught.value.message
@@ -144,7 +144,7 @@ def test_a_field_of_a_model_that_was_renamed_is_carried_over(
 
     upgrades = (*formats.MODEL.upgrades, renamed)
     monkeypatch.setattr(recommenders, "MODEL", replace(formats.MODEL, upgrades=upgrades))
-    model, *_ = recommenders.load(old, MODEL)
+    model, *_ = recommenders.load_recommender(old, MODEL)
     assert model.items.weight.shape[1] == 4
 
 
@@ -207,7 +207,7 @@ def test_a_model_of_a_later_version_is_refused(old: Storage) -> None:
     change(old, LATER, MODEL, "config.json")
     old.delete(MODEL, "files.json")
     with pytest.raises(UserError, match="recommender of format 99, written by llmaug 7.0.0"):
-        recommenders.load(old, MODEL)
+        recommenders.load_recommender(old, MODEL)
 
 
 def test_after_a_downgrade_one_can_roll_back(old: Storage) -> None:
@@ -236,9 +236,9 @@ def test_what_is_written_today_says_so(old: Storage, monkeypatch: pytest.MonkeyP
     publish_run(old, NIGHT)
     manifest = read_manifest(old, f"{NIGHT_RUN}/publish") or {}
     part = read_note(old, f"{NIGHT_RUN}/recommendations", "part-00000")
-    model, words, _ = recommenders.load(old, MODEL)
+    model, words, _ = recommenders.load_recommender(old, MODEL)
     config = SasrecConfig(embedding_dim=4)
-    recommenders.save(old, "again", model, config, words)
+    recommenders.save_recommender(old, "again", model, config, words)
     written = {
         formats.MANIFEST: manifest,
         formats.NOTE: part,

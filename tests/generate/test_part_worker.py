@@ -17,7 +17,7 @@ from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
 from llmaug.generate import stage as generate
 from llmaug.generate.engines import Engine, Finished, UniformEngine
-from llmaug.generate.part_answer import ATTEMPTS, KEPT, Place, keep
+from llmaug.generate.part_answer import ATTEMPTS, KEPT, OutcomeFolders, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL
@@ -74,8 +74,8 @@ GENERATOR = Generator("uniform@1", "uniform", "runs/test/vocabulary", None, "1",
 
 
 def worker(storage: Storage, engine: Engine, **more: Any) -> PartWorker:
-    place = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
-    return PartWorker(place, lambda: engine, generator=GENERATOR, **more)
+    folders = OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
+    return PartWorker(folders, lambda: engine, generator=GENERATOR, **more)
 
 
 def rows(storage: Storage) -> list[dict[str, Any]]:
@@ -85,13 +85,16 @@ def rows(storage: Storage) -> list[dict[str, Any]]:
 def test_answers_of_an_unfinished_part_become_a_smaller_part(storage: Storage) -> None:
     """What a limit leaves: four of ten units were answered."""
     worker(storage, Recorder())(ROW)
-    place, name = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "g"), ROW["name"]
-    answered = storage.read_part(place.folder, name).slice(0, 4)
-    storage.delete(place.folder, f"{name}.json")
-    keep(place, name, answered, {"cache_hits": 1})
+    folders, name = (
+        OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "g"),
+        ROW["name"],
+    )
+    answered = storage.read_part(folders.outcomes, name).slice(0, 4)
+    storage.delete(folders.outcomes, f"{name}.json")
+    keep(folders, name, answered, {"cache_hits": 1})
 
-    [part] = read_parts(storage, place.plan)
-    counts = generate._commit_part(place, {name: part}, name)
+    [part] = read_parts(storage, folders.plan)
+    counts = generate._commit_part(folders, {name: part}, name)
     assert (counts["units"], counts["left_out"], counts["cache_hits"]) == (4, 6, 1)
     assert [row["unit_id"] for row in rows(storage)] == answered["unit_id"].to_pylist()
 
@@ -218,9 +221,9 @@ def test_a_broken_engine_is_the_error_of_the_run(storage: Storage) -> None:
     def broken() -> Engine:
         raise RuntimeError("no such model")
 
-    place = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
+    folders = OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
     with pytest.raises(RuntimeError, match="no such model"):
-        PartWorker(place, broken, generator=GENERATOR)(ROW)
+        PartWorker(folders, broken, generator=GENERATOR)(ROW)
 
 
 def test_limits_end_generation_in_a_smaller_valid_data_set(
