@@ -7,7 +7,7 @@ from llmaug.core.model_files import fetch_model
 from llmaug.core.stage import Context
 from llmaug.generate.engines import AnswerEngine, EngineMaker, UniformEngine, VllmEngine
 from llmaug.items.vocabulary import load
-from llmaug.lm.folder import CONFIG, NOTES
+from llmaug.lm.folder import CONFIG, read_notes
 from llmaug.lm.generator import Generator
 from llmaug.lm.models import check_model, load_answers
 
@@ -36,7 +36,7 @@ def engine_maker(context: Context, generator: Generator) -> EngineMaker:
 def _chat_model(context: Context, generator: Generator) -> EngineMaker:
     storage, config = context.storage, context.config
     assert generator.model is not None and generator.side is not None
-    folder, notes = generator.model, storage.read_json(generator.side, NOTES)
+    folder, notes = generator.model, read_notes(storage, generator.side, "instruct")
     num_tokens = storage.read_json(folder, CONFIG)["vocab_size"]
     version, letters, on_gpu = notes["model_digest"], notes["letters"], num_gpus(context) > 0
     return lambda: VllmEngine(
