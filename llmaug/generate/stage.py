@@ -29,6 +29,7 @@ from llmaug.core.stored import Kept, need_record
 from llmaug.errors import UserError
 from llmaug.filter.rules import modules_of as modules_of_filters
 from llmaug.generate.board import Board, Limits
+from llmaug.generate.counts import OutcomesCounts
 from llmaug.generate.engine_maker import engine_maker, num_gpus
 from llmaug.generate.ledger import check_units
 from llmaug.generate.outcome_cache import cache_folder, recall
@@ -43,6 +44,11 @@ from llmaug.schema import FAILED, GENERATED
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+_ALWAYS_COUNTED = (
+    "units", GENERATED, FAILED, "cache_hits", "not_needed",
+    "output_tokens", "prompt_tokens", "cached_prompt_tokens",
+)  # fmt: skip
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -74,19 +80,14 @@ def run(context: Context) -> dict[str, Any]:
             f"{stopped or 'limit'} reached: {left_out:,} of {planned:,} units are left "
             f"out, {answered:,} are answered"
         )
-    return {
-        **_figures(counts),
-        "planned": planned,
-        "left_out": left_out,
-        "stopped": stopped,
-        **seen,
-    }
+    own = {"planned": planned, "left_out": left_out, "stopped": stopped}
+    return OutcomesCounts.keeps({**_figures(counts), **own, **seen})
 
 
 def _figures(counts: Counter[str]) -> dict[str, Any]:
     seconds = counts["engine_ms"] / 1000
     figures = {name: n for name, n in counts.items() if name not in ("engine_ms", "rows")}
-    for name in (GENERATED, FAILED, "cache_hits", "not_needed"):
+    for name in _ALWAYS_COUNTED:
         figures.setdefault(name, 0)
     rate = round(counts["output_tokens"] / seconds, 1) if seconds else 0.0
     return {**figures, "engine_seconds": round(seconds, 2), "output_tokens_per_s": rate}

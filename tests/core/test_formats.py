@@ -24,6 +24,8 @@ from llmaug.core.formats import Format
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_config, read_note, read_run
 from llmaug.errors import UserError
+from llmaug.lm import folder
+from llmaug.lm.folder import read_notes
 from llmaug.plan.parts import read_parts
 from llmaug.publish import pointer
 from llmaug.publish.recommend import for_user, score_pairs
@@ -208,6 +210,28 @@ def test_a_model_of_a_later_version_is_refused(old: Storage) -> None:
     old.delete(MODEL, "files.json")
     with pytest.raises(UserError, match="recommender of format 99, written by llmaug 7.0.0"):
         recommenders.load_recommender(old, MODEL)
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked", "ngram", "instruct"])
+def test_a_behaviour_model_of_a_later_version_is_refused(tmp_path: Path, kind: str) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_json({**LATER, "family": kind}, "lm", "llmaug.json")  # other names by then
+    with pytest.raises(UserError) as caught:
+        read_notes(storage, "lm", kind)
+    assert caught.value.message.startswith(storage.uri("lm", "llmaug.json"))
+    assert "behaviour model of format 99, written by llmaug 7.0.0" in caught.value.message
+
+
+def test_a_behaviour_model_of_an_earlier_version_is_upgraded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that says no format, as if this version called `most` what it called `order`."""
+    storage = Storage(str(tmp_path))
+    storage.write_json({"model": "ngram", "order": 3}, "lm", "llmaug.json")
+    assert read_notes(storage, "lm", "ngram")["order"] == 3
+    renamed = Format("behaviour model", (lambda notes: {**notes, "most": notes["order"]},))
+    monkeypatch.setattr(folder, "LANGUAGE_MODEL", renamed)
+    assert read_notes(storage, "lm", "ngram")["most"] == 3
 
 
 def test_after_a_downgrade_one_can_roll_back(old: Storage) -> None:

@@ -16,6 +16,8 @@ from llmaug.lm import task as tasks
 from llmaug.lm import train
 from llmaug.lm.causal.training import CausalTask
 from llmaug.lm.language import Language, load_language
+from llmaug.lm.masked.completion import load_completer
+from llmaug.lm.masked.training import MaskedTask
 from llmaug.schema import USER
 from tests.tables import catalogue, events, histories, write_vocabulary
 
