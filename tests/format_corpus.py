@@ -95,7 +95,10 @@ def _answer_units(storage: Storage) -> dict[str, str]:
     generator = Generator("uniform@1", "uniform", vocabulary, None, "1", context_len)
     folders = OutcomeFolders(storage, context.folder("plan"), folder, UNITS, generator.name)
     plan.run(context)
-    work: Callable[[dict], Any] = PartWorker(folders, lambda: UniformEngine(4), generator=generator)
+    work: Callable[[dict], Any] = PartWorker(
+        folders, lambda: UniformEngine(4), generator=generator,
+        strategies=context.config.plan.strategies,
+    )  # fmt: skip
     for part in plan.read_parts(storage, folders.plan):
         work(vars(part))
     rows = [

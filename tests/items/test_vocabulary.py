@@ -13,7 +13,7 @@ from llmaug.config import VocabularyConfig
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
 from llmaug.items import stage as vocabulary
-from llmaug.items.vocabulary import BOS, EOS, PAD, load_vocabulary, load_statistics
+from llmaug.items.vocabulary import BOS, EOS, PAD, load_statistics, load_vocabulary
 from llmaug.schema import ITEM
 from tests.tables import catalogue, events, histories, hour, map_parts_here
 
