@@ -23,7 +23,7 @@ from llmaug.core.stage import MANIFEST
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
 from llmaug.schema import ACCEPTED
 
 
@@ -39,7 +39,7 @@ def main(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")])
 
 def check(storage: Storage) -> dict[str, int]:
     """{what: events}, all zero but the first two where everything is well."""
-    catalogue = set(load(storage, "vocabulary").item_ids)
+    catalogue = set(load_vocabulary(storage, "vocabulary").item_ids)
     cutoff = cutoff_of(storage)
     born = first_events(storage) if cutoff else {}
     had = histories(storage)

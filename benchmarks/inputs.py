@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from llmaug.core.stage import MANIFEST, Context
 from llmaug.items.vocabulary import ITEMS_PART, NUM_SPECIAL, Statistics, of_items
-from llmaug.lm.causal.language import Language
 from llmaug.lm.folder import NOTES
+from llmaug.lm.language import Language
 from llmaug.plan.parts import Source, write_source
 from llmaug.schema import ITEM
 

@@ -38,9 +38,9 @@ from llmaug.errors import UserError
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 from llmaug.items.arrays import padded_prompts
 from llmaug.items.sequences import user_histories
-from llmaug.items.vocabulary import BOS, NUM_SPECIAL, Vocabulary, load
+from llmaug.items.vocabulary import BOS, NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.lm import train as lm_train
-from llmaug.lm.causal.language import load_language
+from llmaug.lm.language import load_language
 from llmaug.lm.masked import completion
 from llmaug.lm.ngram import model as ngram
 from llmaug.training.ranking import ndcg, target_ranks
@@ -148,7 +148,7 @@ def _measure(
     plain = parse_config({**raw, "lm": training})
     pipeline.run(plain, storage, dataset, until="vocabulary")
     context = Context(storage, plain, dataset)
-    vocabulary = load(storage, context.folder("vocabulary"))
+    vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
     held_out = _held_out(context, vocabulary)
     has_features = vocabulary.has_features(plain.vocabulary.min_tag_items).any()
     rows = []
@@ -180,7 +180,7 @@ def _measure_run(run: Path) -> dict[str, Any]:
     context = Context(storage, Config(**state["config"]), run.name)
     name = context.config.lm.name
     trained = context.manifest(f"lm/{name}")
-    vocabulary = load(storage, context.folder("vocabulary"))
+    vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
     score = _scorer(context, name, vocabulary, trained["counts"])
     held_out = _held_out(context, vocabulary)
     seconds = trained["seconds"]
@@ -238,7 +238,7 @@ def _scorer(context: Context, name: str, vocabulary: Vocabulary, facts: dict[str
     if name == "uniform":
         return lambda users, histories: torch.zeros(len(users), vocabulary.num_tokens)
     if context.config.lm.model == "ngram":
-        counted = ngram.load(storage, folder, vocabulary)
+        counted = ngram.load_ngram(storage, folder, vocabulary)
 
         def by_counts(users: list[str], histories: list[list[int]]) -> Any:
             p = counted.probabilities([[BOS, *history] for history in histories])
@@ -246,7 +246,7 @@ def _scorer(context: Context, name: str, vocabulary: Vocabulary, facts: dict[str
 
         return by_counts
     if context.config.lm.model == "masked":
-        return completion.load(storage, folder, vocabulary, facts["model_digest"]).score
+        return completion.load_completer(storage, folder, vocabulary, facts["model_digest"]).score
     return CausalScorer(context, folder, vocabulary)
 
 

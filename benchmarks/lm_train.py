@@ -25,7 +25,7 @@ from llmaug.config import Config, parse_config
 from llmaug.core.cluster import disconnect
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
-from llmaug.lm.train import CausalTask
+from llmaug.lm.causal.training import CausalTask
 from llmaug.training.loop import make_optimiser, train_step
 
 LM = {"item_features": False, "dropout": 0.0, "context_len": 64, "warmup_steps": 0}

@@ -24,13 +24,13 @@ import psutil
 import pyarrow as pa
 import typer
 
-from llmaug.config import LmConfig, parse_config
+from llmaug.config import CausalConfig, parse_config
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import sampling_params, vllm_arguments
 from llmaug.generate.units import Units
 from llmaug.items.semantic_ids import SemanticIds, Trie, build, read_ids
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL, of_items
-from llmaug.lm.causal.language import Language
+from llmaug.lm.language import Language
 from llmaug.schema import ITEM, UNIT
 
 NUM_EVENTS, HISTORY_LEN = 20, 10
@@ -103,7 +103,7 @@ def _save(root: str, ids: SemanticIds) -> None:
     )
     vocabulary = of_items(table)
     language = Language(ids.num_words, items=ids)
-    save(Storage(root), "lm", CausalLm(LmConfig(**LM), vocabulary, 1, language), vocabulary, {})
+    save(Storage(root), "lm", CausalLm(CausalConfig(**LM), vocabulary, 1, language), vocabulary, {})
 
 
 def _apart(root: str, way: str, num_units: int) -> dict[str, Any]:

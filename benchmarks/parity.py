@@ -26,8 +26,8 @@ from llmaug.config import DIRECTION_OF, Config, GenerateConfig, parse_config
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import VllmEngine
 from llmaug.generate.units import Units
-from llmaug.items.vocabulary import EOS, load
-from llmaug.lm.causal.language import Language, load_language
+from llmaug.items.vocabulary import EOS, load_vocabulary
+from llmaug.lm.language import Language, load_language
 from llmaug.schema import UNIT
 
 WAYS = ("transformers", "float32", "bfloat16")
@@ -72,7 +72,7 @@ def _child(run: str, way: str, num_units: int) -> list[list[int]]:
     storage = Storage(run)
     config = parse_config(storage.read_json("run.json")["config"])
     folder = f"lm/{config.lm.name}"
-    language = load_language(storage, folder, load(storage, "vocabulary"))
+    language = load_language(storage, folder, load_vocabulary(storage, "vocabulary"))
     units = _units(storage, num_units)
     if way == "transformers":
         return _by_transformers(storage.path(folder), language, units)

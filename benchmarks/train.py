@@ -46,7 +46,7 @@ from llmaug.errors import UserError
 from llmaug.evaluate.bootstrap import interval, means, relative_lift, resampled_sums
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 from llmaug.items.sequences import user_histories
-from llmaug.items.vocabulary import NUM_SPECIAL, load
+from llmaug.items.vocabulary import NUM_SPECIAL, load_vocabulary
 from llmaug.recommenders.train import Inputs, build_task
 from llmaug.training.loop import make_optimiser, train_step
 from llmaug.training.ranking import ndcg, target_ranks
@@ -126,7 +126,7 @@ def prepare(root: str) -> Split:
     pipeline.run(config, storage, config.name, until="merge")
     disconnect()
     context = Context(storage, config, config.name)
-    vocabulary = load(storage, context.folder("vocabulary"))
+    vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
     split = context.folder("split")
     [part] = storage.parts(f"{split}/{TRAIN}")
     folds = [

@@ -24,7 +24,7 @@ from llmaug.config.names import check_name, run_folder
 from llmaug.config.paths import located
 from llmaug.core.cluster import disconnect, is_connected
 from llmaug.core.contents import check_stage, read_manifest
-from llmaug.core.storage import Storage
+from llmaug.core.storage import Storage, at_root
 from llmaug.core.stored import read_config, read_run
 from llmaug.errors import UserError
 from llmaug.publish import recommend
@@ -50,8 +50,8 @@ def run(
     process is connected to is used and kept. Raises UserError for what the user can mend.
     """
     config = _config(config)
-    place = os.fspath(root or config.storage.root)
-    storage = Storage(place, endpoint_url or config.storage.endpoint_url)
+    where = os.fspath(root or config.storage.root)
+    storage = at_root(where, endpoint_url or config.storage.endpoint_url)
     name = config.name if run_id is None else check_name(run_id, "run_id")
     connected = is_connected()
     try:
@@ -65,7 +65,7 @@ def run(
 def open_run(root: Pathlike, run_id: str, *, endpoint_url: str | None = None) -> Run:
     """A run that is there, finished or not. Raises UserError when there is none, listing those
     that there are."""
-    opened = Run(Storage(os.fspath(root), endpoint_url), check_name(run_id, "run_id"))
+    opened = Run(at_root(os.fspath(root), endpoint_url), check_name(run_id, "run_id"))
     read_run(opened.storage, opened.run_id)
     return opened
 
@@ -82,7 +82,7 @@ def load_published(
     verify: the digests of the logs of its run are checked, which reads them all. Raises UserError
     when nothing is published, or what is there is damaged.
     """
-    return Published(recommend.serve(Storage(os.fspath(root), endpoint_url), name, verify))
+    return Published(recommend.serve(at_root(os.fspath(root), endpoint_url), name, verify))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,19 @@ a config that differs in `lm` and in strategies that counts cannot do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from llmaug.arms.arms import NGRAM
-from llmaug.config import Config
+from llmaug.config import (
+    Config,
+    ContinueConfig,
+    NewUsersConfig,
+    OfUsersConfig,
+    StrategyConfig,
+)
 from llmaug.core.stage import Context, Stage, on_track
 
 
@@ -25,19 +32,18 @@ def baseline_config(config: Config) -> Config:
     """
     raw = config.model_dump(mode="json")
     raw["lm"] = {"model": "ngram", "context_len": config.lm.context_len}
-    raw["plan"]["strategies"] = _known(raw["plan"]["strategies"])
+    raw["plan"]["strategies"] = _known(config.plan.strategies)
     raw["generate"]["engine"] = "vllm"
     return Config.model_validate(raw)
 
 
-def _known(strategies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = [s for s in strategies if s["kind"] == "new_users"]
+def _known(strategies: Sequence[StrategyConfig]) -> list[StrategyConfig]:
+    found = [strategy for strategy in strategies if isinstance(strategy, NewUsersConfig)]
     behind: dict[tuple[Any, ...], dict[str, Any]] = {}
     for strategy in strategies:
-        if strategy["kind"] == "new_users":
+        if not isinstance(strategy, OfUsersConfig):
             continue
-        wanted = {**strategy, "kind": "continue"}
-        wanted.pop("num_candidates", None)
+        wanted = {n: getattr(strategy, n) for n in OfUsersConfig.model_fields if n != "kind"}
         question = tuple(wanted[n] for n in ("num_events", "temperature", "top_p", "top_k"))
         earlier = behind.setdefault(question, {**wanted, "samples_per_user": 0})
         earlier["samples_per_user"] += wanted["samples_per_user"]
@@ -45,7 +51,7 @@ def _known(strategies: list[dict[str, Any]]) -> list[dict[str, Any]]:
         earlier["max_history_len"] = None if None in lengths else max(lengths)
         if earlier["accepted_per_user"] != wanted["accepted_per_user"]:
             earlier["accepted_per_user"] = None
-    return found + list(behind.values())
+    return [*found, *(ContinueConfig(**wanted) for wanted in behind.values())]
 
 
 def of_baseline(stage: Stage) -> Stage:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmaug.cli.options import ENDPOINT, one_place
+from llmaug.cli.options import ENDPOINT, open_storage
 from llmaug.core.terminal import Terminal
 from llmaug.errors import UserError
 
@@ -25,5 +25,5 @@ def datasets(
 
     if dataset != "ml-100k":
         raise UserError(f"no data set '{dataset}'; there is: ml-100k")
-    counts = write_ml_100k(one_place(to), endpoint_url=endpoint_url, max_users=max_users)
+    counts = write_ml_100k(open_storage(None, to, endpoint_url), max_users=max_users)
     Terminal().print(f"{to}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))

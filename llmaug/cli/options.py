@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmaug.errors import UserError
-
 if TYPE_CHECKING:
     from llmaug.config import Config
     from llmaug.core.storage import Storage
@@ -37,15 +35,9 @@ DEFAULT_ROOT = "demo"
 
 
 def open_storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:
-    from llmaug.core.storage import Storage
+    from llmaug.core.storage import at_root
 
     if config:
         root = root or config.storage.root
         endpoint_url = endpoint_url or config.storage.endpoint_url
-    return Storage(one_place(root or DEFAULT_ROOT), endpoint_url)
-
-
-def one_place(root: str) -> str:
-    if any(char in root for char in "*?["):
-        raise UserError(f"{root}: a root is one folder, not a pattern of names; give its own name")
-    return root
+    return at_root(root or DEFAULT_ROOT, endpoint_url)

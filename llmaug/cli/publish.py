@@ -49,6 +49,8 @@ def publish(
         raise typer.BadParameter("give a run to publish, or --rollback (without --force)")
     if to is not None and not rollback:
         raise typer.BadParameter("--to goes with --rollback")
+    if rollback and verify:
+        raise typer.BadParameter("--verify is for a run that is published; leave it out here")
     storage = open_storage(None, root, endpoint_url)
     if run is None:
         return _roll_back(storage, name, to, as_json)

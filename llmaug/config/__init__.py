@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from llmaug.config.base import Name, Section
 from llmaug.config.evaluate import EvaluateConfig, GateConfig
-from llmaug.config.filters import FILTERS, CopiedConfig, FilterConfig, FiltersConfig, MergeConfig
+from llmaug.config.filters import (
+    FILTERS,
+    CopiedConfig,
+    FilterConfig,
+    FiltersConfig,
+    MergeConfig,
+    RepeatedConfig,
+    TooShortConfig,
+)
 from llmaug.config.generate import BudgetConfig, GenerateConfig
 from llmaug.config.ingest import NULL_WORDS, FilesConfig, Format, IngestConfig, TableConfig
 from llmaug.config.kinds import Kinds, imported, name_of
@@ -21,6 +29,7 @@ from llmaug.config.lm import (
     InstructConfig,
     LmConfig,
     MaskedConfig,
+    NeuralConfig,
     NgramConfig,
 )
 from llmaug.config.optimiser import OptimiserConfig
@@ -34,6 +43,7 @@ from llmaug.config.plan import (
     PlanConfig,
     PrefixConfig,
     SamplingConfig,
+    Strategy,
     StrategyConfig,
     SubstituteConfig,
 )
@@ -85,6 +95,7 @@ __all__ = [
     "MergeConfig",
     "NULL_WORDS",
     "Name",
+    "NeuralConfig",
     "NewUsersConfig",
     "NgramConfig",
     "OfUsersConfig",
@@ -98,14 +109,17 @@ __all__ = [
     "RayConfig",
     "RecommendConfig",
     "STRATEGIES",
+    "RepeatedConfig",
     "SamplingConfig",
     "SasrecConfig",
     "Section",
     "SplitConfig",
     "StorageConfig",
+    "Strategy",
     "StrategyConfig",
     "SubstituteConfig",
     "TableConfig",
+    "TooShortConfig",
     "TrainConfig",
     "TwoTowerConfig",
     "VocabularyConfig",

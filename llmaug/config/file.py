@@ -127,8 +127,9 @@ def _without_fields_of_others(base: dict[str, Any], raw: dict[str, Any]) -> dict
     kept = {}
     for section, kinds in (("lm", BEHAVIOUR_MODELS), ("train", RECOMMENDERS)):
         old, new = base.get(section), raw.get(section)
-        both = isinstance(old, dict) and isinstance(new, dict)
-        if both and kinds.tag in new and kinds.tag_of(old) != kinds.tag_of(new):
+        if not (isinstance(old, dict) and isinstance(new, dict) and kinds.tag in new):
+            continue
+        if kinds.tag_of(old) != kinds.tag_of(new):
             known = kinds.fields_of(new)
             kept[section] = {name: value for name, value in old.items() if name in known}
     return kept

@@ -65,7 +65,7 @@ class CopiedConfig(FilterConfig):
 
 
 FILTERS: Kinds[FilterConfig] = Kinds(
-    "filter", FilterConfig, "kind", "llmaug.filters",
+    "filter", (FilterConfig,), "kind", "llmaug.filters",
     RepeatedConfig, TooShortConfig, CopiedConfig,
 )  # fmt: skip
 

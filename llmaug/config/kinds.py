@@ -34,12 +34,12 @@ class Kinds(Generic[K]):
     """
 
     def __init__(
-        self, sort: str, base: type[K], tag: str, group: str, *classes: type[K],
+        self, sort: str, bases: tuple[type[K], ...], tag: str, group: str, *classes: type[K],
         default: str | None = None,
     ) -> None:  # fmt: skip
-        """sort: what people call such a thing. base: what all classes inherit. group: of entry
-        points. default: the kind of a section without a tag."""
-        self.sort, self.tag, self._base, self._group = sort, tag, base, group
+        """sort: what people call such a thing. bases: one of them is what a class inherits. group:
+        of entry points. default: the kind of a section without a tag."""
+        self.sort, self.tag, self._bases, self._group = sort, tag, bases, group
         self._own = {str(name_of(each, tag)): each for each in classes}
         self._default = default
 
@@ -71,10 +71,10 @@ class Kinds(Generic[K]):
                 f"{self.sort} {path} cannot be imported: {error}. Install its package where the "
                 "job runs, on all nodes"
             ) from error
-        if not (isinstance(found, type) and issubclass(found, self._base)):
+        if not (isinstance(found, type) and issubclass(found, self._bases)):
+            known = " or ".join(base.__name__ for base in self._bases)
             raise ValueError(
-                f"{path} is no {self.sort}: a class that inherits "
-                f"{self._base.__module__}.{self._base.__name__} is one"
+                f"{path} is no {self.sort}: a class that inherits {known} of llmaug.config is one"
             )
         return cast(type[K], found)
 
@@ -90,7 +90,7 @@ class Kinds(Generic[K]):
 
     def make(self, raw: Any) -> K:
         """The section `raw`, checked. Raises ValidationError or ValueError."""
-        if isinstance(raw, self._base):
+        if isinstance(raw, self._bases):
             return raw
         found = self._class_of(raw)
         try:

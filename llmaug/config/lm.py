@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from llmaug.config.base import Name, Section
 from llmaug.config.kinds import Kinds
 from llmaug.config.optimiser import OptimiserConfig
+
+if TYPE_CHECKING:
+    from llmaug.config.plan import PlanConfig
 
 Ability = Literal["new_user", "forward", "reverse", "infill", "choice"]
 """What a strategy needs of a model. new_user: a history from nothing; forward: what comes after a
@@ -22,14 +25,16 @@ class LmConfig(Section):
     """What all behaviour language models share: what learns from the logs and writes synthetic
     events."""
 
-    implementation: ClassVar[str]
-    """`package.module:name` of a `BehaviourModel`."""
+    training: ClassVar[str]
+    asking: ClassVar[str]
+    answering: ClassVar[str]
+    """`package.module:function` of what is its own: see `llmaug.lm`."""
+    by_name: ClassVar[tuple[str, ...]] = ()
+    """Modules that decide its answers and that nothing imports: its engine finds them by name."""
     abilities: ClassVar[tuple[Ability, ...]]
     """What it can be asked for."""
     is_neural: ClassVar[bool] = True
     """Whether a GPU is of use to it."""
-    reads_item_features: ClassVar[bool] = False
-    """Whether it knows tags and texts of items whatever the config says."""
 
     model: str
     """What learns from the logs and writes synthetic events."""
@@ -55,6 +60,20 @@ class LmConfig(Section):
         """Attributes of the users table that it reads."""
         return []
 
+    @property
+    def reads_item_features(self) -> bool:
+        """Whether it knows tags and texts of items."""
+        return False
+
+    @property
+    def starts_from(self) -> str | None:
+        """The earlier run from whose model its training starts."""
+        return None
+
+    def learns_from(self, plan: PlanConfig) -> Any:
+        """What its training depends on of how it will be asked."""
+        return None
+
     def room(self) -> int:
         """Tokens of the context that are left for the events that are asked for."""
         return self.context_len - 2
@@ -64,7 +83,7 @@ class LmConfig(Section):
         return None
 
 
-class _NeuralConfig(LmConfig, OptimiserConfig):
+class NeuralConfig(LmConfig, OptimiserConfig):
     """What is trained from nothing on item tokens."""
 
     hidden_size: int = Field(default=64, ge=8)
@@ -91,8 +110,12 @@ class _NeuralConfig(LmConfig, OptimiserConfig):
     """Of forward and backward passes; weights stay float32. None: bfloat16 on GPUs that have
     it."""
 
+    @property
+    def reads_item_features(self) -> bool:
+        return self.item_features
+
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> _NeuralConfig:
+    def _heads_divide_the_width(self) -> NeuralConfig:
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"lm.hidden_size {self.hidden_size} is not a multiple of lm.num_heads "
@@ -101,10 +124,13 @@ class _NeuralConfig(LmConfig, OptimiserConfig):
         return self
 
 
-class CausalConfig(_NeuralConfig):
+class CausalConfig(NeuralConfig):
     """A small Llama over item tokens, served by vLLM."""
 
-    implementation = "llmaug.lm.causal.kind:CAUSAL"
+    training = "llmaug.lm.causal.training:train"
+    asking = "llmaug.lm.causal.asking:load_prompts"
+    answering = "llmaug.lm.causal.answering:served"
+    by_name = ("llmaug.lm.causal.item_logits",)
     abilities = ("forward", "reverse", "infill", "new_user")
 
     model: Literal["causal"] = "causal"
@@ -131,6 +157,10 @@ class CausalConfig(_NeuralConfig):
     @property
     def user_attributes_read(self) -> list[str]:
         return self.user_attributes
+
+    @property
+    def starts_from(self) -> str | None:
+        return self.warm_start
 
     def room(self) -> int:
         # User attributes, and the marks of a gap.
@@ -174,10 +204,12 @@ class CausalConfig(_NeuralConfig):
         return self
 
 
-class MaskedConfig(_NeuralConfig):
+class MaskedConfig(NeuralConfig):
     """A small BERT, which fills gaps."""
 
-    implementation = "llmaug.lm.masked.kind:MASKED"
+    training = "llmaug.lm.masked.training:train"
+    asking = "llmaug.lm.masked.asking:load_prompts"
+    answering = "llmaug.lm.masked.answering:served"
     abilities = ("forward", "reverse", "infill")
 
     model: Literal["masked"] = "masked"
@@ -191,7 +223,9 @@ class MaskedConfig(_NeuralConfig):
 class NgramConfig(LmConfig):
     """Counts with Kneser-Ney smoothing."""
 
-    implementation = "llmaug.lm.ngram.kind:NGRAM"
+    training = "llmaug.lm.ngram.model:fit"
+    asking = "llmaug.lm.prompts:of_items"
+    answering = "llmaug.lm.ngram.model:served"
     abilities = ("forward", "new_user")
     is_neural = False
 
@@ -204,9 +238,10 @@ class NgramConfig(LmConfig):
 class InstructConfig(LmConfig, OptimiserConfig):
     """A chat model, which chooses among candidates; served by vLLM."""
 
-    implementation = "llmaug.lm.chat.kind:INSTRUCT"
+    training = "llmaug.lm.chat.fit:fit"
+    asking = "llmaug.lm.chat.choices:load_choices"
+    answering = "llmaug.lm.chat.answering:served"
     abilities = ("choice",)
-    reads_item_features = True
 
     model: Literal["instruct"] = "instruct"
     """What learns from the logs and writes synthetic events."""
@@ -229,8 +264,21 @@ class InstructConfig(LmConfig, OptimiserConfig):
     """Of forward and backward passes; weights stay float32. None: bfloat16 on GPUs that have
     it."""
 
+    @property
+    def reads_item_features(self) -> bool:
+        return True
+
+    def learns_from(self, plan: PlanConfig) -> int | None:
+        return plan.most_candidates if self.finetune else None
+
+    @model_validator(mode="after")
+    def _is_taken_in_every_night(self) -> InstructConfig:
+        if self.from_run:
+            raise ValueError("lm.from_run: a chat model comes from lm.folder, leave it out")
+        return self
+
 
 BEHAVIOUR_MODELS: Kinds[LmConfig] = Kinds(
-    "behaviour model", LmConfig, "model", "llmaug.behaviour_models",
+    "behaviour model", (LmConfig,), "model", "llmaug.behaviour_models",
     CausalConfig, MaskedConfig, NgramConfig, InstructConfig, default="causal",
 )  # fmt: skip

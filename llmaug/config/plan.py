@@ -163,8 +163,10 @@ class NewUsersConfig(StrategyConfig):
     """Events of each."""
 
 
+Strategy = OfUsersConfig | NewUsersConfig
+
 STRATEGIES: Kinds[StrategyConfig] = Kinds(
-    "strategy", StrategyConfig, "kind", "llmaug.strategies",
+    "strategy", (OfUsersConfig, NewUsersConfig), "kind", "llmaug.strategies",
     ContinueConfig, PrefixConfig, InfillConfig, SubstituteConfig, ChooseConfig, NewUsersConfig,
 )  # fmt: skip
 
@@ -172,7 +174,7 @@ STRATEGIES: Kinds[StrategyConfig] = Kinds(
 class PlanConfig(Section):
     """Which Units are generated."""
 
-    strategies: Annotated[list[Annotated[StrategyConfig, STRATEGIES]], Field(max_length=16)] = []
+    strategies: Annotated[list[Annotated[Strategy, STRATEGIES]], Field(max_length=16)] = []
     """What to generate; empty: nothing, only the arm `real` is trained."""
     units_per_part: int = Field(default=512, ge=1)
     """Units in one part, the piece of work that is committed as a whole."""
@@ -181,6 +183,12 @@ class PlanConfig(Section):
     sparse_first: users with the shortest histories, all their samples; uniform: a first sample
     for everyone before anyone gets a second; proportional: samples in proportion to the
     history (Webster's method)."""
+
+    @property
+    def most_candidates(self) -> int:
+        """Items among which any strategy asks to choose, at most; those of `choose` without one."""
+        asked = [s.num_candidates for s in self.strategies if isinstance(s, ChooseConfig)]
+        return max(asked, default=8)
 
     @model_validator(mode="after")
     def _no_question_twice(self) -> PlanConfig:

@@ -189,7 +189,7 @@ class PopularityConfig(ClosedFormConfig, _PopularityOptions):
 
 
 RECOMMENDERS: Kinds[TrainConfig] = Kinds(
-    "recommender", TrainConfig, "model", "llmaug.recommenders",
+    "recommender", (TrainConfig,), "model", "llmaug.recommenders",
     SasrecConfig, TwoTowerConfig, LinearConfig, EaseConfig, PopularityConfig,
     default="sasrec",
 )  # fmt: skip

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from llmaug import __version__
 from llmaug.config import BEHAVIOUR_MODELS, FILTERS, RECOMMENDERS
-from llmaug.core.storage import digest
+from llmaug.core.objects import digest
 
 PACKAGE = "llmaug"
 
@@ -39,13 +39,17 @@ CUT = {
     "llmaug.core.contract": "checks figures before they are written",
     "llmaug.core.formats": "how files of earlier versions are read",
     "llmaug.core.contents": "lists and checks files that were written",
+    "llmaug.core.folders": "copies files as they are",
     "llmaug.core.lease": "who may write",
     "llmaug.core.model_files": "hands a folder of files on as it was written, or refuses it",
+    "llmaug.core.objects": "puts bytes where they are sent; does not make them",
+    "llmaug.core.parts": "puts tables where they are sent; does not make them",
     "llmaug.core.progress": "shows",
+    "llmaug.core.refusals": "words of refusals",
     "llmaug.core.s3": "how bytes travel",
     "llmaug.core.source_digests": "what is done again, not how",
     "llmaug.core.stage": "what is done again, and spreads the parts",
-    "llmaug.core.storage": "puts bytes and tables where they are sent; does not make them",
+    "llmaug.core.storage": "puts bytes where they are sent; does not make them",
     "llmaug.core.stored": "reads JSON back, or refuses it",
     "llmaug.core.terminal": "shows",
 }

@@ -23,7 +23,7 @@ from llmaug.errors import UserError
 
 if TYPE_CHECKING:
     from llmaug.config import Config
-    from llmaug.core.storage import Storage
+    from llmaug.core.objects import Objects
 
 MANIFEST, STARTED = "_manifest.json", "_started.json"
 
@@ -119,7 +119,7 @@ _FORMATS: dict[Any, formats.Format] = {
 }
 
 
-def read_record(storage: Storage, shape: Any, *names: str) -> Any:
+def read_record(storage: Objects, shape: Any, *names: str) -> Any:
     """The JSON object, whose keys have the types that `shape` names; None where there is none.
 
     shape: one of the classes above. Raises UserError with the file and the fix, also where a
@@ -133,7 +133,7 @@ def read_record(storage: Storage, shape: Any, *names: str) -> Any:
     return checked(storage, shape, value, *names)
 
 
-def checked(storage: Storage, shape: Any, value: Any, *names: str) -> Any:
+def checked(storage: Objects, shape: Any, value: Any, *names: str) -> Any:
     """`value`, which was read from `names`, if its keys have the types that `shape` names."""
     try:
         _adapter(shape).validate_python(value, strict=True)
@@ -144,7 +144,7 @@ def checked(storage: Storage, shape: Any, value: Any, *names: str) -> Any:
     return value
 
 
-def need_record(storage: Storage, shape: Any, *names: str) -> Any:
+def need_record(storage: Objects, shape: Any, *names: str) -> Any:
     """The same of an object that must be there."""
     value = read_record(storage, shape, *names)
     if value is None:
@@ -152,12 +152,12 @@ def need_record(storage: Storage, shape: Any, *names: str) -> Any:
     return value
 
 
-def read_note(storage: Storage, folder: str, part: str) -> Any:
+def read_note(storage: Objects, folder: str, part: str) -> Any:
     """The note of a finished part."""
     return need_record(storage, Note, folder, f"{part}.json")
 
 
-def read_run(storage: Storage, run_id: str) -> Any:
+def read_run(storage: Objects, run_id: str) -> Any:
     """run.json. Raises UserError when there is no such run, listing those that there are."""
     run = read_record(storage, Run, f"runs/{run_id}", "run.json")
     if run is None:
@@ -166,7 +166,7 @@ def read_run(storage: Storage, run_id: str) -> Any:
     return run
 
 
-def read_config(storage: Storage, run_id: str) -> Config:
+def read_config(storage: Objects, run_id: str) -> Config:
     """The config that a run was made with."""
     from llmaug.config import parse_config
 
@@ -182,7 +182,7 @@ def read_config(storage: Storage, run_id: str) -> Config:
         raise UserError(f"{error.message}. {formats.written_by(run)}. {remedy}") from error
 
 
-def parse_json(storage: Storage, data: bytes, *names: str) -> Any:
+def parse_json(storage: Objects, data: bytes, *names: str) -> Any:
     """Raises UserError when `data`, the bytes of the object, is no JSON."""
     try:
         return json.loads(data)
@@ -191,12 +191,12 @@ def parse_json(storage: Storage, data: bytes, *names: str) -> Any:
         raise damaged(storage, why, *names) from error
 
 
-def damaged(storage: Storage, why: str, *names: str) -> UserError:
+def damaged(storage: Objects, why: str, *names: str) -> UserError:
     """The error that says how the object comes back."""
     return UserError(f"{storage.uri(*names)}: damaged: {why}. {_remedy(storage, '/'.join(names))}")
 
 
-def _remedy(storage: Storage, path: str) -> str:
+def _remedy(storage: Objects, path: str) -> str:
     steps = path.split("/")
     again = "give the command of the run again: it is made anew from what came before"
     match steps:
@@ -216,7 +216,7 @@ def _remedy(storage: Storage, path: str) -> str:
     return "Restore it from a copy, or delete it and run the job again"
 
 
-def _stage_of(storage: Storage, steps: list[str]) -> str | None:
+def _stage_of(storage: Objects, steps: list[str]) -> str | None:
     """The folder of the stage, or the single file of the run, that the path lies in."""
     if len(steps) == 3:
         return "/".join(steps)

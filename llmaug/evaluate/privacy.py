@@ -22,7 +22,7 @@ from llmaug.core.storage import Storage
 from llmaug.evaluate.figures import Audit
 from llmaug.filter.copied import count_real_runs, is_among, real_runs, run_hashes
 from llmaug.items.arrays import group_bounds
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
 from llmaug.schema import SYNTHETIC
 
 
@@ -62,7 +62,7 @@ def _audit_part(
 ) -> dict[str, int]:
     events = storage.read_part(merged, part, columns=["item_id", "origin", "unit_id"])
     events = events.filter(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC))
-    tokens = load(storage, vocabulary).encode(events["item_id"])
+    tokens = load_vocabulary(storage, vocabulary).encode(events["item_id"])
     rare = real_runs(storage, runs, enough)
     units = events["unit_id"].to_numpy(zero_copy_only=False)
     bounds = group_bounds(units)

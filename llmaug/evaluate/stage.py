@@ -26,7 +26,7 @@ from llmaug.evaluate.figures import Figures
 from llmaug.evaluate.satisfaction import from_sums, sum_users
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 from llmaug.items.sequences import user_histories
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.schema import RANK, validate
 from llmaug.training.ranking import rank_targets
 
@@ -65,7 +65,7 @@ def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
         _sum_part, storage, folder, split, models, vocabulary, config.evaluate, config.seed
     )
     map_parts(context, f"{folder}/{SUMS}", parts, add_up)
-    train_events = load(storage, vocabulary).items["train_events"].to_numpy()
+    train_events = load_vocabulary(storage, vocabulary).items["train_events"].to_numpy()
     sums, lists = _total(storage, folder, parts, len(train_events))
     found = figures(sums, lists, models, train_events, config.evaluate, config.seed)
     found["satisfaction"] = {
@@ -161,7 +161,7 @@ def _sum_part(
     seed: int,
     part: str,
 ) -> dict[str, Any]:
-    vocabulary = load(storage, vocabulary_folder)
+    vocabulary = load_vocabulary(storage, vocabulary_folder)
     ranks = [storage.read_part(_folder_of(folder, model), part) for model in models]
     found = []
     for (arm, model_seed), table in zip(models, ranks, strict=True):

@@ -16,7 +16,7 @@ from llmaug.core.stage import Context, map_parts
 from llmaug.core.storage import Storage, digest
 from llmaug.ingest.split import TRAIN
 from llmaug.items.arrays import group_bounds
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
 
 
 def run_hashes(tokens: np.ndarray, length: int) -> np.ndarray:
@@ -53,7 +53,7 @@ def _count_part(
     storage: Storage, train: str, folder: str, vocabulary: str, length: int, part: str
 ) -> dict[str, Any]:
     events = storage.read_part(train, part, columns=["user_id", "item_id"])
-    tokens = load(storage, vocabulary).encode(events["item_id"])
+    tokens = load_vocabulary(storage, vocabulary).encode(events["item_id"])
     users = events["user_id"].to_numpy(zero_copy_only=False)
     own = [np.unique(run_hashes(tokens[a:b], length)) for a, b in group_bounds(users)]
     hashes, num_users = np.unique(

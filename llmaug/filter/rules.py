@@ -1,101 +1,215 @@
-"""What makes a generated event, or a whole answer, unfit: a reason, or none."""
+"""What makes a generated event, or a whole answer, unfit: a reason, or none.
+
+A filter is a pure function that a class of the config names (`FilterConfig`); `filters.rules`
+says which are applied, and in which order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from llmaug.config import FiltersConfig
+from llmaug.config import (
+    CopiedConfig,
+    FilterConfig,
+    FiltersConfig,
+    NewUsersConfig,
+    RepeatedConfig,
+    StrategyConfig,
+    TooShortConfig,
+    imported,
+)
+from llmaug.errors import UserError
 from llmaug.filter.copied import is_among, run_hashes
-from llmaug.items.vocabulary import NUM_SPECIAL
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
+
+Verdict = tuple[str, str]
+"""(reason, detail) of an outcome that is rejected."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """What the catalogue says of the items of events."""
+
+    titles: pa.Array
+    """(I,) strings, in token order."""
+    all_tags: pa.Array
+    """(I,) lists of strings."""
+
+    def title(self, token: int) -> str | None:
+        """None: the item has none, or the token is no event."""
+        place = self._place(token)
+        return None if place is None else self.titles[place].as_py()
+
+    def tags(self, token: int) -> list[str]:
+        place = self._place(token)
+        return [] if place is None else self.all_tags[place].as_py() or []
+
+    def _place(self, token: int) -> int | None:
+        if token < NUM_SPECIAL or not len(self.titles):
+            return None
+        return (token - NUM_SPECIAL) % len(self.titles)
+
+
+def items_seen(rules: Sequence[FilterConfig], vocabulary: Vocabulary) -> Items | None:
+    """What `rules` see of the items of `vocabulary`; None where no rule asks for it."""
+    if not any(rule.sees_items for rule in rules):
+        return None
+    columns = (vocabulary.items[name].combine_chunks() for name in ("title", "tags"))
+    return Items(*columns)
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One outcome as the filters see it."""
 
-    strategy: str
+    unit_id: str
+    strategy: StrategyConfig
+    """The one that its unit was made by."""
     tokens: list[int]
-    """The generated events."""
+    """The generated events. One outside the catalogue is dropped, whatever else is said of it."""
     history: frozenset[int]
     """Event tokens of the user's training history; empty for new users."""
     num_items: int
     """Items of the vocabulary."""
     real_runs: np.ndarray
-    """Sorted hashes of the runs of `copied_ngram` items in all training histories."""
+    """Sorted hashes of the runs of `copied_ngram` items in all training histories; none while
+    events are still being generated."""
+    copied_ngram: int
+    """As in section `filters`."""
     may_repeat: tuple[bool, ...] = (False,)
     """Whether an event of each action may come again."""
+    items: Items | None = None
+    """Titles and tags, where a filter `sees_items`."""
+
+    def is_event(self, token: int) -> bool:
+        """Whether it stands for an item of the catalogue (with an action)."""
+        return NUM_SPECIAL <= token < NUM_SPECIAL + self.num_items * len(self.may_repeat)
 
 
-EventFilter = Callable[[Candidate, FiltersConfig], list[str | None]]
-OutcomeFilter = Callable[[Candidate, list[int], FiltersConfig], tuple[str, str] | None]
-
-
-def outside_catalogue(candidate: Candidate, config: FiltersConfig) -> list[str | None]:
-    """Special tokens and token ids that no event has."""
-    end = NUM_SPECIAL + candidate.num_items * len(candidate.may_repeat)
+def outside_catalogue(candidate: Candidate) -> list[str | None]:
+    """Special tokens and token ids that no event has: no rule of the config, always applied."""
     return [
-        None if NUM_SPECIAL <= token < end else "outside_catalogue" for token in candidate.tokens
+        None if candidate.is_event(token) else "outside_catalogue" for token in candidate.tokens
     ]
 
 
-def repeated(candidate: Candidate, config: FiltersConfig) -> list[str | None]:
+def repeated(config: RepeatedConfig, candidate: Candidate) -> list[str | None]:
     """Events that the user had already, in the history or earlier in this outcome."""
     seen = set(candidate.history)
     reasons: list[str | None] = []
     for token in candidate.tokens:
-        action = (token - NUM_SPECIAL) // candidate.num_items
-        again = token in seen and not candidate.may_repeat[action]
+        again = token in seen and candidate.is_event(token)
+        if again:
+            action = (token - NUM_SPECIAL) // candidate.num_items
+            again = not candidate.may_repeat[action]
         reasons.append("repeated" if again else None)
         seen.add(token)
     return reasons
 
 
-def too_short(
-    candidate: Candidate, kept: list[int], config: FiltersConfig
-) -> tuple[str, str] | None:
+def too_short(config: TooShortConfig, candidate: Candidate, kept: list[int]) -> Verdict | None:
     """Too few events are left to learn from."""
-    # A chat model chooses one event, and a gap may end after one: with its history about it, that
-    # is enough.
-    if len(kept) >= (1 if candidate.strategy in ("choose", "infill") else config.min_events):
+    if len(kept) >= (1 if candidate.strategy.one_is_enough else config.min_events):
         return None
     return "too_short", f"{len(kept)} of {len(candidate.tokens)} events kept"
 
 
-def copied(candidate: Candidate, kept: list[int], config: FiltersConfig) -> tuple[str, str] | None:
+def copied(config: CopiedConfig, candidate: Candidate, kept: list[int]) -> Verdict | None:
     """A new user who is mostly runs of real people's histories."""
-    if candidate.strategy != "new_users" or len(kept) < config.copied_ngram:
+    length = candidate.copied_ngram
+    if not isinstance(candidate.strategy, NewUsersConfig) or len(kept) < length:
         return None
     items = (np.array(kept) - NUM_SPECIAL) % candidate.num_items + NUM_SPECIAL
-    share = float(is_among(run_hashes(items, config.copied_ngram), candidate.real_runs).mean())
+    share = float(is_among(run_hashes(items, length), candidate.real_runs).mean())
     if share <= config.max_copied_share:
         return None
-    return (
-        "copied",
-        f"{share:.0%} of the runs of {config.copied_ngram} events are in real histories",
-    )
-
-
-EVENT_FILTERS: list[EventFilter] = [outside_catalogue, repeated]
-OUTCOME_FILTERS: list[OutcomeFilter] = [too_short, copied]
+    return "copied", f"{share:.0%} of the runs of {length} events are in real histories"
 
 
 def judge(
-    candidate: Candidate, config: FiltersConfig
-) -> tuple[list[str | None], tuple[str, str] | None]:
+    candidate: Candidate, rules: Sequence[FilterConfig]
+) -> tuple[list[str | None], Verdict | None]:
     """(a reason or None for each event, (reason, detail) or None for the outcome).
 
-    The first filter that objects gives the reason.
+    The first filter that objects gives the reason; of an outcome it is the last one that is asked.
+    Raises UserError where a filter fails, or says what cannot be used.
     """
-    reasons: list[str | None] = [None] * len(candidate.tokens)
-    for event_filter in EVENT_FILTERS:
-        verdicts = event_filter(candidate, config)
-        reasons = [old or new for old, new in zip(reasons, verdicts, strict=True)]
-    kept = [t for t, reason in zip(candidate.tokens, reasons, strict=True) if reason is None]
-    for outcome_filter in OUTCOME_FILTERS:
-        verdict = outcome_filter(candidate, kept, config)
-        if verdict:
-            return reasons, verdict
+    reasons = outside_catalogue(candidate)
+    for rule in rules:
+        if rule.judges == "events":
+            verdicts = _of_events(rule, candidate)
+            reasons = [old or new for old, new in zip(reasons, verdicts, strict=True)]
+        else:
+            pairs = zip(candidate.tokens, reasons, strict=True)
+            verdict = _of_outcome(rule, candidate, [token for token, reason in pairs if not reason])
+            if verdict:
+                return reasons, verdict
     return reasons, None
+
+
+def _of_events(rule: FilterConfig, candidate: Candidate) -> Sequence[str | None]:
+    found = _answer(rule, candidate)
+    num_events = len(candidate.tokens)
+    if not isinstance(found, list) or len(found) != num_events:
+        given = f"{len(found)}" if isinstance(found, list) else repr(found)
+        raise _fault(rule, candidate, f"a list of {num_events} verdicts is expected, not {given}")
+    for reason in found:
+        if reason is not None:
+            _check_reason(rule, candidate, reason)
+    return found
+
+
+def _of_outcome(rule: FilterConfig, candidate: Candidate, kept: list[int]) -> Verdict | None:
+    found = _answer(rule, candidate, kept)
+    if found is None:
+        return None
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], str):
+        raise _fault(rule, candidate, f"(reason, detail) or None is expected, not {found!r}")
+    _check_reason(rule, candidate, found[0])
+    return found[0], found[1]
+
+
+def _answer(rule: FilterConfig, *arguments: Any) -> Any:
+    try:
+        return _function(rule.implementation)(rule, *arguments)
+    except Exception as error:  # a bug: the other outcomes would be judged by it, too
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
+        raise _fault(rule, arguments[0], what) from error
+
+
+def _check_reason(rule: FilterConfig, candidate: Candidate, reason: Any) -> None:
+    """Reasons become names of counts."""
+    if not isinstance(reason, str) or not reason.isidentifier():
+        wrong = f"a reason is a word such as too_short, of letters, digits and _, not {reason!r}"
+        raise _fault(rule, candidate, wrong)
+
+
+def _fault(rule: FilterConfig, candidate: Candidate, what: str) -> UserError:
+    return UserError(
+        f"filter {rule.kind} ({rule.implementation}), unit {candidate.unit_id}: {what[:500]}; mend "
+        "it, or take it out of filters.rules"
+    )
+
+
+@cache
+def _function(path: str) -> Callable[..., Any]:
+    return imported(path)  # type: ignore[no-any-return]
+
+
+def modules_of(filters: FiltersConfig) -> tuple[str, ...]:
+    """Modules that decide what the filters say: roots of a stage whose result depends on it."""
+    found = [__name__]
+    for rule in filters.rules:
+        found.append(rule.implementation.partition(":")[0])
+        config = type(rule).__module__
+        if not config.startswith("llmaug.config."):  # the values of those are fingerprinted
+            found.append(config)
+    return tuple(dict.fromkeys(found))

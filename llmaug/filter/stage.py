@@ -1,25 +1,27 @@
 """Which generated events are kept, and why the others are not.
 
-An ordered list of small pure functions. Event filters give each event a reason to drop it
-or None; outcome filters then accept the rest or reject it whole with (reason, detail).
+The rules of the config, in its order (`llmaug/filter/rules.py`): filters of events give each event
+a reason to drop it or None, filters of outcomes reject one whole with (reason, detail).
 Nothing is deleted: every event is written with its verdict.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from llmaug.config import FiltersConfig
+from llmaug.config import FiltersConfig, OfUsersConfig, StrategyConfig
 from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
+from llmaug.errors import UserError
 from llmaug.filter.copied import count_real_runs, real_runs
-from llmaug.filter.rules import Candidate, judge
+from llmaug.filter.rules import Candidate, Items, items_seen, judge
+from llmaug.filter.rules import modules_of as modules_of_rules
 from llmaug.filter.times import NOBODY, History, histories_of
 from llmaug.ingest.split import TRAIN
 from llmaug.items.vocabulary import Statistics, Vocabulary, load_statistics
@@ -32,7 +34,7 @@ from llmaug.lm.generator import (
     vocabulary_of,
 )
 from llmaug.lm.prompts import Prompts
-from llmaug.plan.parts import read_parts
+from llmaug.plan.parts import PlanPart, read_parts
 from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, validate
 
 
@@ -52,16 +54,26 @@ def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Count
     """Write the verdicts on all parts of `outcomes` into `name` (folders of the run)."""
     config, storage = context.config, context.storage
     folder = context.folder(name)
-    train = f"{context.folder('split')}/{TRAIN}"
     generator = generator_of(context)
     runs = count_real_runs(context, folder, generator.vocabulary, config.filters.copied_ngram)
     groups = _groups(storage, context.folder(plan), storage.parts(context.folder(outcomes)))
-    work = partial(
-        _filter_group, groups, storage, context.folder(outcomes), folder, train, runs,
-        generator, repeatable(context, generator), context.folder("vocabulary"),
-        context.folder(plan), config.filters, config.seed,
-    )  # fmt: skip
-    counts = map_parts(context, folder, list(groups), work, outputs=groups)
+    work = _OfGroups(
+        storage=storage,
+        groups=groups,
+        plan=context.folder(plan),
+        outcomes=context.folder(outcomes),
+        folder=folder,
+        train=f"{context.folder('split')}/{TRAIN}",
+        statistics=context.folder("vocabulary"),
+        runs=runs,
+        generator=generator,
+        may_repeat=repeatable(context, generator),
+        strategies=tuple(config.plan.strategies),
+        filters=config.filters,
+        seed=config.seed,
+    )
+    written = {group: [part.name for part in parts] for group, parts in groups.items()}
+    counts = map_parts(context, folder, list(groups), work, outputs=written)
     storage.delete(runs)
     counts["units"] = counts["rows"]
     for status in (ACCEPTED, REJECTED, FAILED):
@@ -70,13 +82,13 @@ def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Count
     return counts
 
 
-def _groups(storage: Storage, plan: str, outcomes: list[str]) -> dict[str, list[str]]:
+def _groups(storage: Storage, plan: str, outcomes: list[str]) -> dict[str, list[PlanPart]]:
     """{name: parts of outcomes} that share one part of the training events."""
     there = set(outcomes)
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[PlanPart]] = {}
     for part in read_parts(storage, plan):
         if part.name in there:
-            groups.setdefault(part.train_part or part.name, []).append(part.name)
+            groups.setdefault(part.train_part or part.name, []).append(part)
     return groups
 
 
@@ -90,96 +102,134 @@ def _places_of(places: list[int] | None, num_events: int) -> list[Any]:
     return [places[min(number, len(places) - 1)] for number in range(num_events)]
 
 
-def _filter_group(
-    groups: dict[str, list[str]],
-    storage: Storage,
-    outcomes: str,
-    folder: str,
-    train: str,
-    runs: str,
-    generator: Generator,
-    may_repeat: tuple[bool, ...],
-    statistics_folder: str,
-    plan: str,
-    config: FiltersConfig,
-    seed: int,
-    group: str,
-) -> dict[str, Any]:
-    """All parts of a group, so that its histories are read once."""
-    vocabulary = vocabulary_of(storage, generator)
-    prompts = prompts_of(storage, generator)
-    statistics = load_statistics(storage, statistics_folder)
-    known_runs = real_runs(storage, runs)
-    histories: dict[str | None, History] = {}
-    if group not in groups[group]:
-        histories = histories_of(storage, train, group, vocabulary)
-    total: Counter[str] = Counter()
-    for part in groups[group]:
-        if storage.exists(folder, f"{part}.json"):
-            continue
-        units = storage.read_part(plan, part, _ASKED, UNITS).to_pylist()
+@dataclass(frozen=True, kw_only=True)
+class _OfGroups:
+    """The verdicts on the parts of one group; picklable, called for a name of `groups`."""
+
+    storage: Storage
+    groups: dict[str, list[PlanPart]]
+    plan: str
+    outcomes: str
+    folder: str
+    train: str
+    statistics: str
+    runs: str
+    generator: Generator
+    may_repeat: tuple[bool, ...]
+    strategies: tuple[StrategyConfig, ...]
+    filters: FiltersConfig
+    seed: int
+
+    def __call__(self, group: str) -> dict[str, Any]:
+        """All parts of a group, so that its histories are read once."""
+        storage, parts = self.storage, self.groups[group]
+        vocabulary = vocabulary_of(storage, self.generator)
+        judging = _Judge(
+            vocabulary=vocabulary,
+            prompts=prompts_of(storage, self.generator),
+            statistics=load_statistics(storage, self.statistics),
+            real_runs=real_runs(storage, self.runs),
+            items=items_seen(self.filters.rules, vocabulary),
+            may_repeat=self.may_repeat,
+            filters=self.filters,
+            seed=self.seed,
+        )
+        histories: dict[str | None, History] = {}
+        if parts[0].train_part is not None:
+            histories = histories_of(storage, self.train, group, vocabulary)
+        total: Counter[str] = Counter()
+        for part in parts:
+            if not storage.exists(self.folder, f"{part.name}.json"):
+                total.update(self._judge_part(part, judging, histories))
+        return dict(total)
+
+    def _judge_part(
+        self, part: PlanPart, judging: _Judge, histories: dict[str | None, History]
+    ) -> Counter[str]:
+        storage, strategy = self.storage, self.strategies[part.strategy]
+        units = storage.read_part(self.plan, part.name, _ASKED, UNITS).to_pylist()
         asked = {unit["unit_id"]: unit for unit in units}
-        rows = storage.read_part(outcomes, part, stored=OUTCOMES).to_pylist()
+        rows = storage.read_part(self.outcomes, part.name, stored=OUTCOMES).to_pylist()
         counts: Counter[str] = Counter()
         for row in rows:
-            history = histories.get(row["user_id"], NOBODY)
-            rng = np.random.default_rng([seed, int(row["unit_id"][:15], 16)])
-            try:
-                _finish(row, history, asked[row["unit_id"]], prompts, vocabulary, statistics,
-                        known_runs, may_repeat, config, rng)  # fmt: skip
-            except Exception as error:  # one row that cannot be read is one failed outcome
-                row.update(status=FAILED, reason="unparsable", detail=f"{error!r}"[:500])
-                row["events"] = None
+            if row["status"] == GENERATED:
+                history = histories.get(row["user_id"], NOBODY)
+                row.update(judging.verdict_on(row, asked[row["unit_id"]], strategy, history))
             counts.update(_counts_of(row))
-        table = validate(pa.Table.from_pylist(rows, schema=OUTCOME), OUTCOME, part)
-        storage.write_part(table, dict(counts), folder, part)
-        total.update(counts)
-    return dict(total)
+        table = validate(pa.Table.from_pylist(rows, schema=OUTCOME), OUTCOME, part.name)
+        storage.write_part(table, dict(counts), self.folder, part.name)
+        return counts
 
 
-def _finish(
-    row: dict[str, Any],
-    history: History,
-    asked: dict[str, Any],
-    prompts: Prompts,
-    vocabulary: Vocabulary,
-    statistics: Statistics,
-    real_runs: np.ndarray,
-    may_repeat: tuple[bool, ...],
-    config: FiltersConfig,
-    rng: np.random.Generator,
-) -> None:
-    """Give the outcome `row` its final status, reason and events."""
-    if row["status"] != GENERATED:
-        return
-    tokens = prompts.events(row["strategy"], row["tokens"], asked["candidates"])
-    candidate = Candidate(
-        strategy=row["strategy"],
-        tokens=tokens,
-        history=frozenset(history.tokens),
-        num_items=vocabulary.num_items,
-        real_runs=real_runs,
-        may_repeat=may_repeat,
-    )
-    reasons, verdict = judge(candidate, config)
-    of_event = _places_of(asked["places"], len(tokens))
-    times = history.times_of(row["strategy"], of_event, rng, statistics)
-    decoded = [vocabulary.decode_event(token) for token in tokens]
-    row["status"] = REJECTED if verdict else ACCEPTED
-    row["reason"], row["detail"] = verdict or (None, None)
-    row["events"] = [
-        {
-            "item_id": decoded[position][0],
-            "action": decoded[position][1],
-            "timestamp": times[position],
-            "position": position,
-            "place": of_event[position],
-            "logprob": None,
-            "keep": verdict is None and reason is None,
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """What a worker has at hand to judge outcomes."""
+
+    vocabulary: Vocabulary
+    prompts: Prompts
+    statistics: Statistics
+    real_runs: np.ndarray
+    items: Items | None
+    may_repeat: tuple[bool, ...]
+    filters: FiltersConfig
+    seed: int
+
+    def verdict_on(
+        self, row: dict[str, Any], asked: dict[str, Any], strategy: StrategyConfig, history: History
+    ) -> dict[str, Any]:
+        """Final status, reason, detail and events of the generated outcome `row`."""
+        try:
+            return self._judged(row, asked, strategy, history)
+        except UserError:  # of a filter: it would judge the others no better
+            raise
+        except Exception as error:  # one row that cannot be read is one failed outcome
+            return {
+                "status": FAILED,
+                "reason": "unparsable",
+                "detail": f"{error!r}"[:500],
+                "events": None,
+            }
+
+    def _judged(
+        self, row: dict[str, Any], asked: dict[str, Any], strategy: StrategyConfig, history: History
+    ) -> dict[str, Any]:
+        tokens = self.prompts.events(strategy, row["tokens"], asked["candidates"])
+        candidate = Candidate(
+            unit_id=row["unit_id"],
+            strategy=strategy,
+            tokens=tokens,
+            history=frozenset(history.tokens),
+            num_items=self.vocabulary.num_items,
+            real_runs=self.real_runs,
+            copied_ngram=self.filters.copied_ngram,
+            may_repeat=self.may_repeat,
+            items=self.items,
+        )
+        reasons, verdict = judge(candidate, self.filters.rules)
+        places = _places_of(asked["places"], len(tokens))
+        replaces = isinstance(strategy, OfUsersConfig) and strategy.replaces
+        rng = np.random.default_rng([self.seed, int(row["unit_id"][:15], 16)])
+        times = history.times_of(places, replaces, rng, self.statistics)
+        decoded = [self.vocabulary.decode_event(token) for token in tokens]
+        reason, detail = verdict or (None, None)
+        return {
+            "status": REJECTED if verdict else ACCEPTED,
             "reason": reason,
+            "detail": detail,
+            "events": [
+                {
+                    "item_id": decoded[position][0],
+                    "action": decoded[position][1],
+                    "timestamp": times[position],
+                    "position": position,
+                    "place": places[position],
+                    "logprob": None,
+                    "keep": verdict is None and why is None,
+                    "reason": why,
+                }
+                for position, why in enumerate(reasons)
+            ],
         }
-        for position, reason in enumerate(reasons)
-    ]
 
 
 def _counts_of(row: dict[str, Any]) -> Counter[str]:
@@ -198,6 +248,6 @@ STAGE = Stage(
     name="filtered",
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
-    roots=lambda config: (*modules_of(config), "llmaug.filter.rules"),
+    roots=lambda config: (*modules_of(config), *modules_of_rules(config.filters)),
     settings=lambda config: config.filters,
 )

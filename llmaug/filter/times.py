@@ -54,18 +54,18 @@ class History:
 
     def times_of(
         self,
-        strategy: str,
         places: list[int] | list[None],
+        replaces: bool,
         rng: np.random.Generator,
         statistics: Statistics,
     ) -> list[datetime]:
-        """Times of the events that go to `places`; a substitute takes that of the original."""
+        """Times of the events that go to `places`; where one `replaces` another, that of it."""
         if not places:
             return []
         first = places[0]
         if first is None:
             return event_times(rng, len(places), None, None, statistics)
-        if strategy == "substitute":
+        if replaces:
             return [self.times[place] for place in places if place is not None]
         after = self.times[first - 1] if first > 0 else None
         before = self.times[first] if first < len(self.times) else None

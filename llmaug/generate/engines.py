@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from llmaug.config import DIRECTION_OF, GenerateConfig
+from llmaug.config import STRATEGIES, GenerateConfig
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL
 from llmaug.lm import Answers
@@ -273,7 +273,7 @@ def sampling_params(units: Units, number: int, letters: list[int] | None = None)
     if letters:
         offered = letters[: len(units.candidates[number] or ())]
         sampling["allowed_token_ids"] = offered
-    may_end = DIRECTION_OF[units.strategies[number]] == "infill"
+    may_end = STRATEGIES.find(units.strategies[number]).needs == "infill"
     return SamplingParams(
         **sampling,
         seed=int(units.seeds[number]),

@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.config import FiltersConfig
+from llmaug.config import FiltersConfig, StrategyConfig
 from llmaug.core.formats import UNITS
 from llmaug.core.stored import Note, read_record
-from llmaug.filter.rules import Candidate, judge
+from llmaug.errors import UserError
+from llmaug.filter.rules import Candidate, items_seen, judge
 from llmaug.generate.engine_loop import EngineLoop
 from llmaug.generate.engines import EngineMaker
 from llmaug.generate.part_answer import KEEP_EVERY_S, PartAnswer, Place
@@ -31,7 +32,7 @@ from llmaug.items.sequences import user_histories
 from llmaug.lm.generator import Generator, prompts_of, vocabulary_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 WHOLE_ATTEMPTS = 2  # begun more often without an end, a part is run unit by unit
 CRASHES = 2  # and a unit is given up after so many crashes in its company
@@ -51,12 +52,15 @@ class PartWorker:
         generator: Generator | None = None,
         filters: FiltersConfig | None = None,
         may_repeat: tuple[bool, ...] = (False,),
+        strategies: Sequence[StrategyConfig] = (),
     ) -> None:
         self._place, self._preview, self._quotas = place, preview, quotas or {}
         assert generator is not None
         self._train, self._vocabulary = train, vocabulary_of(place.storage, generator)
         self._prompts = prompts_of(place.storage, generator)
         self._filters, self._may_repeat = filters or FiltersConfig(), may_repeat
+        self._strategies = strategies
+        self._items = items_seen(self._filters.rules, self._vocabulary)
         line = _BoardLine(board)
         self._loop = EngineLoop(engine, line.report, line.died)
         self._together = _Together()
@@ -73,13 +77,19 @@ class PartWorker:
         answer = PartAnswer(self._place, row["source"], part, units)
         self._loop.count(kept=answer.num_kept)
         careful = answer.unfinished > WHOLE_ATTEMPTS
-        with self._together.alone() if careful else self._together.among_others():
-            if careful:
-                self._one_by_one(answer)
-            elif row["strategy"] in self._quotas:
-                self._by_quota(answer, self._quotas[row["strategy"]], row["train_part"])
-            else:
-                self._collect(answer, answer.open_numbers())
+        strategy = self._strategies[row["strategy"]]
+        try:
+            with self._together.alone() if careful else self._together.among_others():
+                if careful:
+                    self._one_by_one(answer, strategy)
+                elif row["strategy"] in self._quotas:
+                    quota = self._quotas[row["strategy"]]
+                    self._by_quota(answer, strategy, quota, row["train_part"])
+                else:
+                    self._collect(answer, strategy, answer.open_numbers())
+        except UserError:  # of a filter, once for all: no engine died of it, and no answer is lost
+            answer.set_aside()
+            raise
         if self._loop.broken:
             raise self._loop.broken
         if self._loop.stopped:
@@ -88,7 +98,7 @@ class PartWorker:
         counts = answer.commit()
         return {"part": part, "counts": json.dumps(counts)}
 
-    def _collect(self, answer: PartAnswer, numbers: np.ndarray) -> None:
+    def _collect(self, answer: PartAnswer, strategy: StrategyConfig, numbers: np.ndarray) -> None:
         """Run rows `numbers` and take their answers, until all are there or we are stopped."""
         if not len(numbers):
             return
@@ -104,10 +114,10 @@ class PartWorker:
                 return
             num_open -= answers.num_rows
             answer.add(answers)
-            self._look_at(answer.units, answers)
+            self._look_at(answer.units, strategy, answers)
             answer.keep_now_and_then()
 
-    def _one_by_one(self, answer: PartAnswer) -> None:
+    def _one_by_one(self, answer: PartAnswer, strategy: StrategyConfig) -> None:
         for number in answer.open_numbers():
             if answer.crashes_at(number) >= CRASHES:
                 detail = f"the engine died {CRASHES} times while only this unit ran"
@@ -115,20 +125,28 @@ class PartWorker:
                 self._loop.count(failed=1)
                 continue
             answer.begin_unit(number)
-            self._collect(answer, np.array([number]))
+            self._collect(answer, strategy, np.array([number]))
             if self._loop.stopped or self._loop.broken:
                 break
         # Before the next part has the engine: were it to die of that one while this one is
         # being committed, the last unit here would be blamed.
         answer.end_units()
 
-    def _by_quota(self, answer: PartAnswer, quota: int, train_part: str) -> None:
+    def _by_quota(
+        self, answer: PartAnswer, strategy: StrategyConfig, quota: int, train_part: str
+    ) -> None:
         """Tries of each user, until `quota` of its outcomes would be accepted."""
         histories = user_histories(self._place.storage, [self._train], train_part, self._vocabulary)
         accepted: Counter[str | None] = Counter()
+
+        def accepts(user: str | None, number: int, tokens: list[int]) -> bool:
+            history = histories.get(user or "", [])
+            candidate = self._candidate(answer.units, strategy, number, tokens, history)
+            return judge(candidate, self._filters.rules)[1] is None
+
         for number, tokens in answer.known_tokens():
             user = answer.units.users[number]
-            accepted[user] += self._accepts(answer.units, number, tokens, histories)
+            accepted[user] += accepts(user, number, tokens)
         waiting: dict[str | None, list[int]] = {}
         for number in answer.open_numbers():
             waiting.setdefault(answer.units.users[number], []).append(int(number))
@@ -140,15 +158,15 @@ class PartWorker:
                 waiting[user] = numbers[take:]
             if not wave:
                 break
-            self._collect(answer, np.array(sorted(wave)))
+            self._collect(answer, strategy, np.array(sorted(wave)))
             asked = set(wave)
             for number, tokens in answer.known_tokens():
                 if number in asked:
                     user = answer.units.users[number]
-                    accepted[user] += self._accepts(answer.units, number, tokens, histories)
+                    accepted[user] += accepts(user, number, tokens)
         answer.not_needed = sum(len(numbers) for numbers in waiting.values())
 
-    def _look_at(self, units: Units, answers: pa.Table) -> None:
+    def _look_at(self, units: Units, strategy: StrategyConfig, answers: pa.Table) -> None:
         """Judge some of the answers, so that people see the share that will be accepted."""
         looked = answers.filter(pc.is_null(answers["reason"]))
         looked = looked.filter(pa.array(looked["number"].to_numpy() % self._preview == 0))
@@ -160,8 +178,8 @@ class PartWorker:
             chat = units.candidates[number] is not None  # then the prompt is no history
             if self._prompts.language.ids is None and not chat:
                 history = [*history, *units.table["prompt"][number].as_py()]
-            candidate = self._candidate(units, number, tokens, history)
-            reasons, verdict = judge(candidate, self._filters)
+            candidate = self._candidate(units, strategy, number, tokens, history)
+            reasons, verdict = judge(candidate, self._filters.rules)
             accepted += verdict is None
             kept += reasons.count(None) if verdict is None else 0
             seen += len(tokens)
@@ -170,21 +188,26 @@ class PartWorker:
             tokens_seen=seen,
         )  # fmt: skip
 
-    def _accepts(
-        self, units: Units, number: int, tokens: list[int], histories: dict[str, list[int]]
-    ) -> bool:
-        history = histories.get(units.users[number] or "", [])
-        return judge(self._candidate(units, number, tokens, history), self._filters)[1] is None
-
     def _candidate(
-        self, units: Units, number: int, tokens: list[int], history: list[int]
+        self,
+        units: Units,
+        strategy: StrategyConfig,
+        number: int,
+        tokens: list[int],
+        history: list[int],
     ) -> Candidate:
-        nothing = np.empty(0, np.uint64)  # copies of new users are looked for by stage `filter`
-        strategy, offered = units.strategies[number], units.candidates[number]
-        events = self._prompts.events(strategy, tokens, offered)
-        num_items = self._vocabulary.num_items
-        seen = frozenset(history)
-        return Candidate(strategy, events, seen, num_items, nothing, self._may_repeat)
+        return Candidate(
+            unit_id=units.ids[number],
+            strategy=strategy,
+            tokens=self._prompts.events(strategy, tokens, units.candidates[number]),
+            history=frozenset(history),
+            num_items=self._vocabulary.num_items,
+            # Copies of new users are looked for by stage `filter`.
+            real_runs=np.empty(0, np.uint64),
+            copied_ngram=self._filters.copied_ngram,
+            may_repeat=self._may_repeat,
+            items=self._items,
+        )
 
 
 class _Together:

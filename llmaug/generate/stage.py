@@ -27,6 +27,7 @@ from llmaug.core.stage import Context, Stage, content_of, map_parts, total_count
 from llmaug.core.storage import Storage
 from llmaug.core.stored import Kept, need_record
 from llmaug.errors import UserError
+from llmaug.filter.rules import modules_of as modules_of_filters
 from llmaug.generate.board import Board, Limits
 from llmaug.generate.engine_maker import engine_maker, num_gpus
 from llmaug.generate.ledger import check_units
@@ -35,6 +36,7 @@ from llmaug.generate.part_answer import KEPT, Place, commit, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.watch import Spent, Watch, interruptible
 from llmaug.ingest.split import TRAIN
+from llmaug.lm import modules_of as modules_of_model
 from llmaug.lm.generator import Generator, generator_of, modules_of, repeatable
 from llmaug.plan.parts import PlanPart, read_parts
 from llmaug.schema import FAILED, GENERATED
@@ -151,6 +153,7 @@ def run_engines(
         "train": f"{context.folder('split')}/{TRAIN}",
         "generator": generator,
         "filters": config.filters,
+        "strategies": config.plan.strategies,
         "may_repeat": repeatable(context, generator),
     }
     finished = total_counts(storage, place.folder)
@@ -250,11 +253,12 @@ def _first_failure(storage: Storage, folder: str) -> str:
 
 
 def _roots(config: Config) -> tuple[str, ...]:
-    """vLLM finds `item_logits` by its name. Rules of the filters decide under quotas alone: what
-    is shown of them while it runs is no result."""
-    filters = ("llmaug.filter.rules",) if _quotas(config) else ()
-    of_vllm = ("llmaug.lm.causal.item_logits",) if config.lm.model == "causal" else ()
-    return *modules_of(config), *of_vllm, *filters
+    """Filters decide under quotas alone: what is shown of them while it runs is no result."""
+    filters = modules_of_filters(config.filters) if _quotas(config) else ()
+    roots = (*modules_of(config), *filters)
+    if config.generate.engine == "uniform":
+        return roots
+    return *roots, *modules_of_model(config.lm, "answering"), *config.lm.by_name
 
 
 STAGE = Stage(

@@ -38,7 +38,7 @@ def load_users(storage: Storage, folder: str) -> Users:
 
 def attributes_digest(context: Context) -> str | None:
     """Of the users table as stage `ingest` left it; None where no model reads it."""
-    if not context.config.lm.user_attributes:
+    if not context.config.lm.user_attributes_read:
         return None
     files = of_manifest(read_manifest(context.storage, context.folder("ingest")) or {})
     return digest({name: files[name]["digest"] for name in files if name.startswith("users/")})

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmaug.config import STRATEGIES, name_of
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.arrays import group_bounds
@@ -100,6 +101,14 @@ def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
     return np.memmap(file, dtype, mode="r")
 
 
+def _replacing(events: pa.Table) -> pa.Array:
+    """Names of the strategies whose events stand in the stead of others."""
+    placed = events["strategy"].filter(pc.is_valid(events["place"]))
+    found = [STRATEGIES.find(name) for name in placed.drop_null().unique().to_pylist()]
+    names = [name_of(each, "kind") for each in found if getattr(each, "replaces", False)]
+    return pa.array(names, pa.string())
+
+
 def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     """Sequences of events sorted by user, real before synthetic, units together.
 
@@ -111,7 +120,7 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     weight = events["weight"].to_numpy().astype(np.float32)
     # Without a place, behind everything that the user has.
     place = pc.fill_null(events["place"], np.iinfo(np.int32).max).to_numpy()
-    replaces = pc.fill_null(pc.equal(events["strategy"], "substitute"), False).to_numpy(
+    replaces = pc.is_in(events["strategy"], value_set=_replacing(events)).to_numpy(
         zero_copy_only=False
     )
     tokens, weights, lengths, user_ids, is_real = [], [], [], [], []

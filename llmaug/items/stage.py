@@ -18,7 +18,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
 from llmaug.items.item_text import TEXT, WORD, encoder_files, write_vectors
-from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load, of_items
+from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load_vocabulary, of_items
 from llmaug.schema import ITEM
 
 _SAMPLES_PER_PART = 5000
@@ -59,7 +59,7 @@ def run(context: Context) -> dict[str, Any]:
     if context.config.vocabulary.text_encoder:
         counts |= write_vectors(context, items)
     if items.num_rows > context.config.vocabulary.max_atomic_items:
-        vocabulary = load(storage, folder)
+        vocabulary = load_vocabulary(storage, folder)
         counts["words_per_item"] = _write_semantic_ids(context, train, vocabulary)
     return counts
 

@@ -123,7 +123,7 @@ class Vocabulary:
         return has_tags if self.text is None else has_tags | self.text.any(1)
 
 
-def load(storage: Storage, folder: str) -> Vocabulary:
+def load_vocabulary(storage: Storage, folder: str) -> Vocabulary:
     """Raises UserError when the stage's files do not fit together."""
     items = storage.read_part(folder, ITEMS_PART)
     note = read_note(storage, folder, ITEMS_PART)

@@ -1,33 +1,35 @@
 """Behaviour language models: what generates synthetic events.
 
-One small protocol for all of them, so that the stages around them need not know which one
-it is:
+The config class of a kind names the three things that are its own, so that the stages around them
+need not know which one it is:
 
-    train.run(context)         fit on the run's training events and save: a folder of plain
-                               files, whose `llmaug.json` says what it is and for which
-                               vocabulary; returns facts with `model_digest`
-    models.check_model         a UserError that says why a folder holds no such model
-    models.load_answers        the finished model of a folder, ready to answer
-    model.requests(units)      what is asked for each unit (a Request)
-    model.answer(requests)     tokens for each request, or `reason: detail` where it failed;
-                               a causal model is answered by vLLM instead
-    model.events(outcome)      the answered tokens as item tokens in time order
+    training(context)     fit on the run's training events and save: a folder of plain files, whose
+                          `llmaug.json` says what it is and for which vocabulary; returns facts with
+                          `model_digest`
+    asking(storage, generator, vocabulary)
+                          `Prompts`: how it is asked about a history, how its answers are read
+    answering(storage, generator, vocabulary)
+                          what answers: a model of its own (`ByItself`) or vLLM (`InVllm`); a
+                          UserError that says why a folder holds no such model
 
-    kind      trained in   at work in     what else is its own
-    ngram     ngram        ngram          ngram_counts
-    causal    causal       vLLM           language (directions, prompts), documents (batches)
-    masked    masked       completion     masking (batches, prompts)
+    kind      trained in     asked in       answers in      what else is its own
+    ngram     ngram.model    prompts        ngram.model     ngram.counts
+    causal    causal.model   causal.asking  vLLM            causal.documents (batches)
+    masked    masked.model   masked.asking  masked.completion  masked.masking (batches, prompts)
+    instruct  chat.finetune  chat.choices   vLLM            chat.template
 
-All share `train` (the stage), `prompts` (what is asked about a history), `folder` (what is
-checked before a model is loaded), `features` (item tags and texts) and `sampling` (how numpy models
-draw).
+All share `train` (the stage), `task` (what the trainer asks of neural ones), `prompts`, `language`
+(tokens and directions), `folder` (what is checked before a model is loaded) and `features` (item
+tags and texts).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+from llmaug.config import LmConfig
 
 
 @dataclass(frozen=True)
@@ -46,26 +48,42 @@ class Request:
     also_seen: tuple[int, ...] = ()
 
 
-class Requests(Protocol):
-    """The half of the protocol that needs no weights: a driver can do it."""
+class Answers(Protocol):
+    """A model that answers by itself (n-gram, masked)."""
 
     def requests(self, units: Sequence[dict[str, Any]]) -> list[Request]:
         """What is asked for each row of UNIT."""
-
-    def events(self, outcome: dict[str, Any]) -> list[int]:
-        """Item tokens of a row of OUTCOME in time order."""
-
-
-class Answers(Requests, Protocol):
-    """A model that answers by itself (n-gram, masked)."""
 
     def answer(self, requests: Sequence[Request]) -> list[list[int] | str]:
         """Tokens for each request, or `reason: detail` where it failed."""
 
 
-def package_of(model: str) -> str:
-    """The package with what only models of kind `lm.model` need."""
-    return f"llmaug.lm.{'chat' if model == 'instruct' else model}"
+@dataclass(frozen=True)
+class ByItself:
+    """A model that needs no vLLM."""
+
+    load: Callable[[], Answers]
+    """Called by each worker; picklable."""
+
+
+@dataclass(frozen=True)
+class InVllm:
+    """A Hugging Face folder that vLLM serves."""
+
+    folder: str
+    version: str
+    """Digest of the model."""
+    num_tokens: int
+    """Of the model, control tokens included."""
+    letters: list[int] | None = None
+    """Of a chat model: the tokens of the letters by which it chooses."""
+
+
+def modules_of(lm: LmConfig, *parts: Literal["training", "asking", "answering"]) -> tuple[str, ...]:
+    """Modules that decide what these parts of a behaviour model do."""
+    own = type(lm).__module__
+    named = tuple(getattr(lm, part).partition(":")[0] for part in parts)
+    return named if own.startswith("llmaug.config.") else (own, *named)
 
 
 def request_of(unit: dict[str, Any]) -> Request:

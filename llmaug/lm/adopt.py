@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmaug.config import Config
+from llmaug.config import Config, imported
 from llmaug.core.stage import Context, Stage
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
+from llmaug.lm import modules_of
 from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
-from llmaug.lm.models import check_model
+from llmaug.lm.generator import Generator
 
 _SETTING = "lm.from_run"
 
@@ -20,7 +21,11 @@ _SETTING = "lm.from_run"
 def run(context: Context) -> dict[str, Any]:
     storage, lm = context.storage, context.config.lm
     found = _find(context)
-    check_model(storage, found.folder, lm.model, load(storage, found.vocabulary))
+    generator = Generator(
+        lm.name, lm.model, found.vocabulary, found.folder, found.digest, lm.context_len
+    )
+    # For its errors: nothing is paid yet.
+    imported(lm.answering)(storage, generator, load_vocabulary(storage, found.vocabulary))
     refuse_leaks(context, str(lm.from_run), _SETTING)
     context.progress.note(f"generator of run {lm.from_run}: {found.folder}")
     return {
@@ -41,6 +46,7 @@ def stage(config: Config) -> Stage:
         name=f"lm/{config.lm.name}",
         run=run,
         inputs=("split", "vocabulary"),
+        roots=lambda config: modules_of(config.lm, "answering"),
         settings=lambda config: [config.lm.name, config.lm.from_run],
         outside=lambda context: _find(context).digest,
     )

@@ -18,6 +18,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 
+WARM_START = "lm.warm_start"
 _KEYS = ["user_id", "item_id", "timestamp"]
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmaug.config import LmConfig
+from llmaug.config import NeuralConfig
 from llmaug.items.item_features import ItemFeatures, item_features
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 
 
 def lm_features(
-    config: LmConfig, vocabulary: Vocabulary, min_tag_items: int, num_tokens: int
+    config: NeuralConfig, vocabulary: Vocabulary, min_tag_items: int, num_tokens: int
 ) -> ItemFeatures | None:
     """None where the config wants no features, or no tag is on enough items and there are no
     texts."""
@@ -26,7 +26,7 @@ def lm_features(
     return item_features(vocabulary, min_tag_items, config.hidden_size, num_tokens)
 
 
-def new_items(config: LmConfig, vocabulary: Vocabulary, min_tag_items: int) -> Tensor | None:
+def new_items(config: NeuralConfig, vocabulary: Vocabulary, min_tag_items: int) -> Tensor | None:
     """(items,) tokens of the items that features alone place: with some, without an event.
 
     None where there are none, or where they are competitors like any other

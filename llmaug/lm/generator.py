@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from llmaug.config import Config
+from llmaug.config import BEHAVIOUR_MODELS, Config, imported
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
-from llmaug.items.vocabulary import Vocabulary, load, load_statistics
-from llmaug.lm import package_of
-from llmaug.lm.chat.choices import load_choices
-from llmaug.lm.prompts import Prompts, load_prompts
+from llmaug.items.vocabulary import Vocabulary, load_statistics, load_vocabulary
+from llmaug.lm import modules_of as modules_of_model
+
+if TYPE_CHECKING:
+    from llmaug.lm.prompts import Prompts
+
+_OF_ITEMS = "llmaug.lm.prompts:of_items"
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Generator:
     name: str
     """`model name @ content digest`: part of every unit's id."""
     kind: str
-    """causal, masked or ngram; uniform: items drawn at random."""
+    """As `lm.model`."""
     vocabulary: str
     """Folder of the vocabulary whose tokens it reads and writes."""
     model: str | None
@@ -31,16 +35,20 @@ class Generator:
     context_len: int
     """Tokens that it sees, those it generates included."""
     side: str | None = None
-    """instruct: folder of what is known besides the chat model."""
+    """Folder of the stage that trained it or took it in: what is known besides the model."""
+
+    @property
+    def folder(self) -> str:
+        """Of the model, where there is one."""
+        assert self.model is not None, self.name
+        return self.model
 
 
 def modules_of(config: Config) -> tuple[str, ...]:
-    """Roots of a stage that asks the generator or reads its answers. Models of all kinds are
-    asked in a Language."""
-    language = "llmaug.lm.causal.language"
+    """Roots of a stage that asks the generator or reads its answers."""
     if config.generate.engine == "uniform":
-        return (language,)
-    return language, package_of(config.lm.model)
+        return (_OF_ITEMS.partition(":")[0],)
+    return modules_of_model(config.lm, "asking")
 
 
 def generator_of(context: Context) -> Generator:
@@ -61,23 +69,24 @@ def generator_of(context: Context) -> Generator:
         model=counts.get("model_folder") or context.folder(f"lm/{lm.name}"),
         model_digest=counts["model_digest"],
         context_len=lm.context_len,
-        side=context.folder(f"lm/{lm.name}") if lm.model == "instruct" else None,
+        side=context.folder(f"lm/{lm.name}"),
     )
 
 
 @lru_cache(maxsize=2)
 def prompts_of(storage: Storage, generator: Generator) -> Prompts:
     """How the generator is asked, and how its answers are read; kept by each worker."""
-    vocabulary = load(storage, generator.vocabulary)
-    if generator.side is not None:
-        return load_choices(storage, generator.side, vocabulary, generator.context_len)
-    return load_prompts(storage, generator.model, generator.kind, vocabulary, generator.context_len)
+    vocabulary = load_vocabulary(storage, generator.vocabulary)
+    known = generator.model is not None
+    asking = BEHAVIOUR_MODELS.find(generator.kind).asking if known else _OF_ITEMS
+    prompts: Prompts = imported(asking)(storage, generator, vocabulary)
+    return prompts
 
 
 def vocabulary_of(storage: Storage, generator: Generator) -> Vocabulary:
     """The vocabulary whose event tokens the generator's answers are read as."""
     actions = prompts_of(storage, generator).language.actions
-    return replace(load(storage, generator.vocabulary), actions=actions)
+    return replace(load_vocabulary(storage, generator.vocabulary), actions=actions)
 
 
 def repeatable(context: Context, generator: Generator) -> tuple[bool, ...]:

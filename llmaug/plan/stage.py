@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.config import NewUsersConfig, OfUsersConfig
+from llmaug.config import NewUsersConfig, OfUsersConfig, Strategy
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -49,7 +49,7 @@ def run(context: Context) -> dict[str, Any]:
     share = fraction(config.budget, demands)
     maker = UnitMaker(
         storage, generator, config.seed, repeatable(context, generator),
-        context.folder("ingest/users") if config.lm.user_attributes else None,
+        context.folder("ingest/users") if config.lm.user_attributes_read else None,
     )  # fmt: skip
     for index, strategy in enumerate(config.plan.strategies):
         paid = int(share * demands[index][0])
@@ -75,7 +75,7 @@ def run(context: Context) -> dict[str, Any]:
     return _summary(context, generator, share, sum(number for number, _ in demands))
 
 
-def _check_room(prompts: Prompts, strategies: Sequence[OfUsersConfig | NewUsersConfig]) -> None:
+def _check_room(prompts: Prompts, strategies: Sequence[Strategy]) -> None:
     """What the config could not know: how many tokens an item has."""
     language = prompts.language
     if language.ids is None:
@@ -118,7 +118,7 @@ def _summary(context: Context, generator: Generator, share: float, wanted: int) 
     }
 
 
-def _units_of(strategy: OfUsersConfig | NewUsersConfig, num_users: int) -> int:
+def _units_of(strategy: Strategy, num_users: int) -> int:
     if isinstance(strategy, NewUsersConfig):
         return strategy.num_users
     return num_users * strategy.samples_per_user
@@ -253,7 +253,7 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
             config.budget.max_tokens,
             config.lm.model,
             config.lm.context_len,
-            config.lm.user_attributes,
+            config.lm.user_attributes_read,
             config.filters.repeats,
             config.generate.engine,
         ],

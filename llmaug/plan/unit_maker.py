@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from llmaug.config import ChooseConfig, NewUsersConfig, OfUsersConfig, SamplingConfig
+from llmaug.config import NewUsersConfig, OfUsersConfig, SamplingConfig, Strategy
 from llmaug.core.storage import Storage, digest
 from llmaug.ingest.users import load_users
-from llmaug.lm.chat.choices import Choices
 from llmaug.lm.generator import Generator, prompts_of
 
 
@@ -43,16 +42,12 @@ class UnitMaker:
         prompts = prompts_of(self.storage, self.generator)
         seed = self._seed_of(strategy, user_id, sample)
         rng = np.random.default_rng(seed)
-        places = prompts.draw_places(strategy.kind, len(history), strategy.num_events, rng)
-        if isinstance(strategy, ChooseConfig):
-            assert isinstance(prompts, Choices)
-            candidates = prompts.candidates(history, strategy.num_candidates, rng)
-            prompt = prompts.choice(history, candidates)
+        places = prompts.draw_places(strategy, len(history), rng)
+        candidates = prompts.offered(strategy, history, rng)
+        user = prompts.language.user_tokens(attributes)
+        prompt = prompts.question(strategy, history, places, user, candidates)
+        if candidates is not None:  # of which none was seen
             return self._unit(strategy, prompt, sample, seed, user_id, places, (), candidates)
-        prompt = prompts.question(
-            strategy.kind, history, places, strategy.num_events,
-            prompts.language.user_tokens(attributes),
-        )  # fmt: skip
         shown = set(prompt) if prompts.language.word_len == 1 else set()
         also_seen = sorted(
             token
@@ -72,16 +67,14 @@ class UnitMaker:
         prompt = prompts.new_user(strategy.num_events, prompts.language.user_tokens(drawn))
         return self._unit(strategy, prompt, sample, seed, None, None)
 
-    def _seed_of(
-        self, strategy: OfUsersConfig | NewUsersConfig, user_id: str | None, sample: int
-    ) -> int:
+    def _seed_of(self, strategy: Strategy, user_id: str | None, sample: int) -> int:
         # The sample number makes the seeds of equal prompts differ. 63 bits: with 31 a plan of
         # 100,000 new users would hold equal units.
         return int(digest([self.seed, strategy.kind, user_id, sample])[:16], 16) >> 1
 
     def _unit(
         self,
-        strategy: OfUsersConfig | NewUsersConfig,
+        strategy: Strategy,
         prompt: list[int],
         sample: int,
         seed: int,

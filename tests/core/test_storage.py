@@ -236,6 +236,12 @@ def test_a_root_that_is_a_file_is_named(tmp_path: Path, below: str) -> None:
     assert f"{tmp_path}/file{below}/object" in caught.value.message
 
 
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "object").mkdir()
+    with pytest.raises(UserError, match=f"{tmp_path}/object: a folder lies where a file belongs"):
+        Storage(str(tmp_path)).write(b"x", "object")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

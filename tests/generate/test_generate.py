@@ -11,20 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmaug.config import GenerateConfig, LmConfig
+from llmaug.config import CausalConfig, GenerateConfig
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import EngineMaker, UniformEngine, VllmEngine
 from llmaug.generate.part_answer import Place
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
-from llmaug.lm.causal.language import Language
 from llmaug.lm.generator import Generator
+from llmaug.lm.language import Language
 from llmaug.schema import FAILED, GENERATED, UNIT
 from tests.tables import catalogue
 
 NUM_ITEMS = 30
-LM = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=80)
+LM = CausalConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=80)
 
 
 def unit(number: int, prompt: list[int], seed: int = 1, **sampling: Any) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def test_a_gap_ends_where_the_model_ends_it_and_holds_items_alone(
     on_vllm: list[dict[str, Any]],
 ) -> None:
     tokens = {row["unit_id"]: row["tokens"] for row in on_vllm}
-    answers = [LANGUAGE.events({"strategy": "infill", "tokens": tokens[unit["unit_id"]]})
+    answers = [LANGUAGE.events("infill", tokens[unit["unit_id"]])
                for unit in GAPS]  # fmt: skip
     assert {len(answer) for answer in answers} > {20} and min(map(len, answers)) >= 1
     drawn = {token for answer in answers for token in answer}

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.config import GenerateConfig, LmConfig
+from llmaug.config import CausalConfig, GenerateConfig
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import VllmEngine
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL
-from llmaug.lm.causal.language import Language
+from llmaug.lm.language import Language
 from llmaug.schema import UNIT
 from tests.tables import catalogue
 
 NUM_ITEMS, NUM_UNITS, NUM_EVENTS = 60, 200, 12
 WORDS = catalogue([f"item-{number:02d}" for number in range(NUM_ITEMS)])
 LANGUAGE = Language(WORDS.num_tokens, has_directions=True)
-LM = LmConfig(hidden_size=64, num_heads=2, num_layers=2, context_len=64)
+LM = CausalConfig(hidden_size=64, num_heads=2, num_layers=2, context_len=64)
 STRATEGIES = ("continue", "prefix", "infill", "new_users")
 
 

@@ -19,7 +19,7 @@ from llmaug.items.semantic_ids import (
     write_ids,
 )
 from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL
-from llmaug.lm.causal.language import Language, load_language
+from llmaug.lm.language import Language, load_language
 from tests.tables import VllmConfig, catalogue, events, histories
 
 # a and b are alike, c is near them, d is far away.
@@ -111,9 +111,9 @@ def test_prompts_are_cut_between_items() -> None:
 
 def test_answers_are_items_in_time_order() -> None:
     tokens = [3, 5, 7, 4, 5, 7]
-    assert LANGUAGE.events({"strategy": "continue", "tokens": tokens}) == [A, D]
-    assert LANGUAGE.events({"strategy": "prefix", "tokens": tokens}) == [D, A]
-    assert LANGUAGE.events({"strategy": "infill", "tokens": [3, 5, 7, EOS]}) == [A]
+    assert LANGUAGE.events("forward", tokens) == [A, D]
+    assert LANGUAGE.events("reverse", tokens) == [D, A]
+    assert LANGUAGE.events("infill", [3, 5, 7, EOS]) == [A]
 
 
 # -- models --------------------------------------------------------------------------------
@@ -126,13 +126,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     """An untrained model over 200 items in folder `lm`."""
     import torch
 
-    from llmaug.config import LmConfig
+    from llmaug.config import CausalConfig
     from llmaug.lm.causal import model as causal
     from llmaug.lm.causal.model import CausalLm
 
     torch.manual_seed(0)
     ids = build(np.random.default_rng(0).normal(size=(200, 6)), 2, 8, seed=0)
-    config = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=32)
+    config = CausalConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=32)
     model = CausalLm(config, WORDS, 1, Language(ids.num_words, True, items=ids))
     storage = Storage(str(tmp_path_factory.mktemp("model")))
     causal.save(storage, "lm", model, WORDS, {})
@@ -155,11 +155,11 @@ def test_a_model_carries_its_ids(saved: Storage, tmp_path: Path) -> None:
 def test_likelihood_is_that_of_the_words_of_an_item() -> None:
     import torch
 
-    from llmaug.config import LmConfig
+    from llmaug.config import CausalConfig
     from llmaug.lm.causal.model import CausalLm
 
     torch.manual_seed(0)
-    config = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=32, dropout=0)
+    config = CausalConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=32, dropout=0)
     model = CausalLm(config, catalogue("abcd"), 1, LANGUAGE).eval()
     prompts = [[BOS, *LANGUAGE.spell([A])], [BOS]]
     with torch.no_grad():

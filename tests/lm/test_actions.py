@@ -17,7 +17,7 @@ from llmaug.core.stage import Context
 from llmaug.filter.rules import Candidate, judge
 from llmaug.items.semantic_ids import SemanticIds, Trie
 from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL
-from llmaug.lm.causal.language import Language, language_of
+from llmaug.lm.language import Language, language_of
 from tests.tables import VllmConfig, catalogue, events, histories, write_vocabulary
 
 MakeContext = Callable[..., Context]
@@ -129,7 +129,7 @@ def test_a_model_learns_what_follows_which_action(
     """A view is followed by a purchase, and that by a view of another item."""
     import torch
 
-    from llmaug.lm.train import CausalTask
+    from llmaug.lm.causal.training import CausalTask
     from llmaug.training.loop import make_optimiser, train_step
 
     lm = {"hidden_size": 32, "num_heads": 1, "num_layers": 1, "context_len": 16, "dropout": 0,
@@ -172,7 +172,7 @@ def test_a_model_learns_what_follows_which_action(
 
 
 def test_without_action_tokens_an_event_is_its_item(make_context: MakeContext) -> None:
-    from llmaug.lm.train import CausalTask
+    from llmaug.lm.causal.training import CausalTask
 
     context = make_context(lm={"action_tokens": False})
     words = catalogue("abcd", train_events=dict.fromkeys("abcd", 1))

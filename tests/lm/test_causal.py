@@ -12,15 +12,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from llmaug.config import LmConfig
+from llmaug.config import CausalConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.sequences import Batches, Row, of_events, padded
 from llmaug.items.vocabulary import BOS, EOS, PAD, Vocabulary
 from llmaug.lm.causal import model as causal
 from llmaug.lm.causal.documents import Documents, packed
-from llmaug.lm.causal.language import FORWARD, INFILL, REVERSE, Language, load_language
 from llmaug.lm.causal.model import CausalLm
+from llmaug.lm.language import FORWARD, INFILL, REVERSE, Language, load_language
 from tests.tables import catalogue, events, histories
 
 # Nobody has seen the newest action film and the newest drama yet.
@@ -28,7 +28,7 @@ TAGS = {"a": ["action"], "b": ["action"], "c": ["drama"], "d": ["drama"],
         "new_action": ["action"], "new_drama": ["drama"]}  # fmt: skip
 WORDS = catalogue(list(TAGS), tags=TAGS, train_events=dict.fromkeys("abcd", 4))
 A, B, C, D, NEW_ACTION, NEW_DRAMA = range(3, 9)
-CONFIG = LmConfig(
+CONFIG = CausalConfig(
     hidden_size=64, num_heads=2, num_layers=1, context_len=8, dropout=0.0, batch_size=8,
     learning_rate=0.01,
 )  # fmt: skip
@@ -46,14 +46,14 @@ def one_thread() -> Iterator[None]:
 TASTES = events(histories(u1="abab", u2="baab", u3="cdcd", u4="dccd"))
 
 
-def trained(num_steps: int, config: LmConfig = CONFIG, words: Vocabulary = WORDS) -> CausalLm:
+def trained(num_steps: int, config: CausalConfig = CONFIG, words: Vocabulary = WORDS) -> CausalLm:
     """Half of the users like action, the other half drama."""
     return fitted(num_steps, config, words, TASTES)
 
 
 def fitted(
     num_steps: int,
-    config: LmConfig,
+    config: CausalConfig,
     words: Vocabulary,
     table: pa.Table,
     language: Language | None = None,
@@ -309,7 +309,7 @@ def letters(tokens: list[int]) -> str:
 def test_one_model_reads_in_three_directions(in_rows: bool) -> None:
     """Everyone walks along the alphabet, so each question has one answer."""
     language = Language(ALPHABET.num_tokens, True)
-    config = LmConfig(
+    config = CausalConfig(
         directions={"forward": 0.25, "reverse": 0.25, "infill": 0.5}, packed=in_rows,
         hidden_size=32, num_heads=1, context_len=12, dropout=0.0, batch_size=56,
         learning_rate=0.003,
@@ -328,7 +328,7 @@ def test_one_model_reads_in_three_directions(in_rows: bool) -> None:
     # A gap is closed by EOS, and reverse answers come back in time order.
     with torch.no_grad():
         assert model.next_logits([[*prompts[2], e]]).argmax() == EOS
-    assert letters(language.events({"strategy": "prefix", "tokens": [d, c]})) == "cd"
+    assert letters(language.events("reverse", [d, c])) == "cd"
 
 
 def test_user_attributes_decide_where_there_is_no_history() -> None:

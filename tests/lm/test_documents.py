@@ -11,7 +11,7 @@ import pytest
 from llmaug.items.sequences import Batches, Row, of_events
 from llmaug.items.vocabulary import BOS, EOS, PAD
 from llmaug.lm.causal.documents import Documents, document, packed
-from llmaug.lm.causal.language import FORWARD, INFILL, REVERSE, Language
+from llmaug.lm.language import FORWARD, INFILL, REVERSE, Language
 from tests.tables import catalogue, events, histories
 
 WORDS = catalogue("abcdef")

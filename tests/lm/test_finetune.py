@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmaug.config import LmConfig, parse_config
+from llmaug.config import InstructConfig, parse_config
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
 from llmaug.items.sequences import of_events
@@ -220,7 +220,7 @@ def test_checkpoints_hold_what_is_trained(tmp_path: Path) -> None:
     write_chat_model(tmp_path)
     for kind, adapters in (("lora", True), ("full", False)):
         lm = parse_config({"lm": {**LM, "finetune": kind}}).lm
-        assert isinstance(lm, LmConfig)
+        assert isinstance(lm, InstructConfig)
         model = ChatModel(str(tmp_path), lm)
         state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
         assert all("lora" in name for name in state) == adapters

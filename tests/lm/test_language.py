@@ -7,7 +7,7 @@ import pytest
 from llmaug.errors import UserError
 from llmaug.items.vocabulary import BOS, EOS
 from llmaug.lm import Request
-from llmaug.lm.causal.language import (
+from llmaug.lm.language import (
     Language,
     known_attributes,
 )
@@ -80,10 +80,10 @@ def test_what_does_not_fit_is_cut_far_from_what_is_asked_for(user: list[int]) ->
 
 def test_a_strategy_knows_its_direction() -> None:
     tokens = [A, B]
-    assert LANGUAGE.events({"strategy": "continue", "tokens": tokens}) == [A, B]
-    assert LANGUAGE.events({"strategy": "prefix", "tokens": tokens}) == [B, A]
-    assert LANGUAGE.events({"strategy": "substitute", "tokens": [A, EOS, B]}) == [A]
-    assert LANGUAGE.events({"strategy": "infill", "tokens": [A, B]}) == [A, B]
+    assert LANGUAGE.events("forward", tokens) == [A, B]
+    assert LANGUAGE.events("reverse", tokens) == [B, A]
+    assert LANGUAGE.events("infill", [A, EOS, B]) == [A]
+    assert LANGUAGE.events("infill", [A, B]) == [A, B]
 
 
 def test_a_unit_is_asked_as_it_stands() -> None:

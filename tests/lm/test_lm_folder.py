@@ -10,17 +10,17 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from llmaug.config import LmConfig
+from llmaug.config import CausalConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.lm.causal import model as causal
-from llmaug.lm.causal.language import Language, load_language
 from llmaug.lm.causal.model import CausalLm
+from llmaug.lm.language import Language, load_language
 from tests.tables import catalogue
 
 WORDS = catalogue("abcde")
 LANGUAGE = Language(WORDS.num_tokens, True, (("age", ("old", "young")),))
-CONFIG = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=8)
+CONFIG = CausalConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=8)
 
 
 @pytest.fixture

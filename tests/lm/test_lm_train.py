@@ -13,8 +13,7 @@ import torch
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
 from llmaug.lm import train
-from llmaug.lm.causal.language import Language, load_language
-from llmaug.lm.masked.completion import load
+from llmaug.lm.language import Language, load_language
 from llmaug.schema import USER
 from tests.tables import catalogue, events, histories, write_vocabulary
 
@@ -70,7 +69,7 @@ def test_a_masked_model_trains_on_the_same_logs(make_context: MakeContext) -> No
     context = make_context(lm={**SMALL, "model": "masked", "context_len": 6})
     write_inputs(context)
     folders = {n: context.folder(n) for n in ("split", "vocabulary")}
-    task = train.MaskedTask(
+    task = MaskedTask(
         context.storage, {**folders, "model": context.folder("lm/masked")}, context.config
     )
     batch = task.batch(0, 0, 1)
@@ -101,7 +100,7 @@ def test_histories_beyond_the_context_are_windowed_and_the_user_is_told(
     context = make_context(lm={**SMALL, "context_len": 4})
     write_inputs(context)
     folders = {n: context.folder(n) for n in ("split", "vocabulary", "ingest/users")}
-    task = train.CausalTask(context.storage, folders, context.config)
+    task = CausalTask(context.storage, folders, context.config)
     assert task.facts()["windowed_histories"] == 2  # u1 and u3: six events and BOS
     assert task.batch(0, 0, 1)[0].shape[1] <= 5
     monkeypatch.setattr(train, "fit", lambda *_: {"windowed_histories": 2})
@@ -117,7 +116,7 @@ def test_users_of_one_event_train_in_every_direction(make_context: MakeContext) 
     for part in TRAIN:
         context.storage.write_part(once, {}, f"{context.folder('split')}/train", part)
     folders = {n: context.folder(n) for n in ("split", "vocabulary", "ingest/users")}
-    task = train.CausalTask(context.storage, folders, context.config)
+    task = CausalTask(context.storage, folders, context.config)
     losses = [task.model(*map(torch.as_tensor, task.batch(step, 0, 1))).item() for step in range(9)]
     assert np.isfinite(losses).all()
     assert np.isfinite(task.validate())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from llmaug.config import LmConfig
+from llmaug.config import MaskedConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.sequences import Batches, of_events
@@ -33,7 +33,7 @@ WORDS = catalogue(
 )  # fmt: skip
 A, B, C, D, E, F, G, H, _I, J = range(3, 13)
 MASK = WORDS.num_tokens
-CONFIG = LmConfig(
+CONFIG = MaskedConfig(
     model="masked", hidden_size=32, num_heads=1, num_layers=2, context_len=10, dropout=0.0,
     batch_size=56, learning_rate=0.003, num_passes=3,
 )  # fmt: skip

@@ -5,19 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llmaug.config import STRATEGIES, Strategy
 from llmaug.items.vocabulary import BOS, EOS
-from llmaug.lm.causal.language import Language
+from llmaug.lm.causal.asking import CausalPrompts
+from llmaug.lm.language import Language
+from llmaug.lm.masked.asking import MaskedPrompts
 from llmaug.lm.prompts import Prompts
 
 A, B, C, D, E, F = range(3, 9)
 ITEMS = 10
 LANGUAGE = Language(3 + ITEMS, has_directions=True, attributes=(("age", ("old", "young")),))
-CAUSAL = Prompts("causal", LANGUAGE, 20)
-MASKED = Prompts("masked", Language(3 + ITEMS), 20)
-NGRAM = Prompts("ngram", Language(3 + ITEMS), 20)
+CAUSAL = CausalPrompts(LANGUAGE, 20)
+MASKED = MaskedPrompts(Language(3 + ITEMS), 20)
+NGRAM = Prompts(Language(3 + ITEMS), 20)
 MASK = 3 + ITEMS
 UNKNOWN = -1
 HISTORY = [A, B, UNKNOWN, C, D]
+
+
+def of(kind: str) -> Strategy:
+    """The strategy of that name, for two events."""
+    return STRATEGIES.make({"kind": kind, "num_events": 2})
 
 
 def test_a_causal_model_is_asked_in_the_direction_of_the_strategy() -> None:
@@ -27,7 +35,7 @@ def test_a_causal_model_is_asked_in_the_direction_of_the_strategy() -> None:
     old = LANGUAGE.user_tokens({"age": "old"})
 
     def asked(strategy: str, places: list[int]) -> list[int]:
-        return CAUSAL.question(strategy, HISTORY, places, 2, old)
+        return CAUSAL.question(of(strategy), HISTORY, places, old)
 
     assert asked("continue", [5]) == [*old, BOS, A, B, C, D]
     assert asked("prefix", [0]) == [*old, reverse, D, C, B, A]
@@ -38,7 +46,7 @@ def test_a_causal_model_is_asked_in_the_direction_of_the_strategy() -> None:
 
 def test_a_masked_model_is_asked_by_masks_in_the_places() -> None:
     def asked(strategy: str, places: list[int]) -> list[int]:
-        return MASKED.question(strategy, HISTORY, places, 2)
+        return MASKED.question(of(strategy), HISTORY, places)
 
     assert asked("continue", [5]) == [BOS, A, B, C, D, MASK, MASK]
     assert asked("prefix", [0]) == [BOS, MASK, MASK, A, B, C, D]
@@ -48,7 +56,7 @@ def test_a_masked_model_is_asked_by_masks_in_the_places() -> None:
 
 
 def test_a_model_of_counts_is_asked_forward() -> None:
-    assert NGRAM.question("continue", HISTORY, [5], 2) == [BOS, A, B, C, D]
+    assert NGRAM.question(of("continue"), HISTORY, [5]) == [BOS, A, B, C, D]
 
 
 def test_a_history_leaves_room_for_the_answer() -> None:
@@ -57,7 +65,7 @@ def test_a_history_leaves_room_for_the_answer() -> None:
         for strategy, places in (("continue", [60]), ("prefix", [0]), ("infill", [30]),
                                  ("substitute", [30, 31])):  # fmt: skip
             masks = 2 if prompts is MASKED else 0
-            prompt = prompts.question(strategy, long, places, 2)
+            prompt = prompts.question(of(strategy), long, places)
             assert len(prompt) + 2 - masks <= 20
             assert prompt.count(MASK) == masks or prompts is not MASKED
 
@@ -65,7 +73,7 @@ def test_a_history_leaves_room_for_the_answer() -> None:
 def test_places_are_drawn_by_seed_inside_the_history() -> None:
     def drawn(prompts: Prompts, strategy: str, length: int = 6) -> set[tuple[int, ...]]:
         return {
-            tuple(prompts.draw_places(strategy, length, 2, np.random.default_rng(seed)))
+            tuple(prompts.draw_places(of(strategy), length, np.random.default_rng(seed)))
             for seed in range(300)
         }
 
@@ -92,5 +100,5 @@ def test_places_are_drawn_by_seed_inside_the_history() -> None:
 def test_answers_are_read_in_time_order(
     strategy: str, tokens: list[int], expected: list[int]
 ) -> None:
-    assert CAUSAL.events(strategy, tokens) == expected
-    assert MASKED.events("prefix", [A, B]) == [A, B]
+    assert CAUSAL.events(of(strategy), tokens) == expected
+    assert MASKED.events(of("prefix"), [A, B]) == [A, B]

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmaug.config import LmConfig
+from llmaug.config import CausalConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
 from llmaug.lm.causal import model as causal
-from llmaug.lm.causal.language import Language
 from llmaug.lm.causal.model import CausalLm
 from llmaug.lm.causal.warm_start import warm_start
+from llmaug.lm.language import Language
 from tests.tables import catalogue
 
-CONFIG = LmConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=16, dropout=0.0)
+CONFIG = CausalConfig(hidden_size=32, num_heads=1, num_layers=1, context_len=16, dropout=0.0)
 TAGS = {"a": ["rock"], "b": ["rock", "live"], "c": ["opera"]}
 WORDS = catalogue("abc", tags=TAGS)
 AGE = (("age", ("old", "young")),)
@@ -39,7 +39,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def started(
-    storage: Storage, words: Vocabulary, config: LmConfig = CONFIG
+    storage: Storage, words: Vocabulary, config: CausalConfig = CONFIG
 ) -> tuple[CausalLm, dict[str, int]]:
     torch.manual_seed(1)
     model = CausalLm(config, words, 1, language_of(words))
@@ -102,6 +102,6 @@ def test_another_domain_takes_the_trunk_alone(storage: Storage) -> None:
 
 
 def test_a_model_of_another_shape_is_refused(storage: Storage) -> None:
-    wide = LmConfig(hidden_size=64, num_heads=1, num_layers=1, context_len=16)
+    wide = CausalConfig(hidden_size=64, num_heads=1, num_layers=1, context_len=16)
     with pytest.raises(UserError, match="hidden_size 32, this one 64"):
         started(storage, WORDS, wide)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmaug.config import LmConfig, OptimiserConfig, TrainConfig
+from llmaug.config import CausalConfig, OptimiserConfig, TrainConfig
 from llmaug.core.storage import Storage
 from llmaug.items.sequences import Batches, of_events
 from llmaug.recommenders.sasrec import SASRec
@@ -88,7 +88,7 @@ def test_half_precision_is_close_and_keeps_float32_weights() -> None:
     in_half, gradients = run(task, precision="bfloat16")
     assert in_half != loss and in_half == pytest.approx(loss, rel=0.02)
     assert {tensor.dtype for tensor in gradients} == {torch.float32}
-    assert LmConfig().precision is None  # half precision where there is a GPU for it
+    assert CausalConfig().precision is None  # half precision where there is a GPU for it
     assert run(Task(), precision=None)[0] == loss  # and here there is none
 
 

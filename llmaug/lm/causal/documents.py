@@ -17,7 +17,7 @@ import numpy as np
 
 from llmaug.items.sequences import Batches, Row, padded
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL, PAD
-from llmaug.lm.causal.language import FORWARD, REVERSE, Language
+from llmaug.lm.language import FORWARD, REVERSE, Language
 
 _HIDDEN = 0.1  # share of the documents without their user's attributes: new users have none
 

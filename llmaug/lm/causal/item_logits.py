@@ -23,9 +23,9 @@ from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 from llmaug.core.storage import Storage
 from llmaug.items.semantic_ids import SemanticIds, Trie, read_ids
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL
-from llmaug.lm.causal.actions import ActionIds
-from llmaug.lm.causal.language import language_of
+from llmaug.lm.actions import ActionIds
 from llmaug.lm.folder import NOTES
+from llmaug.lm.language import language_of
 
 
 class ItemLogits(LogitsProcessor):

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llmaug.config import LmConfig
+from llmaug.config import CausalConfig
 from llmaug.core.storage import Storage
 from llmaug.items.arrays import padded_prompts
 from llmaug.items.semantic_ids import write_ids
 from llmaug.items.vocabulary import BOS, EOS, PAD, Vocabulary
-from llmaug.lm.causal.language import Language
 from llmaug.lm.features import averaged, lm_features, new_items
 from llmaug.lm.folder import write_model
+from llmaug.lm.language import Language
 from llmaug.training.losses import softmax
 
 
@@ -38,7 +38,7 @@ class CausalLm(nn.Module):
 
     def __init__(
         self,
-        config: LmConfig,
+        config: CausalConfig,
         vocabulary: Vocabulary,
         min_tag_items: int,
         language: Language | None = None,
@@ -121,7 +121,7 @@ class CausalLm(nn.Module):
         return self.dropout(out.last_hidden_state)
 
 
-def llama_config(config: LmConfig, num_tokens: int) -> LlamaConfig:
+def llama_config(config: CausalConfig, num_tokens: int) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=num_tokens,
         hidden_size=config.hidden_size,

@@ -18,9 +18,9 @@ import torch
 from llmaug.core.model_files import fetch_model
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load
-from llmaug.lm.causal.language import Language, load_language
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.lm.causal.model import CausalLm
+from llmaug.lm.language import Language, load_language
 
 _NUM_NEAREST = 10
 _NEW_AT_ONCE = 1024
@@ -43,7 +43,7 @@ def warm_start(
     """
     from transformers import LlamaForCausalLM
 
-    known_words = load(storage, vocabulary_folder)
+    known_words = load_vocabulary(storage, vocabulary_folder)
     language = load_language(storage, folder, known_words)
     if language.items or model.language.items:
         raise UserError("lm.warm_start: models with semantic ids cannot start from another one")

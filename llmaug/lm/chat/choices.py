@@ -22,14 +22,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.config import Config
+from llmaug.config import ChooseConfig, OfUsersConfig, StrategyConfig
 from llmaug.core.hf_folder import adopt_folder
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.semantic_ids import taken_items
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
-from llmaug.lm.causal.language import Language
 from llmaug.lm.folder import CONFIG, NOTES
+from llmaug.lm.generator import Generator
+from llmaug.lm.language import Language
 from llmaug.lm.prompts import Prompts
 
 NEIGHBOURS = "neighbours.parquet"
@@ -47,11 +48,6 @@ _TEXTS = {
         "请只回答一个字母。"
     ),
 }
-
-
-def num_candidates(config: Config) -> int:
-    """Items among which fine-tuning asks to choose: as many as the plan does at most."""
-    return max((s.num_candidates for s in config.plan.strategies if s.kind == "choose"), default=8)
 
 
 def adopt_model(
@@ -136,6 +132,23 @@ class Choices(Prompts):
                 chosen.append(token)
         return [chosen[place] for place in rng.permutation(len(chosen))]
 
+    def offered(
+        self, strategy: OfUsersConfig, history: Sequence[int], rng: np.random.Generator
+    ) -> list[int]:
+        assert isinstance(strategy, ChooseConfig)
+        return self.candidates(history, strategy.num_candidates, rng)
+
+    def question(
+        self,
+        strategy: OfUsersConfig,
+        history: Sequence[int],
+        places: Sequence[int],
+        user: Sequence[int] = (),
+        candidates: Sequence[int] | None = None,
+    ) -> list[int]:
+        assert candidates is not None
+        return self.choice(history, candidates)
+
     def choice(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
         """The question as tokens; the oldest events are left out where it is too long."""
         known = [token for token in history if token >= 0]
@@ -159,7 +172,10 @@ class Choices(Prompts):
         return list(self.tokenizer.encode(before + content + behind, add_special_tokens=False))
 
     def events(
-        self, strategy: str, tokens: Sequence[int], candidates: Sequence[int] | None = None
+        self,
+        strategy: StrategyConfig,
+        tokens: Sequence[int],
+        candidates: Sequence[int] | None = None,
     ) -> list[int]:
         """The item behind the letter; -1 for a letter that was not offered."""
         assert candidates is not None
@@ -190,9 +206,13 @@ class Choices(Prompts):
         return self.table["popular"].to_pylist()
 
 
-def load_choices(
-    storage: Storage, folder: str, vocabulary: Vocabulary, context_len: int
-) -> Choices:
+def load_choices(storage: Storage, generator: Generator, vocabulary: Vocabulary) -> Choices:
+    """How the chat model of a run is asked."""
+    assert generator.side is not None
+    return choices_in(storage, generator.side, vocabulary, generator.context_len)
+
+
+def choices_in(storage: Storage, folder: str, vocabulary: Vocabulary, context_len: int) -> Choices:
     """How the chat model of `lm/<name>` (`folder`) is asked."""
     notes = storage.read_json(folder, NOTES)
     if "frame" not in notes:
@@ -200,7 +220,6 @@ def load_choices(
             f"{storage.uri(folder)}: made by an earlier version of llmaug; run stage lm anew there"
         )
     return Choices(
-        kind="instruct",
         language=Language(vocabulary.num_tokens),
         context_len=context_len,
         vocabulary=vocabulary,

@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmaug.config import Config, LmConfig
+from llmaug.config import Config, InstructConfig
 from llmaug.core.model_files import fetch_model
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Batches, Sequences, load_sequences
-from llmaug.items.vocabulary import load
-from llmaug.lm.chat.choices import LETTERS, Choices, load_choices, num_candidates
+from llmaug.items.vocabulary import load_vocabulary
+from llmaug.lm.chat.choices import LETTERS, Choices, choices_in
 from llmaug.lm.folder import NOTES, write_model
 from llmaug.training.trainer import fit
 from llmaug.training.validation import load_validation
@@ -48,7 +48,9 @@ def finetune(context: Context) -> dict[str, Any]:
     needed = {"model": name, "split": "split", "vocabulary": "vocabulary"}
     folders = {key: context.folder(value) for key, value in needed.items()}
     build = partial(FinetuneTask, context.storage, folders, context.config)
-    return fit(context, name, build, context.config.lm, context.config.seed)
+    lm = context.config.lm
+    assert isinstance(lm, InstructConfig)
+    return fit(context, name, build, lm, context.config.seed)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class TrainingQuestions:
 class ChatModel(nn.Module):
     """A chat model of which all weights, or adapters alone, are trained."""
 
-    def __init__(self, folder: str, config: LmConfig) -> None:
+    def __init__(self, folder: str, config: InstructConfig) -> None:
         """folder: a local one."""
         super().__init__()
         self._stored_as = AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype
@@ -181,9 +183,10 @@ class FinetuneTask:
     def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
         """folders: of model, split and vocabulary."""
         self._storage, self._folders = storage, folders
-        self._vocabulary = load(storage, folders["vocabulary"])
-        lm, size = config.lm, num_candidates(config)
-        self.choices = load_choices(storage, folders["model"], self._vocabulary, lm.context_len)
+        self._vocabulary = load_vocabulary(storage, folders["vocabulary"])
+        lm, size = config.lm, config.plan.most_candidates
+        assert isinstance(lm, InstructConfig)
+        self.choices = choices_in(storage, folders["model"], self._vocabulary, lm.context_len)
         train, validation = (f"{folders['split']}/{fold}" for fold in (TRAIN, VALIDATION))
         sequences = load_sequences(storage, train, self._vocabulary)
         self.training = TrainingQuestions(sequences, self.choices, size, lm.batch_size, config.seed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmaug.config import InstructConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import digest
 from llmaug.ingest.split import TRAIN
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm.chat.choices import NEIGHBOURS, _tokenizer, adopt_model, letter_tokens, neighbours
 from llmaug.lm.chat.template import chat_frame
 from llmaug.lm.folder import NOTES
@@ -17,9 +18,10 @@ def fit(context: Context) -> dict[str, Any]:
     """Count who is taken with whom, copy the chat model of `lm.folder` to the root, and
     fine-tune it if so configured."""
     storage, lm = context.storage, context.config.lm
+    assert isinstance(lm, InstructConfig)
     folder = context.folder(f"lm/{lm.name}")
-    vocabulary = load(storage, context.folder("vocabulary"))
-    model_folder, model_digest = adopt_model(storage, str(lm.folder), context.progress.note)
+    vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
+    model_folder, model_digest = adopt_model(storage, lm.folder, context.progress.note)
     tokenizer = _tokenizer(storage, model_folder, model_digest)
     letters = letter_tokens(tokenizer)
     frame = chat_frame(tokenizer, f"lm.folder {lm.folder}")

@@ -21,8 +21,8 @@ from llmaug.core.storage import Storage
 from llmaug.items.arrays import padded_prompts
 from llmaug.items.vocabulary import NUM_SPECIAL, PAD, Vocabulary
 from llmaug.lm import Request, request_of
-from llmaug.lm.folder import check_digest, check_weights, read_notes
 from llmaug.lm.masked.masking import masked_prompt
+from llmaug.lm.masked.notes import check
 from llmaug.lm.ngram.sampling import draw, shaped
 
 _CELLS = 8_000_000  # of (B, T, V) logits at once: 32 MB
@@ -105,10 +105,6 @@ class Completer:
                     row if -1 not in row else "no_item_left: repeats are forbidden, all are taken"
                 )
         return answers
-
-    def events(self, outcome: dict[str, Any]) -> list[int]:
-        """The tokens are items in time order already."""
-        return list(outcome["tokens"])
 
     def _refusal(self, request: Request) -> str:
         num_masks = request.prompt.count(self._mask)
@@ -240,16 +236,9 @@ class _Gaps:
         return [row[real].tolist() for row, real in zip(tokens, self._real, strict=True)]
 
 
-def check(storage: Storage, folder: str, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The notes of the model in `folder`; reads no weights. Raises UserError when it is none,
-    is not whole, or was trained on another vocabulary."""
-    notes = read_notes(storage, folder, "masked")
-    check_digest(storage.uri(folder), notes, vocabulary)
-    check_weights(storage, folder, "masked", vocabulary.num_tokens + 1)
-    return notes
-
-
-def load(storage: Storage, folder: str, vocabulary: Vocabulary, model_digest: str) -> Completer:
+def load_completer(
+    storage: Storage, folder: str, vocabulary: Vocabulary, model_digest: str
+) -> Completer:
     """The model in `folder`, fetched once a digest and machine. Raises UserError as `check`."""
     notes = check(storage, folder, vocabulary)
     local = fetch_model(storage, folder, model_digest)

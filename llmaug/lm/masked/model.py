@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
 
-from llmaug.config import LmConfig
+from llmaug.config import MaskedConfig
 from llmaug.core.storage import Storage
 from llmaug.items.arrays import padded_prompts
 from llmaug.items.vocabulary import BOS, EOS, PAD, Vocabulary
@@ -31,7 +31,7 @@ class MaskedLm(nn.Module):
 
     _new: Tensor | None
 
-    def __init__(self, config: LmConfig, vocabulary: Vocabulary, min_tag_items: int) -> None:
+    def __init__(self, config: MaskedConfig, vocabulary: Vocabulary, min_tag_items: int) -> None:
         super().__init__()
         self.context_len, self.num_passes = config.context_len, config.num_passes
         self.mask = vocabulary.num_tokens
@@ -88,7 +88,7 @@ class MaskedLm(nn.Module):
         return self.bert.cls.predictions.transform(out.last_hidden_state)
 
 
-def bert_config(config: LmConfig, num_tokens: int) -> BertConfig:
+def bert_config(config: MaskedConfig, num_tokens: int) -> BertConfig:
     return BertConfig(
         vocab_size=num_tokens,
         hidden_size=config.hidden_size,

@@ -17,21 +17,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmaug.config import NgramConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import read_note
 from llmaug.errors import UserError
 from llmaug.items.sequences import Sequences
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
-from llmaug.items.vocabulary import load as load_vocabulary
-from llmaug.lm import Request, request_of
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
+from llmaug.lm import ByItself, Request, request_of
 from llmaug.lm.folder import NOTES, REMEDY, check_digest, read_notes
+from llmaug.lm.generator import Generator
 from llmaug.lm.ngram.counts import Totals, adjusted, count_ngrams, count_train, packed
 from llmaug.lm.ngram.sampling import draw, shaped
 
@@ -174,10 +176,6 @@ class NgramLm:
                 answers[number] = row
         return answers
 
-    def events(self, outcome: dict[str, Any]) -> list[int]:
-        """The tokens are items in time order already."""
-        return list(outcome["tokens"])
-
     def _next(self, tails: np.ndarray) -> np.ndarray:
         """(B, V) after the (B, K - 1) last tokens, -1 where there are none."""
         p = np.tile(self._unigram, (len(tails), 1))
@@ -204,6 +202,7 @@ def of_sequences(
 def fit(context: Context) -> dict[str, Any]:
     """Count the training events of the run into `lm/<name>`; returns facts of the model."""
     storage, lm = context.storage, context.config.lm
+    assert isinstance(lm, NgramConfig)
     folder = context.folder(f"lm/{lm.name}")
     vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
     totals = count_train(context, folder, vocabulary, lm.order)
@@ -223,7 +222,7 @@ def fit(context: Context) -> dict[str, Any]:
     return facts | {name: notes[name] for name in ("num_ngrams", "discounts")}
 
 
-def load(storage: Storage, folder: str, vocabulary: Vocabulary | None = None) -> NgramLm:
+def load_ngram(storage: Storage, folder: str, vocabulary: Vocabulary | None = None) -> NgramLm:
     """The model in `folder`. Raises UserError when it is none, is not whole, or was counted
     over another vocabulary than `vocabulary`."""
     notes = read_notes(storage, folder, "ngram")
@@ -237,6 +236,12 @@ def load(storage: Storage, folder: str, vocabulary: Vocabulary | None = None) ->
             raise UserError(f"{storage.uri(folder)}: {part}.parquet is damaged; {REMEDY}")
         tables.append(storage.read_part(folder, part))
     return NgramLm(pa.concat_tables(tables), notes["order"], notes["num_items"], notes["discounts"])
+
+
+def served(storage: Storage, generator: Generator, vocabulary: Vocabulary) -> ByItself:
+    """Counts answer by themselves. Raises UserError as `load_ngram` does."""
+    load_ngram(storage, generator.folder, vocabulary)
+    return ByItself(partial(load_ngram, storage, generator.folder, vocabulary))
 
 
 def _order_of(counts: pa.Table, discount: float, num_items: int) -> _Order:

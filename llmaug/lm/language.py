@@ -24,13 +24,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from llmaug.config import DIRECTION_OF
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.semantic_ids import IDS_FILE, SemanticIds, read_ids
 from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL, Vocabulary
-from llmaug.lm import Request, request_of
-from llmaug.lm.causal.actions import ActionIds
+from llmaug.lm.actions import ActionIds
 from llmaug.lm.folder import REMEDY, check_digest, check_weights, read_notes
 
 FORWARD, REVERSE, INFILL = "forward", "reverse", "infill"
@@ -151,15 +149,11 @@ class Language:
         after = self.spell(suffix[: room - num_before])
         return [*user, self.infill, *before, self.suffix, *after, self.middle]
 
-    # -- the protocol of llmaug.lm -----------------------------------------------------------
+    # -- answers -----------------------------------------------------------------------------
 
-    def requests(self, units: Sequence[dict[str, Any]]) -> list[Request]:
-        """The unit's own prompt and sampling."""
-        return [request_of(unit) for unit in units]
-
-    def events(self, outcome: dict[str, Any]) -> list[int]:
-        """The outcome's event tokens in time order."""
-        direction, tokens = DIRECTION_OF[outcome["strategy"]], list(outcome["tokens"])
+    def events(self, direction: str, answer: Sequence[int]) -> list[int]:
+        """The event tokens of an answer in time order."""
+        tokens = list(answer)
         if direction == INFILL and EOS in tokens:
             tokens = tokens[: tokens.index(EOS)]
         events = self.ids.read(tokens) if self.ids else tokens
