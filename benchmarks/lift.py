@@ -31,7 +31,7 @@ import yaml
 
 from llmaug import pipeline
 from llmaug.commands.datasets import write_ml_100k
-from llmaug.config import Config, load_config, parse_config
+from llmaug.config import BEHAVIOUR_MODELS, RECOMMENDERS, Config, load_config, parse_config
 from llmaug.core.cluster import disconnect
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
@@ -39,6 +39,7 @@ from llmaug.evaluate.bootstrap import lift_text
 from llmaug.report.stage import covers
 
 RUN, NONE, OPENINGS = "lift", "none", "test_openings.json"
+KINDS: dict[str, Any] = {"lm": BEHAVIOUR_MODELS, "train": RECOMMENDERS}
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BUILT_IN = {"ml-100k": CONFIGS / "demo.yaml", "ml-100k-thin": CONFIGS / "demo_thin.yaml"}
 
@@ -115,6 +116,9 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
     raw = config.model_dump(mode="json")
     for section, fields in changes.items():
         raw[section] = {**raw[section], **fields}
+        if section in KINDS:  # a recipe may take another kind, without the fields of the first
+            known = KINDS[section].fields_of(raw[section])
+            raw[section] = {name: raw[section][name] for name in raw[section] if name in known}
     return parse_config({**raw, "name": RUN}, "recipe")
 
 

@@ -29,10 +29,11 @@ from rich.table import Table
 
 from llmaug import pipeline
 from llmaug.commands.datasets import write_ml_100k
-from llmaug.config import Config, parse_config
+from llmaug.config import BEHAVIOUR_MODELS, parse_config
 from llmaug.core.cluster import disconnect
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
+from llmaug.core.stored import read_config
 from llmaug.core.terminal import Terminal
 from llmaug.errors import UserError
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
@@ -153,7 +154,9 @@ def _measure(
     has_features = vocabulary.has_features(plain.vocabulary.min_tag_items).any()
     rows = []
     for name in wanted:
-        lm = {**MODELS[name], **training, "name": name}
+        known = BEHAVIOUR_MODELS.fields_of(MODELS[name])  # counts take no steps
+        taught = {field: training[field] for field in training if field in known}
+        lm = {**MODELS[name], **taught, "name": name}
         needs_features = MODELS[name].get("model") != "ngram" and lm.get("item_features", True)
         if name != "uniform" and needs_features and not has_features:
             print(f"{dataset}: no item has tags or a text, {name} is left out")
@@ -174,10 +177,7 @@ def _measure(
 def _measure_run(run: Path) -> dict[str, Any]:
     """The row of the behaviour model that a run has trained."""
     storage = Storage(str(run.parent.parent))
-    state = storage.read_json(f"runs/{run.name}", "run.json")
-    if state is None:
-        raise UserError(f"{run}: no folder of a run")
-    context = Context(storage, Config(**state["config"]), run.name)
+    context = Context(storage, read_config(storage, run.name), run.name)
     name = context.config.lm.name
     trained = context.manifest(f"lm/{name}")
     vocabulary = load_vocabulary(storage, context.folder("vocabulary"))

@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from llmaug.config import DIRECTION_OF, Config, GenerateConfig, parse_config
+from llmaug.config import STRATEGIES, Config, GenerateConfig, parse_config
+from llmaug.core.formats import RUN
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import VllmEngine
 from llmaug.generate.units import Units
@@ -70,7 +71,7 @@ def _apart(run: Path, way: str, num_units: int) -> list[list[int]]:
 
 def _child(run: str, way: str, num_units: int) -> list[list[int]]:
     storage = Storage(run)
-    config = parse_config(storage.read_json("run.json")["config"])
+    config = parse_config(RUN.upgraded(storage.read_json("run.json"), run)["config"])
     folder = f"lm/{config.lm.name}"
     language = load_language(storage, folder, load_vocabulary(storage, "vocabulary"))
     units = _units(storage, num_units)
@@ -118,7 +119,7 @@ def _by_transformers(
     found = []
     for unit in rows:
         tokens, answer = list(unit["prompt"]), []
-        may_end = DIRECTION_OF[unit["strategy"]] == "infill"
+        may_end = STRATEGIES.find(unit["strategy"]).needs == "infill"
         while len(answer) < unit["sampling"]["max_tokens"] and EOS not in answer:
             with torch.no_grad():
                 logits = model(torch.tensor([tokens])).logits[0, -1].clone()

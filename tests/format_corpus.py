@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from llmaug import recommenders
-from llmaug.config import TrainConfig, parse_config
+from llmaug.config import RECOMMENDERS, ClosedFormConfig, OfPairsConfig, parse_config
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import UniformEngine
@@ -25,18 +25,20 @@ from llmaug.generate.part_worker import PartWorker, Place
 from llmaug.lm.generator import Generator
 from llmaug.plan import stage as plan
 from llmaug.publish.recommend import for_user, score_pairs
+from llmaug.recommenders import DataFacts
 from llmaug.recommenders.train import PairBatches
 from llmaug.report.stage import load_metrics
 from tests.nights import NIGHT, USERS, make_night, without_ray
 from tests.tables import catalogue, events, histories, map_parts_here, write_vocabulary
 
 KINDS: dict[str, dict[str, Any]] = {
-    "sasrec": {"num_layers": 1, "num_heads": 2, "item_features": True},
-    "two_tower": {"loss": "bpr"},
-    "linear": {"interaction": "hadamard", "loss": "mse"},
+    "sasrec": {"embedding_dim": 4, "history_len": 5, "num_layers": 1, "num_heads": 2,
+               "item_features": True},
+    "two_tower": {"embedding_dim": 4, "history_len": 5, "loss": "bpr"},
+    "linear": {"embedding_dim": 4, "interaction": "hadamard", "loss": "mse"},
     "ease": {"ease_l2": 2.0},
     "popularity": {"popularity_days": 30},
-}
+}  # fmt: skip
 QUESTION = (["u1", "u3", "stranger"], [[3, 4], [6], []])
 PAIRS = [("u1", "d"), ("u1", "no such item"), ("stranger", "a")]
 UNITS = "units"
@@ -65,12 +67,12 @@ def make(root: Path) -> None:
 def _save_model(storage: Storage, kind: str) -> dict[str, Any]:
     """Write `models/<kind>`; returns its digest and its answer to QUESTION."""
     torch.manual_seed(1)
-    raw = {"model": kind, "embedding_dim": 4, "history_len": 5, **KINDS[kind]}
-    config, rows = TrainConfig.model_validate(raw), events(histories(**USERS))
+    config, rows = RECOMMENDERS.make({"model": kind, **KINDS[kind]}), events(histories(**USERS))
     words = catalogue("abcd", tags={"a": ["x"], "b": ["x", "y"]})
-    users = PairBatches(rows, words, config, 1).user_ids if kind == "linear" else []
-    model = recommenders.build(config, words, users)
-    if config.loss_name is None:
+    pairs = isinstance(config, OfPairsConfig)
+    users = PairBatches(rows, words, config, 1).user_ids if pairs else []
+    model = recommenders.build(config, DataFacts(words, users))
+    if isinstance(config, ClosedFormConfig):
         model.fit(lambda: [rows])
     folder = f"models/{kind}"
     model_digest = recommenders.save(storage, folder, model.eval(), config, words)

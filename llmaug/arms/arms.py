@@ -9,16 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmaug.config import Config, TrainConfig
+from llmaug.config import RECOMMENDERS, Config, TrainConfig
 
 REAL, AUGMENTED, OVERSAMPLED, DUPLICATE = "real", "augmented", "oversampled", "duplicate"
 FUSION, NGRAM = "fusion", "ngram"
 
 _SEES_TAGS = {"item_features": True}
-
-
-def _closed_form(model: str) -> dict[str, Any]:
-    return {"model": model, "loss": None, "item_features": False, "finetune_after": None}
 
 
 @dataclass(frozen=True)
@@ -30,22 +26,27 @@ class Arm:
     shards: str
     """Folder below `merged/` that it trains on."""
     changes: dict[str, Any] = field(default_factory=dict)
-    """Fields of the `train` section that differ."""
+    """Fields of the `train` section that differ. With `model`: it is another kind, of which
+    `train.yardsticks` has the options."""
     control: str = REAL
     """Arm that does without the synthetic events but is alike otherwise: the one to beat."""
 
     def train_config(self, config: Config) -> TrainConfig:
         """The `train` section with this arm's changes, for this arm alone."""
-        return TrainConfig.model_validate(
-            {**config.train.model_dump(), "arms": [REAL], **self.changes}
-        )
+        train = config.train
+        # What the comparison says is no part of an arm: one more arm trains no other again.
+        fields = {**train.model_dump(), "arms": [REAL], "yardsticks": {}, **self.changes}
+        if RECOMMENDERS.tag in self.changes:
+            fields |= train.yardsticks.model_dump()
+        known = RECOMMENDERS.fields_of(fields)
+        return RECOMMENDERS.make({name: fields[name] for name in fields if name in known})
 
 
 # The names are those of `config.ArmName`; the order is that of the tables.
 ARMS = (
     Arm(REAL, shards=REAL),
-    Arm("popularity", shards=REAL, changes=_closed_form("popularity")),
-    Arm("ease", shards=REAL, changes=_closed_form("ease")),
+    Arm("popularity", shards=REAL, changes={"model": "popularity"}),
+    Arm("ease", shards=REAL, changes={"model": "ease"}),
     Arm(OVERSAMPLED, shards=OVERSAMPLED),
     Arm(DUPLICATE, shards=DUPLICATE),
     Arm(NGRAM, shards=NGRAM, control=OVERSAMPLED),

@@ -65,6 +65,15 @@ class TrainConfig(Section):
     """One model a seed and arm; the first is the one published."""
 
     @model_validator(mode="after")
+    def _is_trained_in_a_known_way(self) -> TrainConfig:
+        if not isinstance(self, ByDescentConfig | ClosedFormConfig):
+            raise ValueError(
+                f"train.model {self.model}: its class inherits ByDescentConfig (trained by steps) "
+                "or ClosedFormConfig of llmaug.config"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _arms_fit_the_model(self) -> TrainConfig:
         if "real" not in self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError("train.arms names each arm once, and `real` is one of them")
@@ -89,8 +98,8 @@ class ByDescentConfig(TrainConfig, OptimiserConfig):
     """A recommender that is trained step by step: its module has `loss`."""
 
 
-class _OfHistoriesConfig(ByDescentConfig):
-    """What looks at a user's history has."""
+class OfHistoriesConfig(ByDescentConfig):
+    """What looks at a user's history has: its batches are sequences."""
 
     item_features: bool = False
     """Add item tags and projected text vectors to the item vectors (the fusion arms do)."""
@@ -107,7 +116,7 @@ class _OfHistoriesConfig(ByDescentConfig):
     """sampled_softmax: negatives of a batch at most, half of them its own targets."""
 
     @model_validator(mode="after")
-    def _finetunes_at_the_end(self) -> _OfHistoriesConfig:
+    def _finetunes_at_the_end(self) -> OfHistoriesConfig:
         if self.finetune_after is not None and self.finetune_after >= self.num_steps:
             raise ValueError(
                 f"train.finetune_after {self.finetune_after} leaves no step of num_steps "
@@ -116,7 +125,7 @@ class _OfHistoriesConfig(ByDescentConfig):
         return self
 
 
-class SasrecConfig(_OfHistoriesConfig):
+class SasrecConfig(OfHistoriesConfig):
     """Self-attention over the history (Kang and McAuley 2018)."""
 
     implementation = "llmaug.recommenders.sasrec:SASRec"
@@ -141,7 +150,7 @@ class SasrecConfig(_OfHistoriesConfig):
         return self
 
 
-class TwoTowerConfig(_OfHistoriesConfig):
+class TwoTowerConfig(OfHistoriesConfig):
     """A vector of the history and one of the item (Covington et al. 2016)."""
 
     implementation = "llmaug.recommenders.two_tower:TwoTower"
@@ -152,11 +161,19 @@ class TwoTowerConfig(_OfHistoriesConfig):
     """sampled_softmax, or bpr (pairwise)."""
 
 
-class LinearConfig(ByDescentConfig):
+class OfPairsConfig(ByDescentConfig):
+    """What looks at a user and an item has: its batches are pairs."""
+
+    batches = "pairs"
+
+    num_negatives: int = Field(default=4, ge=0)
+    """Items drawn at random as negatives for each event."""
+
+
+class LinearConfig(OfPairsConfig):
     """sigmoid(beta^T [u; i]): vectors of users and items, and a line through them."""
 
     implementation = "llmaug.recommenders.linear:Linear"
-    batches = "pairs"
 
     model: Literal["linear"] = "linear"
     """The recommender."""
@@ -166,8 +183,6 @@ class LinearConfig(ByDescentConfig):
     """Binary cross-entropy, or mean squared error on sigmoid outputs."""
     interaction: Literal["concat", "hadamard"] = "concat"
     """[u; i], or [u; i; u*i]."""
-    num_negatives: int = Field(default=4, ge=0)
-    """Items drawn at random as negatives for each event."""
 
 
 class EaseConfig(ClosedFormConfig, _EaseOptions):

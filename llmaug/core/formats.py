@@ -110,11 +110,94 @@ def _night_of_card(card: dict[str, Any]) -> dict[str, Any]:
     return {**card, "night": card.get("night") or [card.get("published_utc") or ""]}
 
 
-RUN = Format("run.json")
+# The sections `train` and `lm` of format 1 had the fields of all kinds: which kinds a field was of.
+_READ_HISTORIES = ("sasrec", "two_tower")
+_BY_DESCENT = (*_READ_HISTORIES, "linear")
+_OPTIMISER = ("num_steps", "batch_size", "learning_rate", "weight_decay", "warmup_steps",
+              "schedule", "num_accumulations", "precision", "validate_every", "patience",
+              "num_workers", "use_gpu")  # fmt: skip
+_YARDSTICKS = ("popularity_days", "ease_l2", "ease_max_items")
+_RECOMMENDERS_WITH: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_OPTIMISER, _BY_DESCENT),
+    "embedding_dim": _BY_DESCENT,
+    "loss": _BY_DESCENT,
+    **dict.fromkeys(
+        ("item_features", "history_len", "dropout", "finetune_after", "max_negatives"),
+        _READ_HISTORIES,
+    ),
+    **dict.fromkeys(("num_layers", "num_heads"), ("sasrec",)),
+    **dict.fromkeys(("interaction", "num_negatives"), ("linear",)),
+    "popularity_days": ("popularity",),
+    **dict.fromkeys(("ease_l2", "ease_max_items"), ("ease",)),
+}
+_FIRST_LOSS = {"sasrec": "softmax", "two_tower": "sampled_softmax", "linear": "bce"}
+_BEHAVIOUR_MODELS_WITH: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((*_OPTIMISER, "threads_per_worker"), ("causal", "masked", "instruct")),
+    **dict.fromkeys(
+        ("hidden_size", "num_layers", "num_heads", "dropout", "item_features",
+         "cold_items_are_negatives", "stop_on"),
+        ("causal", "masked"),
+    ),
+    **dict.fromkeys(
+        ("warm_start", "directions", "user_attributes", "min_attribute_users", "action_tokens",
+         "packed"),
+        ("causal",),
+    ),
+    **dict.fromkeys(("mask_share", "num_passes"), ("masked",)),
+    "order": ("ngram",),
+    **dict.fromkeys(("folder", "prompt_language", "finetune", "lora_rank"), ("instruct",)),
+}  # fmt: skip
+
+
+def _of_its_kind(
+    section: dict[str, Any], kind: str, kinds_with: dict[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """Without the fields of other kinds; one that nobody knows stays, and is refused later."""
+    return {name: value for name, value in section.items()
+            if kind in kinds_with.get(name, (kind,))}  # fmt: skip
+
+
+def _recommender_of_its_kind(config: dict[str, Any]) -> dict[str, Any]:
+    kind = config.get("model", "sasrec")
+    made = _of_its_kind(config, kind, _RECOMMENDERS_WITH)
+    if "loss" in made and made["loss"] is None:  # the first of its kind
+        made["loss"] = _FIRST_LOSS[kind]
+    return made
+
+
+def _model_of_its_kind(facts: dict[str, Any]) -> dict[str, Any]:
+    return {**facts, "config": _recommender_of_its_kind(facts["config"])}
+
+
+def _run_of_its_kinds(run: dict[str, Any]) -> dict[str, Any]:
+    config = run.get("config")
+    if not isinstance(config, dict):
+        return run  # refused where it is asked for
+    made = dict(config)
+    if isinstance(train := config.get("train"), dict):
+        yardsticks = {name: train[name] for name in _YARDSTICKS if name in train}
+        made["train"] = {**_recommender_of_its_kind(train), "yardsticks": yardsticks}
+    if isinstance(lm := config.get("lm"), dict):
+        made["lm"] = _of_its_kind(lm, lm.get("model", "causal"), _BEHAVIOUR_MODELS_WITH)
+    if isinstance(filters := config.get("filters"), dict):
+        made["filters"] = _with_rules(filters)
+    return {**run, "config": made}
+
+
+def _with_rules(filters: dict[str, Any]) -> dict[str, Any]:
+    """What was asked of all outcomes, as the rules that ask it."""
+    rules: list[dict[str, Any]] = [{"kind": "repeated"}]
+    for kind, option in (("too_short", "min_events"), ("copied", "max_copied_share")):
+        rules.append({"kind": kind, **({option: filters[option]} if option in filters else {})})
+    others = {k: v for k, v in filters.items() if k not in ("min_events", "max_copied_share")}
+    return {**others, "rules": rules}
+
+
+RUN = Format("run.json", (_run_of_its_kinds,))
 MANIFEST = Format("manifest")
 NOTE = Format("note of a part")
 CARD = Format("card of a published model", (_night_of_card,))
-MODEL = Format("recommender")
+MODEL = Format("recommender", (_model_of_its_kind,))
 UNITS = Format("part of a plan")
 PLANNED = Format("list of the parts of a plan")
 OUTCOMES = Format("part of the outcomes")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmaug.config import TrainConfig
+from llmaug.config import OfHistoriesConfig
 from llmaug.errors import UserError
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 
@@ -62,7 +62,7 @@ def item_features(
 
 
 def recommender_features(
-    config: TrainConfig, vocabulary: Vocabulary, min_tag_items: int
+    config: OfHistoriesConfig, vocabulary: Vocabulary, min_tag_items: int
 ) -> ItemFeatures | None:
     """Features of a recommender; None without `train.item_features`.
 

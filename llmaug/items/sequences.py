@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.config import STRATEGIES, name_of
+from llmaug.config import STRATEGIES, OfUsersConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.arrays import group_bounds
@@ -101,14 +101,6 @@ def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
     return np.memmap(file, dtype, mode="r")
 
 
-def _replacing(events: pa.Table) -> pa.Array:
-    """Names of the strategies whose events stand in the stead of others."""
-    placed = events["strategy"].filter(pc.is_valid(events["place"]))
-    found = [STRATEGIES.find(name) for name in placed.drop_null().unique().to_pylist()]
-    names = [name_of(each, "kind") for each in found if getattr(each, "replaces", False)]
-    return pa.array(names, pa.string())
-
-
 def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     """Sequences of events sorted by user, real before synthetic, units together.
 
@@ -120,9 +112,7 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     weight = events["weight"].to_numpy().astype(np.float32)
     # Without a place, behind everything that the user has.
     place = pc.fill_null(events["place"], np.iinfo(np.int32).max).to_numpy()
-    replaces = pc.is_in(events["strategy"], value_set=_replacing(events)).to_numpy(
-        zero_copy_only=False
-    )
+    replaces = _replaces(events)
     tokens, weights, lengths, user_ids, is_real = [], [], [], [], []
     history, history_user = token[:0], None
     for start, end in group_bounds(user, unit):
@@ -148,6 +138,17 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
         user_ids=np.array(user_ids, dtype=object),
         is_real=np.array(is_real, dtype=bool),
     )
+
+
+def _replaces(events: pa.Table) -> np.ndarray:
+    """(N,) whether the strategy of each event replaces events of the history."""
+    placed = pc.filter(events["strategy"], pc.is_valid(events["place"]))
+    kinds = {name: STRATEGIES.find(name) for name in placed.unique().to_pylist() if name}
+    replacing = [
+        name for name, kind in kinds.items() if issubclass(kind, OfUsersConfig) and kind.replaces
+    ]
+    known = pc.is_in(events["strategy"], pa.array(replacing, pa.string()))
+    return known.to_numpy(zero_copy_only=False)
 
 
 def _placed(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from llmaug.arms.arms import Arm
-from llmaug.config import Config, TrainConfig
+from llmaug.config import RECOMMENDERS, Config, TrainConfig, imported
 from llmaug.core.formats import MODEL, written_by
 from llmaug.core.model_files import check_files, check_finite
 from llmaug.core.storage import Storage, digest
@@ -33,9 +34,27 @@ if TYPE_CHECKING:
 _FILES = ("config.json", "items.parquet", "model.safetensors", "users.parquet")
 
 
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model is told of the data when it is made: `implementation(config, facts)`."""
+
+    vocabulary: Vocabulary
+    """The items. `vocabulary.num_tokens` is how many tokens a model scores."""
+    user_ids: Sequence[str] = ()
+    """Users of the training events, for models with a vector for each; a batch of pairs names
+    them by their place here. What a model keeps as its `user_ids` is stored with it, and is here
+    again when it is loaded. Empty for models that are given sequences."""
+    min_tag_items: int = 1
+    """Tags on fewer items are left out, where the config has `item_features`."""
+    target_counts: np.ndarray | None = None
+    """(num_tokens,) how often each token is to be predicted, for losses on samples of the
+    catalogue; None where nothing is trained on sequences."""
+
+
 @runtime_checkable
 class Recommender(Protocol):
-    """What evaluation and serving need of every model, which is a torch.nn.Module too.
+    """What evaluation and serving need of every model, which is a torch.nn.Module too: a class
+    that is called with its config and `DataFacts`.
 
     Shapes: B users, V = NUM_SPECIAL + items tokens of the vocabulary.
     """
@@ -86,41 +105,19 @@ class JudgesPairs(Recommender, Protocol):
 
 def modules_of(config: Config, arms: Iterable[Arm]) -> tuple[str, ...]:
     """Roots of a stage that makes or asks the models of `arms`."""
-    return tuple(f"{__name__}.{arm.train_config(config).model}" for arm in arms)
+    configs = [arm.train_config(config) for arm in arms]
+    return tuple(dict.fromkeys(name for each in configs for name in _modules(type(each))))
 
 
-def build(
-    config: TrainConfig,
-    vocabulary: Vocabulary,
-    user_ids: list[str],
-    min_tag_items: int = 1,
-    target_counts: np.ndarray | None = None,
-) -> Any:
-    """A fresh model of `config.model`.
+def _modules(kind: type[TrainConfig]) -> Iterator[str]:
+    yield kind.implementation.partition(":")[0]
+    if kind.__module__.partition(".")[0] != "llmaug":  # with code of its own
+        yield kind.__module__
 
-    user_ids: those of the training events, for models with user vectors. min_tag_items: tags
-    on fewer items are left out (with `config.item_features`). target_counts: (num_tokens,)
-    how often each token is to be predicted, for losses on samples of the catalogue.
-    """
-    if config.model == "linear":
-        from llmaug.recommenders.linear import Linear
 
-        return Linear(config, vocabulary.num_tokens, user_ids)
-    if config.model == "popularity":
-        from llmaug.recommenders.popularity import Popularity
-
-        return Popularity(config, vocabulary)
-    if config.model == "ease":
-        from llmaug.recommenders.ease import Ease
-
-        return Ease(config, vocabulary)
-    if config.model == "two_tower":
-        from llmaug.recommenders.two_tower import TwoTower
-
-        return TwoTower(config, vocabulary, min_tag_items, target_counts)
-    from llmaug.recommenders.sasrec import SASRec
-
-    return SASRec(config, vocabulary, min_tag_items, target_counts)
+def build(config: TrainConfig, facts: DataFacts) -> Any:
+    """A fresh model of `config.model`."""
+    return imported(config.implementation)(config, facts)
 
 
 def save(
@@ -128,8 +125,8 @@ def save(
 ) -> str:
     """Write the model folder; returns its content digest.
 
-    Features are folded into the item rows, and config.json says `item_features: false`: what is
-    loaded scores alike without them.
+    Features are folded into the item rows, and config.json says `item_features: false` of a model
+    that could see them: what is loaded scores alike without them.
     """
     from safetensors.torch import save_file
 
@@ -142,8 +139,7 @@ def save(
         pq.write_table(items, f"{local}/items.parquet")
         facts = {
             **MODEL.stamp,
-            # The comparison that the model was part of is no part of the model.
-            "config": config.model_dump(mode="json", exclude={"arms"}) | {"item_features": False},
+            "config": _stored_config(config),
             "vocabulary_digest": vocabulary.digest,
             "num_items": vocabulary.num_items,
         }
@@ -154,6 +150,12 @@ def save(
             )
         Path(local, "config.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         return storage.put_folder(local, folder)
+
+
+def _stored_config(config: TrainConfig) -> dict[str, Any]:
+    # The comparison that the model was part of is no part of the model.
+    stored = config.model_dump(mode="json", exclude={"arms", "yardsticks"})
+    return stored | ({"item_features": False} if "item_features" in stored else {})
 
 
 def load(
@@ -176,7 +178,7 @@ def load(
     user_ids: list[str] = []
     if "users.parquet" in files:
         user_ids = _table(files["users.parquet"])["user_id"].to_pylist()
-    model = build(config, vocabulary, user_ids)
+    model = build(config, DataFacts(vocabulary, user_ids))
     try:
         weights = load_weights(files["model.safetensors"])
         model.load_state_dict(weights)
@@ -206,13 +208,14 @@ def _config(uri: str, data: bytes) -> tuple[TrainConfig, dict[str, Any]]:
         ) from error
     facts = MODEL.upgraded(facts, uri)
     try:
-        return TrainConfig.model_validate(facts["config"]), facts
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, ("config", *problem["loc"])))
-        raise UserError(
-            f"{uri}: {field}: {problem['msg'].removeprefix('Value error, ')}. {written_by(facts)}"
-        ) from error
+        return RECOMMENDERS.make(facts["config"]), facts
+    except ValueError as error:
+        field, why = (RECOMMENDERS.tag,), str(error)
+        if isinstance(error, ValidationError):
+            problem = error.errors(include_url=False, include_input=False)[0]
+            field, why = problem["loc"], problem["msg"].removeprefix("Value error, ")
+        place = ".".join(map(str, ("config", *field)))
+        raise UserError(f"{uri}: {place}: {why}. {written_by(facts)}") from error
 
 
 def _table(data: bytes) -> pa.Table:

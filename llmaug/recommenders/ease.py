@@ -14,26 +14,27 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from llmaug.config import TrainConfig
+from llmaug.config import EaseConfig
 from llmaug.errors import UserError
 from llmaug.items.arrays import group_bounds
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
+from llmaug.items.vocabulary import NUM_SPECIAL
+from llmaug.recommenders import DataFacts
 
 
 class Ease(nn.Module):
     weights: Tensor
     log_share: Tensor
 
-    def __init__(self, config: TrainConfig, vocabulary: Vocabulary) -> None:
+    def __init__(self, config: EaseConfig, facts: DataFacts) -> None:
         super().__init__()
-        num_items = vocabulary.num_items
+        num_items = facts.vocabulary.num_items
         if num_items > config.ease_max_items:
             raise UserError(
                 f"EASE on {num_items:,} items needs about {3 * 8 * num_items**2 / 2**30:,.0f} GiB "
                 f"of memory, and train.ease_max_items is {config.ease_max_items:,}: raise it, "
                 "raise ingest.k_core, or leave EASE out"
             )
-        self._vocabulary, self._l2 = vocabulary, config.ease_l2
+        self._vocabulary, self._l2 = facts.vocabulary, config.ease_l2
         self.register_buffer("weights", torch.zeros(num_items, num_items))
         self.register_buffer("log_share", torch.zeros(num_items))
 

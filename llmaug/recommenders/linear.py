@@ -11,22 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmaug.config import TrainConfig
+from llmaug.config import LinearConfig
 from llmaug.items.vocabulary import NUM_SPECIAL
+from llmaug.recommenders import DataFacts
 
 
 class Linear(nn.Module):
     """Users and items outside the training data stand at the mean of the known ones."""
 
-    def __init__(self, config: TrainConfig, num_tokens: int, user_ids: list[str]) -> None:
+    def __init__(self, config: LinearConfig, facts: DataFacts) -> None:
         super().__init__()
-        self.user_ids = user_ids
-        self._row = {user_id: row for row, user_id in enumerate(user_ids)}
-        self._loss = config.loss_name
+        self.user_ids = list(facts.user_ids)
+        self._row = {user_id: row for row, user_id in enumerate(self.user_ids)}
+        self._loss = config.loss
         self._hadamard = config.interaction == "hadamard"
         dim = config.embedding_dim
-        self.users = nn.Embedding(max(1, len(user_ids)), dim)
-        self.items = nn.Embedding(num_tokens, dim)
+        self.users = nn.Embedding(max(1, len(self.user_ids)), dim)
+        self.items = nn.Embedding(facts.vocabulary.num_tokens, dim)
         self.beta = nn.Linear(dim * (3 if self._hadamard else 2), 1, bias=False)
         for table in (self.users, self.items):
             nn.init.normal_(table.weight, std=0.1)

@@ -13,18 +13,18 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from llmaug.config import TrainConfig
-from llmaug.items.vocabulary import Vocabulary
+from llmaug.config import PopularityConfig
+from llmaug.recommenders import DataFacts
 
 
 class Popularity(nn.Module):
     log_share: Tensor
 
-    def __init__(self, config: TrainConfig, vocabulary: Vocabulary) -> None:
+    def __init__(self, config: PopularityConfig, facts: DataFacts) -> None:
         super().__init__()
-        self._vocabulary = vocabulary
+        self._vocabulary = facts.vocabulary
         self._days = config.popularity_days
-        self.register_buffer("log_share", torch.zeros(vocabulary.num_tokens))
+        self.register_buffer("log_share", torch.zeros(facts.vocabulary.num_tokens))
 
     def fit(self, events: Callable[[], Iterable[pa.Table]]) -> int:
         """Count the events' weights; `events()` gives the training events table by table, each

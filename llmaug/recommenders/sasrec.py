@@ -13,15 +13,15 @@ Shapes: B sequences, T positions, D width, V tokens.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmaug.config import TrainConfig
+from llmaug.config import SasrecConfig
 from llmaug.items.arrays import padded_prompts
 from llmaug.items.item_features import recommender_features
-from llmaug.items.vocabulary import BOS, PAD, Vocabulary
+from llmaug.items.vocabulary import BOS, PAD
+from llmaug.recommenders import DataFacts
 from llmaug.recommenders.dropout import Dropout
 from llmaug.training import losses
 
@@ -32,17 +32,12 @@ _TOKENS_A_PASS = 256
 class SASRec(nn.Module):
     _share: Tensor
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        vocabulary: Vocabulary,
-        min_tag_items: int = 1,
-        target_counts: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, config: SasrecConfig, facts: DataFacts) -> None:
         super().__init__()
+        num_tokens = facts.vocabulary.num_tokens
         self.history_len = config.history_len
-        self._loss, self._max_negatives = config.loss_name, config.max_negatives
-        self.items = nn.Embedding(vocabulary.num_tokens, config.embedding_dim)
+        self._loss, self._max_negatives = config.loss, config.max_negatives
+        self.items = nn.Embedding(num_tokens, config.embedding_dim)
         self.positions = nn.Embedding(config.history_len, config.embedding_dim)
         self.blocks = nn.ModuleList(
             _Block(config.embedding_dim, config.num_heads, config.dropout)
@@ -53,8 +48,8 @@ class SASRec(nn.Module):
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=0.02)
         # Last: with and without features, everything else starts from the same weights.
-        self.features = recommender_features(config, vocabulary, min_tag_items)
-        share = losses.target_share(target_counts, vocabulary.num_tokens)
+        self.features = recommender_features(config, facts.vocabulary, facts.min_tag_items)
+        share = losses.target_share(facts.target_counts, num_tokens)
         self.register_buffer("_share", share, persistent=False)
 
     def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,13 +13,14 @@ import pyarrow as pa
 
 from llmaug import recommenders
 from llmaug.arms.arms import Arm
-from llmaug.config import TrainConfig
+from llmaug.config import ByDescentConfig, ClosedFormConfig, OfPairsConfig
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Batches, load_sequences
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load
+from llmaug.recommenders import DataFacts
 from llmaug.training.loop import Task
 from llmaug.training.trainer import fit
 from llmaug.training.validation import ValidationUsers, load_validation
@@ -41,9 +43,10 @@ def run(arm: Arm, context: Context) -> dict[str, Any]:
                 config.vocabulary.min_tag_items,
                 config.evaluate.exclude_seen,
             )
-            if train.loss_name is None:
+            if isinstance(train, ClosedFormConfig):
                 done = _solve(context, inputs, train, seed)
             else:
+                assert isinstance(train, ByDescentConfig)
                 done = fit(context, name, partial(build_task, inputs, train, seed), train, seed)
         facts[f"seed-{seed}"] = done
     return facts
@@ -67,13 +70,12 @@ class Inputs:
         return load_validation(self.storage, train, held_out, vocabulary, seed)
 
 
-def build_task(inputs: Inputs, config: TrainConfig, seed: int) -> Task:
+def build_task(inputs: Inputs, config: ByDescentConfig, seed: int) -> Task:
     """Called in each worker: loads the shards and makes the fresh model."""
-    task_class = _PairTask if config.model == "linear" else _SequenceTask
-    return task_class(inputs, config, seed)
+    return _TASKS[config.batches](inputs, config, seed)
 
 
-def _solve(context: Context, inputs: Inputs, config: TrainConfig, seed: int) -> dict[str, Any]:
+def _solve(context: Context, inputs: Inputs, config: ClosedFormConfig, seed: int) -> dict[str, Any]:
     """A model in closed form, in one Ray task; it has no steps."""
     import ray
 
@@ -84,13 +86,13 @@ def _solve(context: Context, inputs: Inputs, config: TrainConfig, seed: int) -> 
     return ray.get(work.remote(inputs, config, seed))
 
 
-def solve(inputs: Inputs, config: TrainConfig, seed: int) -> dict[str, Any]:
+def solve(inputs: Inputs, config: ClosedFormConfig, seed: int) -> dict[str, Any]:
     """Fit, validate and write a model in closed form, one part of the shards at a time."""
     import torch
 
     torch.set_num_threads(config.threads_per_worker)
     storage, vocabulary = inputs.storage, load(inputs.storage, inputs.vocabulary)
-    model = recommenders.build(config, vocabulary, [])
+    model = recommenders.build(config, DataFacts(vocabulary))
     num_targets = model.fit(
         lambda: (storage.read_part(inputs.shards, part) for part in storage.parts(inputs.shards))
     )
@@ -113,7 +115,7 @@ class _RecommenderTask:
     model: Any
     patient_until = 0
 
-    def __init__(self, inputs: Inputs, config: TrainConfig, seed: int) -> None:
+    def __init__(self, inputs: Inputs, config: Any, seed: int) -> None:
         self._inputs, self._config = inputs, config
         self._vocabulary = load(inputs.storage, inputs.vocabulary)
         self._batches = self._load(seed)
@@ -154,7 +156,8 @@ class _SequenceTask(_RecommenderTask):
         self.patient_until = config.finetune_after or 0
         self._real = take(only=sequences.is_real) if config.finetune_after else None
         counts = batches.target_counts(vocabulary.num_tokens)
-        self.model = recommenders.build(config, vocabulary, [], inputs.min_tag_items, counts)
+        facts = DataFacts(vocabulary, (), inputs.min_tag_items, counts)
+        self.model = recommenders.build(config, facts)
         return batches
 
 
@@ -169,8 +172,16 @@ class _PairTask(_RecommenderTask):
             storage.read_part(shards, part, columns=columns) for part in storage.parts(shards)
         )
         batches = PairBatches(events, self._vocabulary, self._config, seed)
-        self.model = recommenders.build(self._config, self._vocabulary, batches.user_ids)
+        facts = DataFacts(self._vocabulary, batches.user_ids)
+        self.model = recommenders.build(self._config, facts)
         return batches
+
+
+_TASKS: dict[str, Callable[[Inputs, Any, int], Task]] = {
+    "sequences": _SequenceTask,
+    "pairs": _PairTask,
+}
+"""By `batches` of the config."""
 
 
 class PairBatches:
@@ -181,7 +192,7 @@ class PairBatches:
     """
 
     def __init__(
-        self, events: pa.Table, vocabulary: Vocabulary, config: TrainConfig, seed: int
+        self, events: pa.Table, vocabulary: Vocabulary, config: OfPairsConfig, seed: int
     ) -> None:
         token = vocabulary.encode(events["item_id"])
         events, self._item = events.filter(pa.array(token >= 0)), token[token >= 0]

@@ -11,15 +11,15 @@ Shapes: B sequences, T positions, D width, V tokens.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmaug.config import TrainConfig
+from llmaug.config import TwoTowerConfig
 from llmaug.items.arrays import padded_prompts
 from llmaug.items.item_features import recommender_features
-from llmaug.items.vocabulary import NUM_SPECIAL, PAD, Vocabulary
+from llmaug.items.vocabulary import NUM_SPECIAL, PAD
+from llmaug.recommenders import DataFacts
 from llmaug.recommenders.dropout import Dropout
 from llmaug.training import losses
 
@@ -27,25 +27,20 @@ from llmaug.training import losses
 class TwoTower(nn.Module):
     _share: Tensor
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        vocabulary: Vocabulary,
-        min_tag_items: int = 1,
-        target_counts: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, config: TwoTowerConfig, facts: DataFacts) -> None:
         super().__init__()
+        num_tokens = facts.vocabulary.num_tokens
         dim = config.embedding_dim
         self.history_len = config.history_len
-        self._loss, self._max_negatives = config.loss_name, config.max_negatives
-        self.items = nn.Embedding(vocabulary.num_tokens, dim)
+        self._loss, self._max_negatives = config.loss, config.max_negatives
+        self.items = nn.Embedding(num_tokens, dim)
         nn.init.normal_(self.items.weight, std=0.1)
         self.user = nn.Sequential(
             nn.Linear(2 * dim, 2 * dim), nn.GELU(), Dropout(config.dropout),
             nn.Linear(2 * dim, dim),
         )  # fmt: skip
-        self.features = recommender_features(config, vocabulary, min_tag_items)
-        share = losses.target_share(target_counts, vocabulary.num_tokens)
+        self.features = recommender_features(config, facts.vocabulary, facts.min_tag_items)
+        share = losses.target_share(facts.target_counts, num_tokens)
         self.register_buffer("_share", share, persistent=False)
 
     def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:

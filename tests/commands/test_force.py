@@ -11,11 +11,13 @@ import typer
 from llmaug import recommenders
 from llmaug.cli.app import app
 from llmaug.commands.force import publish_run
-from llmaug.config import TrainConfig
+from llmaug.config import PopularityConfig
+from llmaug.core.formats import RUN
 from llmaug.core.stage import MANIFEST, Context
 from llmaug.errors import UserError
 from llmaug.publish import pointer, recommend
 from llmaug.publish import stage as publish
+from llmaug.recommenders import DataFacts
 from tests.report.test_report import FEW, manifests
 from tests.tables import catalogue, events, histories, map_parts_here
 
@@ -37,7 +39,7 @@ def night(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Context
     context = make_context("monday", **config)
     storage = context.storage
     storage.write_json(
-        {"run_id": "monday", "config": context.config.model_dump(mode="json")},
+        {**RUN.stamp, "run_id": "monday", "config": context.config.model_dump(mode="json")},
         "runs/monday", "run.json",
     )  # fmt: skip
     finished = {name: manifest["counts"] for name, manifest in manifests(FEW).items()}
@@ -48,10 +50,10 @@ def night(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Context
     storage.write_part(events(histories(u1="ab")), {}, context.folder("ingest"), "part-00000")
     words = catalogue("ab")
     for arm, liked in (("real", "aab"), ("augmented", "abb")):
-        model = recommenders.build(TrainConfig(model="popularity"), words, [])
+        model = recommenders.build(PopularityConfig(), DataFacts(words))
         model.fit(lambda liked=liked: [events(histories(u1=liked))])
         folder = context.folder(f"model/{arm}/seed-1")
-        digest = recommenders.save(storage, folder, model, TrainConfig(model="popularity"), words)
+        digest = recommenders.save(storage, folder, model, PopularityConfig(), words)
         storage.write_json({"model_digest": digest}, folder, "_trained.json")
     monkeypatch.setattr(recommend, "map_parts", map_parts_here)
     return context

@@ -14,6 +14,7 @@ from llmaug.core.hf_folder import adopt_folder
 from llmaug.core.model_files import fetch_model
 from llmaug.core.storage import FILES, Storage
 from llmaug.errors import UserError
+from llmaug.recommenders import DataFacts
 from tests.recommenders.test_recommenders import config_of
 from tests.tables import catalogue
 
@@ -31,7 +32,9 @@ def digest(storage: Storage) -> str:
     """Of a small recommender in VERSION."""
     torch.manual_seed(0)
     config = config_of("sasrec")
-    return recommenders.save(storage, VERSION, recommenders.build(config, WORDS, []), config, WORDS)
+    return recommenders.save(
+        storage, VERSION, recommenders.build(config, DataFacts(WORDS)), config, WORDS
+    )
 
 
 def flip(path: Path, place: int) -> None:
@@ -68,7 +71,7 @@ def test_a_recommender_that_is_not_the_one_of_its_card_is_refused(
     """Whole, but another: a later night wrote it, or somebody put it there with its record."""
     config = config_of("sasrec")
     torch.manual_seed(1)
-    recommenders.save(storage, VERSION, recommenders.build(config, WORDS, []), config, WORDS)
+    recommenders.save(storage, VERSION, recommenders.build(config, DataFacts(WORDS)), config, WORDS)
     recommenders.load(storage, VERSION)
     assert f"not those of model {digest}" in refusal(storage, digest)
     storage.delete(VERSION, FILES)

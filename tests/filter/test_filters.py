@@ -1,9 +1,8 @@
-"""Filters by hand: what is kept, why the rest is not, and a ledger that adds up."""
+"""The stage and its times: every unit gets a verdict, and the ledger adds up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmaug.config import FiltersConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import digest
+from llmaug.errors import UserError
+from llmaug.filter import copied
 from llmaug.filter import stage as filters
-from llmaug.filter.copied import run_hashes
-from llmaug.filter.rules import Candidate, judge
 from llmaug.filter.times import event_times
-from llmaug.items.vocabulary import BOS, EOS, PAD, Statistics
+from llmaug.items.vocabulary import BOS, Statistics
+from llmaug.lm.prompts import Prompts
 from llmaug.schema import OUTCOME, UNIT
+from tests.filter.own_filters import HERE
 from tests.tables import (
     START,
     catalogue,
@@ -34,92 +34,8 @@ from tests.tables import (
 )
 
 MakeContext = Callable[..., Context]
+NEW_USERS = {"kind": "new_users"}
 A, B, C, D, E, F, G = range(3, 10)
-NUM_TOKENS = 10
-
-
-def candidate(
-    tokens: list[int],
-    strategy: str = "continue",
-    history: str = "",
-    real: Sequence[list[int]] = (),
-) -> Candidate:
-    """Letters of `history` are items; `real` are the training histories, in runs of 3."""
-    hashes = [run_hashes(np.array(tokens), 3) for tokens in real]
-    return Candidate(
-        strategy=strategy,
-        tokens=tokens,
-        history=frozenset(ord(letter) - ord("a") + A for letter in history),
-        num_items=NUM_TOKENS - 3,
-        real_runs=np.unique(np.concatenate([np.empty(0, np.uint64), *hashes])),
-    )
-
-
-def test_tokens_that_no_item_has_are_dropped() -> None:
-    reasons, verdict = judge(candidate([A, PAD, B, BOS, EOS, NUM_TOKENS, -1]), FiltersConfig())
-    assert reasons == [None, *["outside_catalogue"], None, *["outside_catalogue"] * 4]
-    assert verdict is None  # two events are left
-
-
-def test_items_that_the_user_had_already_are_dropped() -> None:
-    reasons, _ = judge(candidate([C, A, C, D], history="ab"), FiltersConfig())
-    assert reasons == [None, "repeated", "repeated", None]
-
-
-def test_repeats_are_kept_where_they_are_normal() -> None:
-    config = FiltersConfig(repeats="allow")
-    free = replace(candidate([C, A, C], history="ab"), may_repeat=(config.may_repeat("view"),))
-    reasons, _ = judge(free, config)
-    assert reasons == [None, None, None]
-
-
-def test_the_first_filter_that_objects_gives_the_reason() -> None:
-    reasons, _ = judge(candidate([BOS, BOS, A, B]), FiltersConfig())
-    assert reasons == ["outside_catalogue", "outside_catalogue", None, None]
-    # One event is too short, whether or not it would also be a copy.
-    config = FiltersConfig(min_events=4, copied_ngram=3)
-    _, verdict = judge(candidate([A, B, C], "new_users", real=[[A, B, C]]), config)
-    assert verdict == ("too_short", "3 of 3 events kept")
-
-
-@pytest.mark.parametrize(("num_kept", "accepted"), [(1, False), (2, True)])
-def test_an_outcome_needs_enough_events(num_kept: int, accepted: bool) -> None:
-    _, verdict = judge(candidate([A, B][:num_kept] + [BOS]), FiltersConfig(min_events=2))
-    assert (verdict is None) == accepted
-
-
-@pytest.mark.parametrize("strategy", ["infill", "choose"])
-def test_one_event_is_enough_in_a_gap_and_for_a_choice(strategy: str) -> None:
-    config = FiltersConfig(min_events=2)
-    assert judge(candidate([A], strategy), config) == ([None], None)
-    assert judge(candidate([BOS], strategy), config)[1] == ("too_short", "0 of 1 events kept")
-
-
-def test_a_copy_of_a_real_person_is_rejected() -> None:
-    config = FiltersConfig(copied_ngram=3, max_copied_share=0.5)
-    real = [[A, B, C, D, E]]
-    _, verdict = judge(candidate([A, B, C, D], "new_users", real=real), config)
-    assert verdict == ("copied", "100% of the runs of 3 events are in real histories")
-    # Runs ABC (real), BCG, CGF: a third.
-    assert judge(candidate([A, B, C, G, F], "new_users", real=real), config)[1] is None
-    # The same items in another order are nobody's history.
-    assert judge(candidate([D, C, B, A], "new_users", real=real), config)[1] is None
-    # Whoever continues a real person is not a new one.
-    assert judge(candidate([A, B, C, D], "continue", real=real), config)[1] is None
-
-
-def test_a_copy_is_recognised_by_the_events_that_are_kept() -> None:
-    config = FiltersConfig(copied_ngram=3)
-    _, verdict = judge(candidate([A, BOS, B, A, C], "new_users", real=[[A, B, C]]), config)
-    assert verdict is not None and verdict[0] == "copied"
-
-
-def test_run_hashes_tell_order_and_content_apart() -> None:
-    assert len(run_hashes(np.array([A, B, C, D]), 3)) == 2
-    assert run_hashes(np.array([G, A, B, C]), 3)[1] == run_hashes(np.array([A, B, C]), 3)[0]
-    every = [[a, b, c] for a in range(3, 13) for b in range(3, 13) for c in range(3, 13)]
-    assert len({int(run_hashes(np.array(run), 3)[0]) for run in every}) == 1000
-    assert len(run_hashes(np.array([A, B]), 3)) == 0
 
 
 # -- times ---------------------------------------------------------------------------------
@@ -202,7 +118,8 @@ def write_outcomes(
 def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
     make_context: MakeContext, ray_session: None
 ) -> None:
-    context = make_context(filters={"copied_ngram": 3}, generate={"engine": "uniform"})
+    plan = {"strategies": [{"kind": "continue"}, NEW_USERS]}
+    context = make_context(filters={"copied_ngram": 3}, generate={"engine": "uniform"}, plan=plan)
     context.storage.write_part(
         events(histories(u1="ab", u2="cdefg")), {}, context.folder("split/train"), "part-00000"
     )
@@ -253,28 +170,66 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
     assert not any(event["keep"] for event in repeats)
 
 
-def test_a_row_that_cannot_be_read_is_one_failed_outcome(
-    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def crash_on_b(candidate: Candidate, config: FiltersConfig) -> list[str | None]:
-        if B in candidate.tokens:
-            raise ZeroDivisionError("a bug in a filter")
-        return [None] * len(candidate.tokens)
-
-    monkeypatch.setattr("llmaug.filter.rules.EVENT_FILTERS", [crash_on_b])
+def three_new_users(make_context: MakeContext, monkeypatch: Any, **config: Any) -> Context:
+    """Units a, b and c were answered; item b is in the second alone."""
     monkeypatch.setattr(filters, "map_parts", map_parts_here)
-    context = make_context(generate={"engine": "uniform"})
-    write_vocabulary(context, catalogue("abcdefg"), statistics().__dict__)
+    monkeypatch.setattr(copied, "map_parts", map_parts_here)
+    engine = {"engine": "uniform"}
+    context = make_context(generate=engine, plan={"strategies": [NEW_USERS]}, **config)
+    tags = {"c": ["horror"], "d": ["horror"], "e": ["horror"]}
+    write_vocabulary(context, catalogue("abcdefg", tags), statistics().__dict__)
     rows = [outcome(name, tokens) for name, tokens in (("a", [C, D]), ("b", [A, B]), ("c", [E, F]))]
     write_outcomes(context, "0-new-users-00000", None, rows, places=None)
     context.storage.write_part(events([]), {}, context.folder("split/train"), "part-00000")
     write_finished(context, "split")
     write_finished(context, "outcomes", units=3)
+    return context
+
+
+def test_a_row_that_cannot_be_read_is_one_failed_outcome(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash_on_b(self: Prompts, strategy: Any, tokens: list[int], candidates: Any) -> list[int]:
+        if B in tokens:
+            raise ZeroDivisionError("no such answer")
+        return tokens
+
+    monkeypatch.setattr(Prompts, "events", crash_on_b)
+    context = three_new_users(make_context, monkeypatch)
     counts = filters.run(context)
     assert (counts["accepted"], counts["failed"]) == (2, 1)
     assert counts["failed.unparsable"] == 1
     failed = read_rows(context.storage, context.folder("filtered"))[1]
-    assert failed["reason"] == "unparsable" and "a bug in a filter" in failed["detail"]
+    assert failed["reason"] == "unparsable" and "no such answer" in failed["detail"]
+
+
+def test_a_filter_that_fails_ends_the_stage(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = [{"kind": "too_short"}, {"kind": f"{HERE}:FailsAtBConfig"}]
+    context = three_new_users(make_context, monkeypatch, filters={"rules": rules})
+    told = (
+        f"filter {HERE}:FailsAtBConfig .*unit {digest('b')}: ZeroDivisionError: a bug in a filter"
+    )
+    with pytest.raises(UserError, match=told):
+        filters.run(context)
+    assert context.storage.parts(context.folder("filtered")) == []
+
+
+def test_a_filter_of_ones_own_is_counted_by_its_reasons(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = [
+        {"kind": f"{HERE}:UnwantedTagConfig", "tag": "horror"},
+        {"kind": "too_short", "min_events": 1},
+        {"kind": f"{HERE}:SameTitleConfig"},
+    ]
+    context = three_new_users(make_context, monkeypatch, filters={"rules": rules})
+    counts = filters.run(context)
+    assert counts["events_dropped.unwanted_tag"] == 3
+    assert counts["rejected.too_short"] == 1  # of c and d
+    assert counts["rejected.same_title"] == 1  # f alone is left
+    assert counts["accepted"] == 1
 
 
 def test_what_was_generated_gets_its_place_and_time_in_the_history(
@@ -282,7 +237,9 @@ def test_what_was_generated_gets_its_place_and_time_in_the_history(
 ) -> None:
     """u1 did a, b, c at 0, 1, 2 o'clock."""
     monkeypatch.setattr(filters, "map_parts", map_parts_here)
-    context = make_context(generate={"engine": "uniform"}, filters={"min_events": 1})
+    plan = {"strategies": [{"kind": kind} for kind in ("prefix", "infill", "substitute")]}
+    filter_config = {"rules": [{"kind": "too_short", "min_events": 1}]}
+    context = make_context(generate={"engine": "uniform"}, plan=plan, filters=filter_config)
     write_vocabulary(context, catalogue("abcdefg"), statistics().__dict__)
     train = events(histories(u1="abc"))
     context.storage.write_part(train, {}, context.folder("split/train"), "part-00000")

@@ -16,11 +16,12 @@ import torch
 from typing_extensions import get_protocol_members
 
 from llmaug import recommenders
-from llmaug.config import TrainConfig
+from llmaug.config import RECOMMENDERS, ClosedFormConfig, TrainConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.sequences import Batches, of_events
 from llmaug.items.vocabulary import BOS, Vocabulary
+from llmaug.recommenders import DataFacts
 from llmaug.recommenders.train import PairBatches
 from llmaug.training.ranking import mean_ndcg_at_10, target_ranks
 from tests.tables import catalogue, events, histories
@@ -41,15 +42,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def config_of(model: str, **changes: Any) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {"model": model, "embedding_dim": 8, "num_heads": 2, "num_layers": 1, "history_len": 6,
-         "dropout": 0.0, "batch_size": 8, **changes}
-    )  # fmt: skip
+def config_of(model: str, **changes: Any) -> Any:
+    """A small one."""
+    small = {"model": model, "embedding_dim": 8, "num_heads": 2, "num_layers": 1, "history_len": 6,
+             "dropout": 0.0, "batch_size": 8}  # fmt: skip
+    known = RECOMMENDERS.fields_of(small)
+    return RECOMMENDERS.make({name: small[name] for name in small if name in known} | changes)
 
 
-def batches_of(config: TrainConfig, words: Vocabulary = WORDS, rows: pa.Table = EVENTS) -> Any:
-    if config.model == "linear":
+def batches_of(config: Any, words: Vocabulary = WORDS, rows: pa.Table = EVENTS) -> Any:
+    if config.batches == "pairs":
         return PairBatches(rows, words, config, seed=1)
     return Batches(of_events(rows, words), config.batch_size, config.history_len, seed=1)
 
@@ -59,15 +61,15 @@ def train(
 ) -> tuple[Any, list[float]]:
     """(model in eval mode, loss of each step; none for a model in closed form)."""
     torch.manual_seed(0)
-    if config.loss_name is None:
-        model = recommenders.build(config, words, [])
+    if isinstance(config, ClosedFormConfig):
+        model = recommenders.build(config, DataFacts(words))
         # One user after the other: no part knows of the others.
         assert model.fit(lambda: split_by_user(rows)) == rows.num_rows
         return model.eval(), []
     batches = batches_of(config, words, rows)
     users = getattr(batches, "user_ids", [])
     counts = None if users else batches.target_counts(words.num_tokens)
-    model = recommenders.build(config, words, users, target_counts=counts)
+    model = recommenders.build(config, DataFacts(words, users, target_counts=counts))
     optimiser = torch.optim.Adam(model.parameters(), lr=0.03)
     losses = []
     for step in range(num_steps):
@@ -99,7 +101,8 @@ VARIANTS = {
     "popularity": config_of("popularity"),
     "popularity recent": config_of("popularity", popularity_days=30),
 }
-BY_DESCENT = {name: config for name, config in VARIANTS.items() if config.loss_name}
+CLOSED_FORM = {name: c for name, c in VARIANTS.items() if isinstance(c, ClosedFormConfig)}
+BY_DESCENT = {name: c for name, c in VARIANTS.items() if name not in CLOSED_FORM}
 IN_ORDER = {name: c for name, c in VARIANTS.items() if c.model in ("sasrec", "two_tower")}
 # What ranks alike for everybody knows only what is popular.
 PERSONAL = {name: VARIANTS[name] for name in VARIANTS
@@ -111,8 +114,9 @@ QUESTION = (["u1", "u3", "stranger"], [[A, B], [D], []])
 class TestContract:
     def test_it_has_the_methods_of_its_protocol(self, config: TrainConfig) -> None:
         """With as many arguments, and of the same names where callers may use these."""
-        model = recommenders.build(config, WORDS, ["u1"])
-        how = recommenders.ByDescent if config.loss_name else recommenders.ClosedForm
+        model = recommenders.build(config, DataFacts(WORDS, ["u1"]))
+        in_closed_form = isinstance(config, ClosedFormConfig)
+        how = recommenders.ClosedForm if in_closed_form else recommenders.ByDescent
         assert isinstance(model, how)
         assert isinstance(model, recommenders.JudgesPairs) == (config.model == "linear")
         for protocol in (how, recommenders.JudgesPairs):
@@ -365,9 +369,9 @@ def test_features_are_folded_into_plain_weights(
 
 def test_features_start_from_the_weights_of_the_model_without() -> None:
     torch.manual_seed(5)
-    plain = recommenders.build(config_of("sasrec"), WORDS, [])
+    plain = recommenders.build(config_of("sasrec"), DataFacts(WORDS))
     torch.manual_seed(5)
-    fusion = recommenders.build(config_of("sasrec", item_features=True), WORDS, [])
+    fusion = recommenders.build(config_of("sasrec", item_features=True), DataFacts(WORDS))
     for name, weight in plain.state_dict().items():
         assert torch.equal(weight, fusion.state_dict()[name]), name
 
@@ -375,9 +379,9 @@ def test_features_start_from_the_weights_of_the_model_without() -> None:
 def test_features_of_a_catalogue_without_any_are_refused() -> None:
     config = config_of("sasrec", item_features=True)
     with pytest.raises(UserError, match="vocabulary.min_tag_items"):
-        recommenders.build(config, catalogue("abc"), [])
+        recommenders.build(config, DataFacts(catalogue("abc")))
     with pytest.raises(UserError, match="no tag is shared by 4 items"):
-        recommenders.build(config, WORDS, [], min_tag_items=4)
+        recommenders.build(config, DataFacts(WORDS, min_tag_items=4))
 
 
 # -- two_tower -----------------------------------------------------------------------------
@@ -445,7 +449,7 @@ def test_an_event_of_weight_two_counts_as_two() -> None:
     )
     config = config_of("ease", ease_l2=1.0)
     heavy, _ = train(config, 0, rows=doubled)
-    twice = recommenders.build(config, WORDS, [])
+    twice = recommenders.build(config, DataFacts(WORDS))
     twice.fit(lambda: [EVENTS, EVENTS])
     assert torch.allclose(heavy.weights, twice.weights, atol=1e-6)
 
@@ -461,7 +465,7 @@ def test_ease_gives_strangers_what_is_popular() -> None:
 def test_ease_refuses_a_catalogue_that_memory_cannot_hold() -> None:
     words = catalogue([f"item {i}" for i in range(101)])
     with pytest.raises(UserError, match=r"101 items needs about .* train.ease_max_items is 100"):
-        recommenders.build(config_of("ease", ease_max_items=100), words, [])
+        recommenders.build(config_of("ease", ease_max_items=100), DataFacts(words))
 
 
 def test_popularity_is_a_share_of_the_events() -> None:
@@ -479,7 +483,7 @@ def test_popularity_of_the_last_days() -> None:
     old, new = [("u1", "a", hour) for hour in (0, 1, 2)], [("u2", "b", 100), ("u3", "b", 101)]
     rows = events([*old, *new])
     for days, best, num_events in ((None, A, 5), (1, B, 2), (30, A, 5)):
-        model = recommenders.build(config_of("popularity", popularity_days=days), WORDS, [])
+        model = recommenders.build(config_of("popularity", popularity_days=days), DataFacts(WORDS))
         assert model.fit(lambda: split_by_user(rows)) == num_events
         assert model.score(["x"], [[]])[0].argmax() == best
 
@@ -487,7 +491,7 @@ def test_popularity_of_the_last_days() -> None:
 @pytest.mark.parametrize("name", ["ease", "popularity"])
 def test_items_outside_the_catalogue_are_left_out(name: str) -> None:
     rows = events(histories(u1="abz", u2="zz"))
-    model = recommenders.build(config_of(name), WORDS, [])
+    model = recommenders.build(config_of(name), DataFacts(WORDS))
     assert model.fit(lambda: [rows]) == 2
     assert torch.isfinite(model.score(["u1"], [[A]])).all()
 

@@ -13,6 +13,7 @@ import torch
 
 from llmaug import recommenders
 from llmaug.items.sequences import Batches, of_events
+from llmaug.recommenders import DataFacts
 from llmaug.training import loop
 from tests.recommenders.test_recommenders import config_of
 from tests.tables import catalogue, events, histories
@@ -30,7 +31,7 @@ class SmallTask:
 
     def __init__(self) -> None:
         torch.manual_seed(1)
-        self.model = recommenders.build(CONFIG, WORDS, [])
+        self.model = recommenders.build(CONFIG, DataFacts(WORDS))
         self.optimiser = loop.make_optimiser(self.model, CONFIG)
         self._batches = Batches(of_events(EVENTS, WORDS), 3, CONFIG.history_len, seed=1)
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from llmaug.config import CausalConfig, OptimiserConfig, TrainConfig
+from llmaug.config import CausalConfig, OptimiserConfig, SasrecConfig
 from llmaug.core.storage import Storage
 from llmaug.items.sequences import Batches, of_events
+from llmaug.recommenders import DataFacts
 from llmaug.recommenders.sasrec import SASRec
 from llmaug.training.loop import (
     FAILED_BATCH,
@@ -51,8 +52,8 @@ class Task:
         torch.manual_seed(0)
         rows = {f"u{n}": "abcdef"[: 1 + n % 6] for n in range(9)}
         self._batches = Batches(of_events(events(histories(**rows)), WORDS), 9, 8, seed=1)
-        shape = TrainConfig(embedding_dim=8, num_layers=1, history_len=8, dropout=0.0)
-        self.model: Any = SASRec(shape, WORDS)
+        shape = SasrecConfig(embedding_dim=8, num_layers=1, history_len=8, dropout=0.0)
+        self.model: Any = SASRec(shape, DataFacts(WORDS))
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
         return self._batches.at(step, rank, world_size)
