@@ -19,7 +19,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Batches, load_sequences
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.recommenders import DataFacts
 from llmaug.training.loop import Task
 from llmaug.training.trainer import fit
@@ -91,7 +91,7 @@ def solve(inputs: Inputs, config: ClosedFormConfig, seed: int) -> dict[str, Any]
     import torch
 
     torch.set_num_threads(config.threads_per_worker)
-    storage, vocabulary = inputs.storage, load(inputs.storage, inputs.vocabulary)
+    storage, vocabulary = inputs.storage, load_vocabulary(inputs.storage, inputs.vocabulary)
     model = recommenders.build(config, DataFacts(vocabulary))
     num_targets = model.fit(
         lambda: (storage.read_part(inputs.shards, part) for part in storage.parts(inputs.shards))
@@ -117,7 +117,7 @@ class _RecommenderTask:
 
     def __init__(self, inputs: Inputs, config: Any, seed: int) -> None:
         self._inputs, self._config = inputs, config
-        self._vocabulary = load(inputs.storage, inputs.vocabulary)
+        self._vocabulary = load_vocabulary(inputs.storage, inputs.vocabulary)
         self._batches = self._load(seed)
         self._validation = inputs.validation(self._vocabulary, seed)
 

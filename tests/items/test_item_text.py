@@ -24,7 +24,7 @@ from llmaug.items.item_text import (
     read_vectors,
     write_vectors,
 )
-from llmaug.items.vocabulary import load
+from llmaug.items.vocabulary import load_vocabulary
 from llmaug.schema import ITEM
 from tests.lm.test_instruct import write_chat_model
 from tests.tables import catalogue, events, histories
@@ -106,7 +106,7 @@ def test_the_stage_leaves_a_vector_for_each_item(
 
     counts = vocabulary.run(context)
 
-    words = load(context.storage, context.folder("vocabulary"))
+    words = load_vocabulary(context.storage, context.folder("vocabulary"))
     assert words.item_ids == ["a", "b", "c", "z"] and words.text is not None
     assert counts["items_with_text"] == 2
     encoder = Encoder(str(tmp_path / "encoder"), "here", on_gpu=False)
@@ -183,6 +183,6 @@ def test_a_vocabulary_without_an_encoder_has_no_vectors(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     words = catalogue("ab")
     storage.write_part(words.items, {"vocabulary_digest": words.digest}, "words", "items")
-    assert load(storage, "words").text is None
+    assert load_vocabulary(storage, "words").text is None
     assert TEXT not in storage.names("words")
     assert VocabularyConfig().text_encoder is None

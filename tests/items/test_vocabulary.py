@@ -13,7 +13,7 @@ from llmaug.config import VocabularyConfig
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
 from llmaug.items import stage as vocabulary
-from llmaug.items.vocabulary import BOS, EOS, PAD, load, load_statistics
+from llmaug.items.vocabulary import BOS, EOS, PAD, load_statistics, load_vocabulary
 from llmaug.schema import ITEM
 from tests.tables import catalogue, events, histories, hour, map_parts_here
 
@@ -107,7 +107,7 @@ def test_held_out_events_leave_no_trace(make_context: MakeContext, ray_session: 
 
     counts = vocabulary.run(context)
 
-    words = load(context.storage, context.folder("vocabulary"))
+    words = load_vocabulary(context.storage, context.folder("vocabulary"))
     assert words.item_ids == ["a", "b", "new"]
     assert words.encode(["x"]).tolist() == [-1]
     assert words.items["train_events"].to_pylist() == [2, 2, 0]
@@ -159,4 +159,4 @@ def test_an_items_file_of_another_run_is_noticed(make_context: MakeContext) -> N
         catalogue("ab").items, {"vocabulary_digest": catalogue("abc").digest}, "v", "items"
     )
     with pytest.raises(UserError, match="not the one its note describes"):
-        load(storage, "v")
+        load_vocabulary(storage, "v")

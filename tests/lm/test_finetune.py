@@ -19,7 +19,7 @@ from llmaug.config import InstructConfig, parse_config
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
 from llmaug.items.sequences import of_events
-from llmaug.items.vocabulary import NUM_SPECIAL, load
+from llmaug.items.vocabulary import NUM_SPECIAL, load_vocabulary
 from llmaug.lm.chat.choices import (
     NEIGHBOURS,
     Choices,
@@ -240,7 +240,7 @@ def test_the_stage_trains_and_its_model_is_the_one_that_is_asked(
     assert facts["validation_log_likelihood"] < 0
     notes = context.storage.read_json(folder, NOTES)
     assert notes["model_folder"] == facts["model_folder"]
-    vocabulary = load(context.storage, context.folder("vocabulary"))
+    vocabulary = load_vocabulary(context.storage, context.folder("vocabulary"))
     asked = load_choices(context.storage, folder, vocabulary, 256)
     assert isinstance(asked, Choices)
     assert asked.choice([NUM_SPECIAL], [NUM_SPECIAL + 1])

@@ -18,7 +18,7 @@ from llmaug.config import parse_config
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.sequences import user_histories
-from llmaug.items.vocabulary import NUM_SPECIAL, load
+from llmaug.items.vocabulary import NUM_SPECIAL, load_vocabulary
 from llmaug.lm.chat.choices import LETTERS, adopt_model, load_choices, neighbours
 from tests.jobs import NUM_USERS, SMALL, changed, write_logs
 from tests.tables import catalogue, events, histories
@@ -77,7 +77,7 @@ def test_every_answer_is_one_of_the_candidates(storage: Storage) -> None:
         for row in storage.read_part("runs/small/plan", part).to_pylist()
     ]  # fmt: skip
     offered = {unit["unit_id"]: unit["candidates"] for unit in units}
-    vocabulary = load(storage, "runs/small/vocabulary")
+    vocabulary = load_vocabulary(storage, "runs/small/vocabulary")
     chosen: list[int] = []
     for part in storage.parts("runs/small/filtered"):
         histories = user_histories(
@@ -102,7 +102,7 @@ def test_the_model_is_copied_once_and_a_second_run_does_nothing(storage: Storage
 
 
 def test_a_question_names_what_the_user_had_and_what_is_offered(storage: Storage) -> None:
-    vocabulary = load(storage, "runs/small/vocabulary")
+    vocabulary = load_vocabulary(storage, "runs/small/vocabulary")
     asked = load_choices(storage, "runs/small/lm/instruct", vocabulary, 512)
     texts: list[str] = []
 
@@ -132,7 +132,7 @@ def test_candidates_are_what_others_took_too(tmp_path: Path, storage: Storage) -
     mine.write_part(events(rows), {}, "train", "part-0")
     table = neighbours(mine, "train", words)
     assert table["items"].to_pylist()[0] == [B, C]  # most with b, then with c
-    vocabulary = load(storage, "runs/small/vocabulary")
+    vocabulary = load_vocabulary(storage, "runs/small/vocabulary")
     asked = load_choices(storage, "runs/small/lm/instruct", vocabulary, 512)
     object.__setattr__(asked, "table", table)
     asked.__dict__.pop("_neighbours", None)
@@ -152,7 +152,7 @@ def test_a_folder_that_is_no_chat_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_question_has_the_tokens_that_the_chat_template_gives(storage: Storage) -> None:
-    vocabulary = load(storage, "runs/small/vocabulary")
+    vocabulary = load_vocabulary(storage, "runs/small/vocabulary")
     asked = load_choices(storage, "runs/small/lm/instruct", vocabulary, 512)
     prompt = asked.choice([A, B], [C, D])
     text = asked.tokenizer.decode(prompt)

@@ -17,7 +17,7 @@ from llmaug import pipeline
 from llmaug.config import parse_config
 from llmaug.core.storage import Storage
 from llmaug.items.sequences import load_sequences
-from llmaug.items.vocabulary import NUM_SPECIAL, load
+from llmaug.items.vocabulary import NUM_SPECIAL, load_vocabulary
 from tests.jobs import NUM_USERS, SMALL, changed, write_logs
 
 OF_USERS = [
@@ -89,7 +89,7 @@ def test_a_generator_in_the_job(storage: Storage, fits_here: None, kind: str) ->
     assert counts.get("events_dropped.outside_catalogue", 0) == 0
 
     merged = "runs/small/merged/augmented"
-    vocabulary = load(storage, "runs/small/vocabulary")
+    vocabulary = load_vocabulary(storage, "runs/small/vocabulary")
     sequences = load_sequences(storage, merged, vocabulary)
     rows = [
         row for part in storage.parts(merged) for row in storage.read_part(merged, part).to_pylist()
