@@ -97,8 +97,8 @@ def test_its_model_is_built_saved_and_loaded(tmp_path: Path) -> None:
     model = recommenders.build(config, DataFacts(words))
     assert model.fit(lambda: [events(histories(u1="aab"))]) == 3
     storage = Storage(str(tmp_path / "root"))
-    digest = recommenders.save(storage, "model", model, config, words)
-    loaded, _, facts = recommenders.load(storage, "model", digest)
+    digest = recommenders.save_recommender(storage, "model", model, config, words)
+    loaded, _, facts = recommenders.load_recommender(storage, "model", digest)
     assert facts["config"]["loudness"] == loaded.loudness == 3.0
     assert "item_features" not in facts["config"]
     assert torch.equal(loaded.score(["u1"], [[]]), model.score(["u1"], [[]]))
@@ -109,14 +109,14 @@ def test_a_model_whose_code_is_gone_says_so(
 ) -> None:
     config, words = config_of(**LOUD).train, catalogue("abc")
     storage = Storage(str(tmp_path / "root"))
-    recommenders.save(
+    recommenders.save_recommender(
         storage, "model", recommenders.build(config, DataFacts(words)), config, words
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "shop_models", None)
     with pytest.raises(
         UserError, match=r"config\.model: recommender shop_models:LoudConfig cannot"
     ) as caught:  # noqa: E501
-        recommenders.load(storage, "model")
+        recommenders.load_recommender(storage, "model")
     assert caught.value.message.startswith(storage.uri("model", "config.json"))
     assert "It was written by llmaug" in caught.value.message
 
