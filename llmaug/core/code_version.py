@@ -48,11 +48,6 @@ CUT = {
 # the config does not ask for changes nothing: they are followed from there only where a stage
 # names them as its roots, and always from one to another.
 CHOSEN = (
-    "llmaug.recommenders.ease",
-    "llmaug.recommenders.linear",
-    "llmaug.recommenders.popularity",
-    "llmaug.recommenders.sasrec",
-    "llmaug.recommenders.two_tower",
     "llmaug.lm.causal",
     "llmaug.lm.chat",
     "llmaug.lm.masked",
