@@ -210,7 +210,8 @@ def _config(uri: str, data: bytes) -> tuple[TrainConfig, dict[str, Any]]:
     try:
         return RECOMMENDERS.make(facts["config"]), facts
     except ValueError as error:
-        field, why = (RECOMMENDERS.tag,), str(error)
+        field: tuple[int | str, ...] = (RECOMMENDERS.tag,)
+        why = str(error)
         if isinstance(error, ValidationError):
             problem = error.errors(include_url=False, include_input=False)[0]
             field, why = problem["loc"], problem["msg"].removeprefix("Value error, ")
