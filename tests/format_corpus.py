@@ -21,7 +21,7 @@ from llmaug.config import RECOMMENDERS, ClosedFormConfig, OfPairsConfig, parse_c
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import UniformEngine
-from llmaug.generate.part_worker import PartWorker, Place
+from llmaug.generate.part_worker import OutcomeFolders, PartWorker
 from llmaug.lm.generator import Generator
 from llmaug.plan import stage as plan
 from llmaug.publish.recommend import for_user, score_pairs
@@ -75,7 +75,7 @@ def _save_model(storage: Storage, kind: str) -> dict[str, Any]:
     if isinstance(config, ClosedFormConfig):
         model.fit(lambda: [rows])
     folder = f"models/{kind}"
-    model_digest = recommenders.save(storage, folder, model.eval(), config, words)
+    model_digest = recommenders.save_recommender(storage, folder, model.eval(), config, words)
     with torch.no_grad():
         return {"model_digest": model_digest, "scores": model.score(*QUESTION).tolist()}
 
@@ -93,10 +93,13 @@ def _answer_units(storage: Storage) -> dict[str, str]:
     folder, vocabulary = context.folder("outcomes"), context.folder("vocabulary")
     context_len = context.config.lm.context_len
     generator = Generator("uniform@1", "uniform", vocabulary, None, "1", context_len)
-    place = Place(storage, context.folder("plan"), folder, UNITS, generator.name)
+    folders = OutcomeFolders(storage, context.folder("plan"), folder, UNITS, generator.name)
     plan.run(context)
-    work: Callable[[dict], Any] = PartWorker(place, lambda: UniformEngine(4), generator=generator)
-    for part in plan.read_parts(storage, place.plan):
+    work: Callable[[dict], Any] = PartWorker(
+        folders, lambda: UniformEngine(4), generator=generator,
+        strategies=context.config.plan.strategies,
+    )  # fmt: skip
+    for part in plan.read_parts(storage, folders.plan):
         work(vars(part))
     rows = [
         row for part in storage.parts(folder) for row in storage.read_part(folder, part).to_pylist()

@@ -58,7 +58,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Source:
+class Provenance:
     """What synthetic events say about where they come from."""
 
     run_id: str
@@ -72,10 +72,10 @@ def run(shards: str, context: Context) -> dict[str, Any]:
     if shards == NGRAM:
         context = replace(context, track=NGRAM)
     train = f"{context.folder('split')}/{TRAIN}"
-    source = Source(context.run_id, generator=DUPLICATE)
+    provenance = Provenance(context.run_id, generator=DUPLICATE)
     plan = {part: Shard(part) for part in storage.parts(train)}
     if shards in (AUGMENTED, NGRAM):
-        source = Source(
+        provenance = Provenance(
             context.run_id,
             context.manifest("plan")["counts"]["generator"],
             load_statistics(storage, context.folder("vocabulary")).actions[0],
@@ -86,11 +86,11 @@ def run(shards: str, context: Context) -> dict[str, Any]:
     elif shards == OVERSAMPLED:
         counts = context.manifest(f"merged/{AUGMENTED}")["counts"]
         plan |= repeats(list(plan), counts["synthetic"] / max(1, counts["real"]))
-    work = partial(
-        _merge_part, storage, train, context.folder("filtered"), context.folder(f"merged/{shards}"),
-        plan, context.config.merge, source,
-    )  # fmt: skip
-    return dict(map_parts(context, context.folder(f"merged/{shards}"), list(plan), work))
+    folder = context.folder(f"merged/{shards}")
+    merged = _MergedPart(
+        storage, train, context.folder("filtered"), folder, plan, context.config.merge, provenance
+    )
+    return dict(map_parts(context, folder, list(plan), merged))
 
 
 def _add_outcomes(plan: dict[str, Shard], context: Context) -> None:
@@ -111,30 +111,44 @@ def repeats(parts: list[str], times: float) -> dict[str, Shard]:
     }
 
 
-def _merge_part(
-    storage: Storage,
-    train: str,
-    filtered: str,
-    folder: str,
-    plan: dict[str, Shard],
-    config: MergeConfig,
-    source: Source,
-    part: str,
-) -> dict[str, Any]:
-    shard = plan[part]
-    real = storage.read_part(train, shard.real) if shard.real else EVENT.empty_table()
-    real = take_users(real, shard.share)
-    if shard.twins:
-        real = twins(real, config, source)
-    synthetic = [
-        synthetic_events(storage.read_part(filtered, outcomes), config, source)
-        for outcomes in shard.synthetic
-    ]
-    events = order_events(pa.concat_tables([real, *synthetic], promote_options="permissive"))
-    num_synthetic = pc.sum(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC)).as_py() or 0
-    counts = {"real": events.num_rows - num_synthetic, "synthetic": num_synthetic}
-    storage.write_part(validate(events, EVENT, part), counts, folder, part)
-    return counts
+@dataclass(frozen=True)
+class _MergedPart:
+    """Writes one shard of an arm; picklable, called for a part of the plan."""
+
+    storage: Storage
+    train: str
+    filtered: str
+    folder: str
+    plan: dict[str, Shard]
+    config: MergeConfig
+    provenance: Provenance
+
+    def __call__(self, part: str) -> dict[str, Any]:
+        shard = self.plan[part]
+        events = order_events(
+            pa.concat_tables(
+                [self._real(shard), *self._synthetic(shard)], promote_options="permissive"
+            )
+        )
+        num_synthetic = pc.sum(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC)).as_py() or 0
+        counts = {"real": events.num_rows - num_synthetic, "synthetic": num_synthetic}
+        self.storage.write_part(validate(events, EVENT, part), counts, self.folder, part)
+        return counts
+
+    def _real(self, shard: Shard) -> pa.Table:
+        """Events of the log: as they are, or as those of synthetic users."""
+        if shard.real is None:
+            return EVENT.empty_table()
+        events = take_users(self.storage.read_part(self.train, shard.real), shard.share)
+        return twins(events, self.config, self.provenance) if shard.twins else events
+
+    def _synthetic(self, shard: Shard) -> list[pa.Table]:
+        return [
+            synthetic_events(
+                self.storage.read_part(self.filtered, outcomes), self.config, self.provenance
+            )
+            for outcomes in shard.synthetic
+        ]
 
 
 def take_users(events: pa.Table, share: float) -> pa.Table:
@@ -153,25 +167,25 @@ def take_users(events: pa.Table, share: float) -> pa.Table:
     return events.take(pa.array(np.concatenate([np.empty(0, np.int64), *rows])))
 
 
-def twins(events: pa.Table, config: MergeConfig, source: Source) -> pa.Table:
+def twins(events: pa.Table, config: MergeConfig, provenance: Provenance) -> pa.Table:
     """The real events of (N,) rows sorted by user, as those of one synthetic user for each."""
     rows = events.to_pylist()
     for start, end in group_bounds(events["user_id"].to_numpy(zero_copy_only=False)):
-        unit_id = digest([source.generator, rows[start]["user_id"]])
+        unit_id = digest([provenance.generator, rows[start]["user_id"]])
         for row in rows[start:end]:
             row |= {
                 "user_id": f"synthetic:{unit_id}",
                 "weight": row["weight"] * config.synthetic_weight,
                 "origin": SYNTHETIC,
-                "run_id": source.run_id,
+                "run_id": provenance.run_id,
                 "unit_id": unit_id,
                 "strategy": DUPLICATE,
-                "generator": source.generator,
+                "generator": provenance.generator,
             }
     return pa.Table.from_pylist(rows, schema=EVENT)
 
 
-def synthetic_events(outcomes: pa.Table, config: MergeConfig, source: Source) -> pa.Table:
+def synthetic_events(outcomes: pa.Table, config: MergeConfig, provenance: Provenance) -> pa.Table:
     """The kept events of accepted outcomes as Event rows.
 
     A new user's id is `synthetic:` and the unit's id: it cannot collide with a real one
@@ -185,15 +199,15 @@ def synthetic_events(outcomes: pa.Table, config: MergeConfig, source: Source) ->
                     {
                         "user_id": outcome["user_id"] or f"synthetic:{outcome['unit_id']}",
                         "item_id": event["item_id"],
-                        "action": event["action"] or source.action,
+                        "action": event["action"] or provenance.action,
                         "timestamp": event["timestamp"],
                         "value": None,
                         "weight": config.synthetic_weight,
                         "origin": SYNTHETIC,
-                        "run_id": source.run_id,
+                        "run_id": provenance.run_id,
                         "unit_id": outcome["unit_id"],
                         "strategy": outcome["strategy"],
-                        "generator": source.generator,
+                        "generator": provenance.generator,
                         "position": event["position"],
                         "place": event["place"],
                         "logprob": event["logprob"],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmaug.core.terminal import emit_json
+
+if TYPE_CHECKING:
+    from llmaug.core.contract import Contract
 
 
 class Written(StrEnum):
@@ -15,16 +18,42 @@ class Written(StrEnum):
 
     METRICS = "metrics"
     PUBLISHED = "published"
+    MANIFESTS = "manifests"
 
 
 def print_schema(
-    of: Annotated[Written, typer.Argument(help="metrics.json, or published.json.")],
+    of: Annotated[
+        Written, typer.Argument(help="metrics.json, published.json, or the counts of manifests.")
+    ],
 ) -> None:
-    """JSON schema of metrics.json or published.json: every field with its meaning.
+    """JSON schema of metrics.json or published.json, or by stage of the counts in its manifest:
+    every field with its meaning.
 
     Example: `llmaug schema metrics > metrics.schema.json`
     """
     from llmaug.publish.card import Card
     from llmaug.report.metrics import Metrics
 
-    emit_json((Metrics if of is Written.METRICS else Card).model_json_schema())
+    if of is Written.MANIFESTS:
+        emit_json({stage: counts.model_json_schema() for stage, counts in _counts().items()})
+    else:
+        emit_json((Metrics if of is Written.METRICS else Card).model_json_schema())
+
+
+def _counts() -> dict[str, type[Contract]]:
+    from llmaug.evaluate.figures import Audit, Decision, Figures
+    from llmaug.generate.counts import OutcomesCounts
+    from llmaug.ingest.counts import IngestCounts, SplitCounts
+    from llmaug.plan.counts import PlanCounts
+    from llmaug.publish.card import Published
+
+    return {
+        "ingest": IngestCounts,
+        "split": SplitCounts,
+        "plan": PlanCounts,
+        "outcomes": OutcomesCounts,
+        "privacy": Audit,
+        "evaluation": Figures,
+        "gate": Decision,
+        "publish": Published,
+    }

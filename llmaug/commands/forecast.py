@@ -25,7 +25,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.filter.stage import filter_parts
 from llmaug.generate.outcome_cache import cache_folder, recall
-from llmaug.generate.part_answer import Place
+from llmaug.generate.part_answer import OutcomeFolders
 from llmaug.generate.stage import run_engines
 from llmaug.lm.generator import generator_of
 from llmaug.pipeline import run as run_pipeline
@@ -108,12 +108,12 @@ def _write_probe(context: Context, parts: list[PlanPart], num_units: int) -> Non
 def _run_probe(context: Context) -> dict[str, Any]:
     """Generate and filter the probe; what was seen of the engines."""
     storage, generator = context.storage, generator_of(context)
-    place = Place(
+    folders = OutcomeFolders(
         storage, context.folder("forecast/plan"), context.folder("forecast/outcomes"),
         f"{context.run_id}-forecast", generator.name,
     )  # fmt: skip
     context.progress.start("forecast")
-    stopped, seen = run_engines(context, place, generator, read_parts(storage, place.plan))
+    stopped, seen = run_engines(context, folders, generator, read_parts(storage, folders.plan))
     if stopped:
         raise UserError(f"the probe was stopped by budget ({stopped}): no forecast")
     filter_parts(context, "forecast/plan", "forecast/outcomes", "forecast/filtered")

@@ -23,7 +23,7 @@ from llmaug.core.storage import Storage
 from llmaug.core.stored import read_note
 from llmaug.errors import UserError
 from llmaug.generate import stage as generate
-from llmaug.generate.part_answer import Place, keep
+from llmaug.generate.part_answer import OutcomeFolders, keep
 from llmaug.lm.generator import generator_of
 from llmaug.pipeline import reopened
 from llmaug.plan.parts import read_parts
@@ -90,24 +90,24 @@ def _failures(context: Context) -> Counter[str]:
 def _open_again(context: Context, reasons: set[str], revision: int) -> None:
     storage, verdicts = context.storage, _verdicts(context)
     parts = {part.name for part in read_parts(storage, context.folder("plan"))}
-    place = Place(
+    folders = OutcomeFolders(
         storage, context.folder("plan"), context.folder("outcomes"), context.run_id,
         generator_of(context).name,
     )  # fmt: skip
-    folder = f"{place.folder}/_retry-{revision}"
-    work = partial(_open_part, place, verdicts, folder, reasons)
+    folder = f"{folders.outcomes}/_retry-{revision}"
+    work = partial(_open_part, folders, verdicts, folder, reasons)
     map_parts(context, folder, [p for p in storage.parts(verdicts) if p in parts], work)
 
 
 def _open_part(
-    place: Place,
+    folders: OutcomeFolders,
     verdicts: str,
     folder: str,
     reasons: set[str],
     part: str,
 ) -> dict[str, int]:
     """Put aside what is not to be asked again, and take the part's note away."""
-    storage = place.storage
+    storage = folders.storage
     rows = storage.read_part(verdicts, part, columns=["unit_id", "status", "reason"])
     failed = pc.and_(
         pc.equal(rows["status"], FAILED),
@@ -115,13 +115,13 @@ def _open_part(
     )
     again = rows.filter(failed)["unit_id"].to_pylist()
     if again:
-        outcomes = storage.read_part(place.folder, part, stored=OUTCOMES)
+        outcomes = storage.read_part(folders.outcomes, part, stored=OUTCOMES)
         others = outcomes.filter(
             pc.invert(pc.is_in(outcomes["unit_id"], value_set=pa.array(again, pa.string())))
         )
-        counts = read_note(storage, place.folder, part)["counts"]
+        counts = read_note(storage, folders.outcomes, part)["counts"]
         kept = {n: counts[n] for n in ("cache_hits", "left_out", "not_needed") if n in counts}
-        keep(place, part, others, kept, only=again)
-        storage.delete(place.folder, f"{part}.json")
+        keep(folders, part, others, kept, only=again)
+        storage.delete(folders.outcomes, f"{part}.json")
     storage.write_part(pa.table({"part": [part]}), {"retried": len(again)}, folder, part)
     return {"retried": len(again)}

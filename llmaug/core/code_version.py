@@ -52,6 +52,9 @@ CUT = {
     "llmaug.core.storage": "puts bytes where they are sent; does not make them",
     "llmaug.core.stored": "reads JSON back, or refuses it",
     "llmaug.core.terminal": "shows",
+    "llmaug.generate.counts": "checks figures before they are written",
+    "llmaug.ingest.counts": "checks figures before they are written",
+    "llmaug.plan.counts": "checks figures before they are written",
 }
 
 # A night has one or two of each kind. Code that serves all of them imports them all, and one that

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class Contract(BaseModel):
@@ -26,3 +26,20 @@ class Contract(BaseModel):
             where = ".".join(map(str, (cls.__name__, *problem["loc"])))
             raise TypeError(f"{where}: {problem['msg']} ({problem['input']!r})") from error
         return value
+
+
+class Tally(Contract):
+    """An object with these fields and, beside them, counts that what is counted gives a name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, int]
+
+    prefixes: ClassVar[tuple[str, ...]] = ("",)
+    """What such names begin with."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for name in self.__pydantic_extra__:
+            if not name.startswith(self.prefixes):
+                raise ValueError(f"{name} is neither a field nor a count of one of {self.prefixes}")
+        return self

@@ -98,7 +98,7 @@ def _rank_part(
     config: EvaluateConfig,
     part: str,
 ) -> dict[str, Any]:
-    model, vocabulary = recommenders.load_once(storage, *model_at)
+    model, vocabulary = recommenders.load_recommender_once(storage, *model_at)
     train = user_histories(storage, [f"{split}/{TRAIN}"], part, vocabulary)
     known = user_histories(storage, [f"{split}/{TRAIN}", f"{split}/{VALIDATION}"], part, vocabulary)
     held_out = user_histories(storage, [f"{split}/{TEST}"], part, vocabulary)

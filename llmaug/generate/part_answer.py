@@ -26,28 +26,28 @@ KEEP_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
-class Place:
+class OutcomeFolders:
     """Where a run's units lie and its outcomes go."""
 
     storage: Storage
     plan: str
-    folder: str
+    outcomes: str
     run_id: str
     generator: str
 
 
 def commit(
-    place: Place, source: str, part: str, outcomes: pa.Table, extra: dict[str, int]
+    folders: OutcomeFolders, source: str, part: str, outcomes: pa.Table, extra: dict[str, int]
 ) -> dict[str, int]:
     """Write a part of outcomes, for good and for the cache; returns its counts."""
     counts = {**counts_of(outcomes), **extra}
-    remember(place.storage, place.generator, source, place.run_id, part, outcomes)
-    place.storage.write_part(OUTCOMES.stamped(outcomes), counts, place.folder, part)
+    remember(folders.storage, folders.generator, source, folders.run_id, part, outcomes)
+    folders.storage.write_part(OUTCOMES.stamped(outcomes), counts, folders.outcomes, part)
     return counts
 
 
 def keep(
-    place: Place,
+    folders: OutcomeFolders,
     part: str,
     outcomes: pa.Table,
     counts: dict[str, int],
@@ -55,16 +55,20 @@ def keep(
 ) -> None:
     """Put answers of a part aside; whoever takes the part up asks for the rest (or `only` for
     these units) and adds `counts` to its own. The note makes the file count, as with parts."""
-    place.storage.write_table(OUTCOMES.stamped(outcomes), place.folder, KEPT, f"{part}.parquet")
-    place.storage.write_json({"counts": counts, "only": only}, place.folder, KEPT, f"{part}.json")
+    folders.storage.write_table(
+        OUTCOMES.stamped(outcomes), folders.outcomes, KEPT, f"{part}.parquet"
+    )
+    folders.storage.write_json(
+        {"counts": counts, "only": only}, folders.outcomes, KEPT, f"{part}.json"
+    )
 
 
 class PartAnswer:
     """The answers to one part so far."""
 
-    def __init__(self, place: Place, source: str, part: str, units: Units) -> None:
-        self._place, self._source, self._part, self.units = place, source, part, units
-        storage, folder = place.storage, place.folder
+    def __init__(self, folders: OutcomeFolders, source: str, part: str, units: Units) -> None:
+        self._folders, self._source, self._part, self.units = folders, source, part, units
+        storage, folder = folders.storage, folders.outcomes
         past = storage.read_json(folder, ATTEMPTS, f"{part}.json") or {}
         self._crashes: Counter[str] = Counter(past.get("crashes"))
         if past.get("at") is not None:
@@ -96,9 +100,9 @@ class PartAnswer:
 
     def known_tokens(self) -> Iterator[tuple[int, list[int]]]:
         """(row, tokens) of what was generated, earlier or now."""
-        place = {unit_id: number for number, unit_id in enumerate(self.units.ids)}
+        row_of = {unit_id: number for number, unit_id in enumerate(self.units.ids)}
         ids, tokens = self._kept["unit_id"].to_pylist(), self._kept["tokens"].to_pylist()
-        yield from ((place[i], t) for i, t in zip(ids, tokens, strict=True) if t)
+        yield from ((row_of[i], t) for i, t in zip(ids, tokens, strict=True) if t)
         for answers in self._answers:
             rows = zip(answers["number"].to_pylist(), answers["tokens"].to_pylist(), strict=True)
             yield from ((number, t) for number, t in rows if t)
@@ -115,7 +119,7 @@ class PartAnswer:
         self._kept_at = time.monotonic()
         outcomes = self._outcomes()
         if outcomes.num_rows > self.num_kept:
-            keep(self._place, self._part, outcomes, self._extra, self._only)
+            keep(self._folders, self._part, outcomes, self._extra, self._only)
 
     def set_aside(self) -> None:
         """Keep, and say that this attempt ended in good order."""
@@ -129,7 +133,7 @@ class PartAnswer:
         extra = {name: number for name, number in extra.items() if number}
         rest = extra.get("not_needed", 0) + extra.get("left_out", 0)
         assert outcomes.num_rows + rest == len(self.units), self._part
-        counts = commit(self._place, self._source, self._part, outcomes, extra)
+        counts = commit(self._folders, self._source, self._part, outcomes, extra)
         if self.attempts > 1:
             self.unfinished, self._crashes = 0, Counter()
             self._note_attempt()
@@ -147,7 +151,9 @@ class PartAnswer:
     def _note_attempt(self, at: int | None = None) -> None:
         note = {"attempts": self.attempts, "unfinished": self.unfinished, "at": at,
                 "crashes": self._crashes}  # fmt: skip
-        self._place.storage.write_json(note, self._place.folder, ATTEMPTS, f"{self._part}.json")
+        self._folders.storage.write_json(
+            note, self._folders.outcomes, ATTEMPTS, f"{self._part}.json"
+        )
 
     def _outcomes(self) -> pa.Table:
         """Kept ones and new ones, in the order of the plan."""

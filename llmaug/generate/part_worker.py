@@ -26,7 +26,7 @@ from llmaug.errors import UserError
 from llmaug.filter.rules import Candidate, items_seen, judge
 from llmaug.generate.engine_loop import EngineLoop
 from llmaug.generate.engines import EngineMaker
-from llmaug.generate.part_answer import KEEP_EVERY_S, PartAnswer, Place
+from llmaug.generate.part_answer import KEEP_EVERY_S, OutcomeFolders, PartAnswer
 from llmaug.generate.units import Units, failures_of
 from llmaug.items.sequences import user_histories
 from llmaug.lm.generator import Generator, prompts_of, vocabulary_of
@@ -43,7 +43,7 @@ class PartWorker:
 
     def __init__(
         self,
-        place: Place,
+        folders: OutcomeFolders,
         engine: EngineMaker,
         board: Any = None,
         preview: int = 1,
@@ -54,10 +54,10 @@ class PartWorker:
         may_repeat: tuple[bool, ...] = (False,),
         strategies: Sequence[StrategyConfig] = (),
     ) -> None:
-        self._place, self._preview, self._quotas = place, preview, quotas or {}
+        self._folders, self._preview, self._quotas = folders, preview, quotas or {}
         assert generator is not None
-        self._train, self._vocabulary = train, vocabulary_of(place.storage, generator)
-        self._prompts = prompts_of(place.storage, generator)
+        self._train, self._vocabulary = train, vocabulary_of(folders.storage, generator)
+        self._prompts = prompts_of(folders.storage, generator)
         self._filters, self._may_repeat = filters or FiltersConfig(), may_repeat
         self._strategies = strategies
         self._items = items_seen(self._filters.rules, self._vocabulary)
@@ -67,14 +67,14 @@ class PartWorker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """One row of the plan's parts in; `{part, counts}` out, counts as JSON."""
-        storage, part = self._place.storage, row["name"]
+        storage, part = self._folders.storage, row["name"]
         if self._loop.stopped:
             return {"part": part, "counts": "{}"}
-        note = read_record(storage, Note, self._place.folder, f"{part}.json")
+        note = read_record(storage, Note, self._folders.outcomes, f"{part}.json")
         if note:  # the machine that wrote it was lost before it could say so
             return {"part": part, "counts": json.dumps(note["counts"])}
-        units = Units(storage.read_part(self._place.plan, part, stored=UNITS))
-        answer = PartAnswer(self._place, row["source"], part, units)
+        units = Units(storage.read_part(self._folders.plan, part, stored=UNITS))
+        answer = PartAnswer(self._folders, row["source"], part, units)
         self._loop.count(kept=answer.num_kept)
         careful = answer.unfinished > WHOLE_ATTEMPTS
         strategy = self._strategies[row["strategy"]]
@@ -136,7 +136,9 @@ class PartWorker:
         self, answer: PartAnswer, strategy: StrategyConfig, quota: int, train_part: str
     ) -> None:
         """Tries of each user, until `quota` of its outcomes would be accepted."""
-        histories = user_histories(self._place.storage, [self._train], train_part, self._vocabulary)
+        histories = user_histories(
+            self._folders.storage, [self._train], train_part, self._vocabulary
+        )
         accepted: Counter[str | None] = Counter()
 
         def accepts(user: str | None, number: int, tokens: list[int]) -> bool:

@@ -29,10 +29,11 @@ from llmaug.core.stored import Kept, need_record
 from llmaug.errors import UserError
 from llmaug.filter.rules import modules_of as modules_of_filters
 from llmaug.generate.board import Board, Limits
+from llmaug.generate.counts import OutcomesCounts
 from llmaug.generate.engine_maker import engine_maker, num_gpus
 from llmaug.generate.ledger import check_units
 from llmaug.generate.outcome_cache import cache_folder, recall
-from llmaug.generate.part_answer import KEPT, Place, commit, keep
+from llmaug.generate.part_answer import KEPT, OutcomeFolders, commit, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.watch import Spent, Watch, interruptible
 from llmaug.ingest.split import TRAIN
@@ -44,18 +45,25 @@ from llmaug.schema import FAILED, GENERATED
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+_ALWAYS_COUNTED = (
+    "units", GENERATED, FAILED, "cache_hits", "not_needed",
+    "output_tokens", "prompt_tokens", "cached_prompt_tokens",
+)  # fmt: skip
+
 
 def run(context: Context) -> dict[str, Any]:
     storage, folder = context.storage, context.folder("outcomes")
     generator = generator_of(context)
     parts = read_parts(storage, context.folder("plan"))
-    place = Place(storage, context.folder("plan"), folder, context.run_id, generator.name)
+    folders = OutcomeFolders(
+        storage, context.folder("plan"), folder, context.run_id, generator.name
+    )
     if context.config.generate.use_cache:
-        _answer_from_cache(context, place, parts)
-    stopped, seen = run_engines(context, place, generator, parts)
+        _answer_from_cache(context, folders, parts)
+    stopped, seen = run_engines(context, folders, generator, parts)
     done = set(storage.parts(folder))
     if stopped:
-        _commit_kept(context, place, [part for part in parts if part.name not in done])
+        _commit_kept(context, folders, [part for part in parts if part.name not in done])
         done = set(storage.parts(folder))
     counts = total_counts(storage, folder)
     planned = context.manifest("plan")["counts"]["units"]
@@ -72,19 +80,14 @@ def run(context: Context) -> dict[str, Any]:
             f"{stopped or 'limit'} reached: {left_out:,} of {planned:,} units are left "
             f"out, {answered:,} are answered"
         )
-    return {
-        **_figures(counts),
-        "planned": planned,
-        "left_out": left_out,
-        "stopped": stopped,
-        **seen,
-    }
+    own = {"planned": planned, "left_out": left_out, "stopped": stopped}
+    return OutcomesCounts.keeps({**_figures(counts), **own, **seen})
 
 
 def _figures(counts: Counter[str]) -> dict[str, Any]:
     seconds = counts["engine_ms"] / 1000
     figures = {name: n for name, n in counts.items() if name not in ("engine_ms", "rows")}
-    for name in (GENERATED, FAILED, "cache_hits", "not_needed"):
+    for name in _ALWAYS_COUNTED:
         figures.setdefault(name, 0)
     rate = round(counts["output_tokens"] / seconds, 1) if seconds else 0.0
     return {**figures, "engine_seconds": round(seconds, 2), "output_tokens_per_s": rate}
@@ -93,38 +96,38 @@ def _figures(counts: Counter[str]) -> dict[str, Any]:
 # -- answers of earlier nights -----------------------------------------------------------
 
 
-def _answer_from_cache(context: Context, place: Place, parts: list[PlanPart]) -> None:
-    storage, folder = context.storage, f"{place.folder}/_cache"
-    known = storage.names(cache_folder(place.generator))
+def _answer_from_cache(context: Context, folders: OutcomeFolders, parts: list[PlanPart]) -> None:
+    storage, folder = context.storage, f"{folders.outcomes}/_cache"
+    known = storage.names(cache_folder(folders.generator))
     if not known:
         return
-    done = set(storage.parts(place.folder))
+    done = set(storage.parts(folders.outcomes))
     by_source: dict[str, list[str]] = {}
     for part in parts:
         if part.name not in done:
             by_source.setdefault(part.source, []).append(part.name)
-    work = partial(_answer_source, place, by_source, known)
+    work = partial(_answer_source, folders, by_source, known)
     hits = map_parts(context, folder, list(by_source), work, unit="sources looked up")
     context.progress.note(f"outcomes cache: {hits['cache_hits']:,} units answered")
 
 
 def _answer_source(
-    place: Place, by_source: dict[str, list[str]], known: list[str], source: str
+    folders: OutcomeFolders, by_source: dict[str, list[str]], known: list[str], source: str
 ) -> dict[str, int]:
     """Commit the parts that the cache answers whole; keep what it has of the others."""
-    storage, hits = place.storage, 0
-    recalled = recall(storage, place.generator, source, known)
+    storage, hits = folders.storage, 0
+    recalled = recall(storage, folders.generator, source, known)
     for part in by_source[source] if recalled.num_rows else []:
-        units = storage.read_part(place.plan, part, ["unit_id"], UNITS)["unit_id"]
+        units = storage.read_part(folders.plan, part, ["unit_id"], UNITS)["unit_id"]
         row = pc.index_in(units, value_set=recalled["unit_id"].combine_chunks())
         found = recalled.take(row.filter(pc.is_valid(row)))
         hits += found.num_rows
         if found.num_rows == len(units):
-            commit(place, source, part, found, {"cache_hits": found.num_rows})
+            commit(folders, source, part, found, {"cache_hits": found.num_rows})
         elif found.num_rows:
-            keep(place, part, found, {"cache_hits": found.num_rows})
+            keep(folders, part, found, {"cache_hits": found.num_rows})
     counts = {"cache_hits": hits}
-    storage.write_part(pa.table({"source": [source]}), counts, f"{place.folder}/_cache", source)
+    storage.write_part(pa.table({"source": [source]}), counts, f"{folders.outcomes}/_cache", source)
     return counts
 
 
@@ -132,20 +135,20 @@ def _answer_source(
 
 
 def run_engines(
-    context: Context, place: Place, generator: Generator, parts: list[PlanPart]
+    context: Context, folders: OutcomeFolders, generator: Generator, parts: list[PlanPart]
 ) -> tuple[str, dict[str, Any]]:
     """Run all parts that are not done; (why it stopped early or '', what the board saw)."""
     config, storage = context.config, context.storage
-    done = set(storage.parts(place.folder))
+    done = set(storage.parts(folders.outcomes))
     pending = [part for part in parts if part.name not in done]
     if not pending:
         return "", {}
     connect(config.ray)
-    spent = Spent(storage, place.folder)
+    spent = Spent(storage, folders.outcomes)
     board = _start_board(context, spent)
     num_units = sum(part.num_units for part in parts)
     worker = {
-        "place": place,
+        "folders": folders,
         "engine": engine_maker(context, generator),
         "board": board,
         "preview": _preview(context, num_units),
@@ -156,8 +159,8 @@ def run_engines(
         "strategies": config.plan.strategies,
         "may_repeat": repeatable(context, generator),
     }
-    finished = total_counts(storage, place.folder)
-    hits = total_counts(storage, f"{place.folder}/_cache")["cache_hits"]
+    finished = total_counts(storage, folders.outcomes)
+    hits = total_counts(storage, f"{folders.outcomes}/_cache")["cache_hits"]
     board.add.remote({"cache_hits": hits})
     watch = Watch(context, board, spent, num_units, finished, hits)
     with watch, interruptible(watch.interrupt, context):
@@ -233,18 +236,20 @@ def _quotas(config: Config) -> dict[int, int]:
     }
 
 
-def _commit_kept(context: Context, place: Place, parts: list[PlanPart]) -> None:
+def _commit_kept(context: Context, folders: OutcomeFolders, parts: list[PlanPart]) -> None:
     """After a limit: what is there of unfinished parts becomes smaller parts."""
-    kept = set(context.storage.parts(f"{place.folder}/{KEPT}"))
+    kept = set(context.storage.parts(f"{folders.outcomes}/{KEPT}"))
     wanted = {part.name: part for part in parts if part.name in kept}
-    map_parts(context, place.folder, list(wanted), partial(_commit_part, place, wanted))
+    map_parts(context, folders.outcomes, list(wanted), partial(_commit_part, folders, wanted))
 
 
-def _commit_part(place: Place, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
-    outcomes = place.storage.read_table(place.folder, KEPT, f"{name}.parquet", stored=OUTCOMES)
-    note = need_record(place.storage, Kept, place.folder, KEPT, f"{name}.json")
+def _commit_part(folders: OutcomeFolders, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
+    outcomes = folders.storage.read_table(
+        folders.outcomes, KEPT, f"{name}.parquet", stored=OUTCOMES
+    )
+    note = need_record(folders.storage, Kept, folders.outcomes, KEPT, f"{name}.json")
     extra = {**note["counts"], "left_out": parts[name].num_units - outcomes.num_rows}
-    return commit(place, parts[name].source, name, outcomes, extra)
+    return commit(folders, parts[name].source, name, outcomes, extra)
 
 
 def _first_failure(storage: Storage, folder: str) -> str:

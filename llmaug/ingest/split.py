@@ -24,6 +24,7 @@ from llmaug.config import SplitConfig
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
+from llmaug.ingest.counts import SplitCounts
 from llmaug.schema import EVENT
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -52,7 +53,7 @@ def run(context: Context) -> dict[str, Any]:
             "few test users have a history: on logs whose users do not come back, "
             "split.kind: leave_one_out measures more"
         )
-    return {**counts, "cutoffs_utc": [_iso(us) for us in cutoffs or ()]}
+    return SplitCounts.keeps({**counts, "cutoffs_utc": [_iso(us) for us in cutoffs or ()]})
 
 
 def fold_of_rows(user_ids: np.ndarray, max_train: int | None, num_test: int = 1) -> np.ndarray:

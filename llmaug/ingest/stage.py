@@ -25,6 +25,7 @@ from llmaug.core.stage import Context, Stage, map_parts, total_counts
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 from llmaug.ingest.cleaning import float_twins
+from llmaug.ingest.counts import IngestCounts
 from llmaug.ingest.kcore import core_items, finish_part, survivors
 from llmaug.ingest.ledger import below, check_sums, judge_quarantine, note_oddities, one_of_each
 from llmaug.ingest.readers import check_columns
@@ -76,7 +77,7 @@ def run(context: Context) -> dict[str, Any]:
     ledger |= write_side_table(storage, folder, items, kept)
     ledger |= write_side_table(storage, folder, users)
     storage.delete(clean)
-    return ledger
+    return IngestCounts.keeps(ledger)
 
 
 def _side_tables(context: Context) -> tuple[SideTable, SideTable]:

@@ -1,8 +1,8 @@
 """What every model folder has, and what is checked before anything loads one.
 
-`llmaug.json` is written with the model: which kind it is, the digest of the vocabulary that
-its tokens mean, and the facts of its training. Neural models are ordinary Hugging Face
-folders beside it (config.json, model.safetensors); their weights are checked by the header
+`llmaug.json` is written with the model: its format, which kind it is, the digest of the
+vocabulary that its tokens mean, and the facts of its training. Neural models are ordinary Hugging
+Face folders beside it (config.json, model.safetensors); their weights are checked by the header
 of the file, a few kilobytes, wherever the folder lies.
 """
 
@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llmaug.core.formats import LANGUAGE_MODEL
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.vocabulary import Vocabulary
@@ -22,10 +23,12 @@ REMEDY = "delete the folder and run again: the model is trained anew"
 
 
 def read_notes(storage: Storage, folder: str, model: str) -> dict[str, Any]:
-    """`llmaug.json` of `folder`. Raises UserError unless a `model` (causal, ...) is in it."""
+    """`llmaug.json` of `folder`, as if it were written today. Raises UserError unless a `model`
+    (causal, ...) is in it, and where a later llmaug wrote it."""
     notes = _json(storage, folder, NOTES)
     if notes is None:
         raise UserError(f"{storage.uri(folder)}: not a behaviour model (no {NOTES})")
+    notes = LANGUAGE_MODEL.upgraded(notes, storage.uri(folder, NOTES))
     if notes.get("model") != model:
         raise UserError(
             f"{storage.uri(folder)}: holds a model of kind {notes.get('model')}, not {model}; "
@@ -46,7 +49,8 @@ def write_model(
     """Copy a transformers model, its notes and whatever is in the folder `local` already to
     `folder`; returns the digest of it all."""
     plain.save_pretrained(local)
-    notes = {"model": model, "vocabulary_digest": vocabulary.digest, **notes}
+    known = {"model": model, "vocabulary_digest": vocabulary.digest}
+    notes = {**LANGUAGE_MODEL.stamp, **known, **notes}
     Path(local, NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
     return storage.put_folder(local, folder)
 

@@ -28,6 +28,7 @@ from llmaug.lm.generator import (
 )
 from llmaug.lm.prompts import Prompts
 from llmaug.plan.budget import ALL_SAMPLES, Share, fraction, order, share_of, stays_together
+from llmaug.plan.counts import PlanCounts
 from llmaug.plan.parts import SOURCES, Source, read_parts, write_source
 from llmaug.plan.unit_maker import UnitMaker
 
@@ -109,13 +110,13 @@ def _summary(context: Context, generator: Generator, share: float, wanted: int) 
             f"budget: {left_out:,} of {wanted:,} wanted units are left out "
             f"({context.config.plan.allocation})"
         )
-    return {
+    return PlanCounts.keeps({
         "units": units,
         "generator": generator.name,
         "max_output_tokens": sum(part.max_tokens for part in parts),
         "left_out_by_budget": left_out,
         **kinds,
-    }
+    })  # fmt: skip
 
 
 def _units_of(strategy: Strategy, num_users: int) -> int:

@@ -76,7 +76,9 @@ class BatchScorer:
         torch.set_num_threads(1)
         self._storage, self._events, self._folder = storage, events, folder
         self._k, self._include_seen = k, include_seen
-        self._model, self._vocabulary, _ = recommenders.load(storage, model, model_digest)
+        self._model, self._vocabulary, _ = recommenders.load_recommender(
+            storage, model, model_digest
+        )
         if torch.cuda.is_available():  # Ray shows an actor the GPUs that it has
             self._model.to("cuda")
 
@@ -162,7 +164,9 @@ def serve(storage: Storage, name: str, verify: bool = False) -> Served:
     """The published model `name`. Raises UserError when there is none, it is damaged, or the logs
     of its run are (verify: by digest too, which reads them all)."""
     card = pointer.current(storage, name)
-    model, vocabulary, _ = recommenders.load(storage, card["version"], card["model_digest"])
+    model, vocabulary, _ = recommenders.load_recommender(
+        storage, card["version"], card["model_digest"]
+    )
     check_stage(storage, card["run_id"], "ingest", verify)
     return Served(storage, card, model, vocabulary)
 

@@ -120,7 +120,7 @@ def build(config: TrainConfig, facts: DataFacts) -> Any:
     return imported(config.implementation)(config, facts)
 
 
-def save(
+def save_recommender(
     storage: Storage, folder: str, model: Any, config: TrainConfig, vocabulary: Vocabulary
 ) -> str:
     """Write the model folder; returns its content digest.
@@ -158,13 +158,13 @@ def _stored_config(config: TrainConfig) -> dict[str, Any]:
     return stored | ({"item_features": False} if "item_features" in stored else {})
 
 
-def load(
+def load_recommender(
     storage: Storage, folder: str, model_digest: str | None = None
 ) -> tuple[Any, Vocabulary, dict[str, Any]]:
     """(model in eval mode, its vocabulary, config.json) of a model folder.
 
-    model_digest: what `save` returned. Raises UserError when the folder is not one, its files
-    are not those that were saved, or a weight is no finite number.
+    model_digest: what `save_recommender` returned. Raises UserError when the folder is not one,
+    its files are not those that were saved, or a weight is no finite number.
     """
     from safetensors.torch import load as load_weights
 
@@ -224,13 +224,15 @@ def _table(data: bytes) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def load_once(storage: Storage, folder: str, model_digest: str) -> tuple[Any, Vocabulary]:
-    """`load` for workers that score many parts: one model stays in the process.
+def load_recommender_once(
+    storage: Storage, folder: str, model_digest: str
+) -> tuple[Any, Vocabulary]:
+    """`load_recommender` for workers that score many parts: one model stays in the process.
 
     `model_digest` is part of the key: a later run may write another model to `folder`.
     """
     import torch
 
     torch.set_num_threads(1)
-    model, vocabulary, _ = load(storage, folder, model_digest)
+    model, vocabulary, _ = load_recommender(storage, folder, model_digest)
     return model, vocabulary

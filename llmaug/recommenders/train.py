@@ -98,7 +98,9 @@ def solve(inputs: Inputs, config: ClosedFormConfig, seed: int) -> dict[str, Any]
     )
     ndcg = inputs.validation(vocabulary, seed).ndcg_at_10(model.score, inputs.exclude_seen)
     facts = {
-        "model_digest": recommenders.save(storage, inputs.folder, model, config, vocabulary),
+        "model_digest": recommenders.save_recommender(
+            storage, inputs.folder, model, config, vocabulary
+        ),
         "num_targets": num_targets,
         "steps": 0,
         "best_step": 0,
@@ -132,7 +134,7 @@ class _RecommenderTask:
         return self._validation.ndcg_at_10(self.model.score, self._inputs.exclude_seen)
 
     def export(self) -> dict[str, Any]:
-        digest = recommenders.save(
+        digest = recommenders.save_recommender(
             self._inputs.storage, self._inputs.folder, self.model, self._config, self._vocabulary
         )
         return {"model_digest": digest, "num_targets": self._batches.num_targets}

@@ -19,6 +19,7 @@ from llmaug.evaluate.figures import (
     Satisfaction,
     SegmentFigures,
 )
+from llmaug.generate.counts import Moment
 from llmaug.publish.card import Published
 
 
@@ -87,17 +88,6 @@ class StageFigures(Contract):
     peak_rss_mb: float
     skipped: bool
     """It was unchanged."""
-
-
-class Moment(Contract):
-    """A point of the utilisation curve."""
-
-    second: float
-    engines: int
-    busy: int
-    running: int
-    """Units in the engines."""
-    tokens_per_s: float
 
 
 class Throughput(Contract):

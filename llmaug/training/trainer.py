@@ -31,7 +31,7 @@ def fit(
 
     connect(context.config.ray)
     storage = context.storage
-    board = _board_class().options(num_cpus=0).remote()
+    board = _latest_step_class().options(num_cpus=0).remote()
     folder = context.folder(name)
     storage.delete(folder, _FAILED)
     trainer = TorchTrainer(
@@ -84,10 +84,10 @@ def _train_loop(spec: dict[str, Any]) -> None:
         spec["storage"].write_json({"message": error.message}, spec["folder"], _FAILED)
 
 
-def _board_class() -> Any:
+def _latest_step_class() -> Any:
     import ray
 
-    class Board:
+    class LatestStep:
         """Where workers pin how far they are, for the driver to show."""
 
         def __init__(self) -> None:
@@ -99,11 +99,11 @@ def _board_class() -> Any:
         def get(self) -> tuple[int, dict[str, float]]:
             return self._latest
 
-    return ray.remote(Board)
+    return ray.remote(LatestStep)
 
 
 class _shown:
-    """Polls the board into the progress bar while `fit` blocks."""
+    """Polls the latest step into the progress bar while `fit` blocks."""
 
     def __init__(self, context: Context, board: Any, num_steps: int) -> None:
         self._context, self._board, self._num_steps = context, board, num_steps

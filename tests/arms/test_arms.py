@@ -9,7 +9,14 @@ import pytest
 from llmaug import pipeline
 from llmaug.arms.arms import ARMS, chosen, needed_shards
 from llmaug.arms.baseline import baseline_config
-from llmaug.config import ArmName, Config, parse_config
+from llmaug.config import (
+    ArmName,
+    Config,
+    EaseConfig,
+    LinearConfig,
+    PopularityConfig,
+    parse_config,
+)
 from llmaug.errors import UserError
 from llmaug.recommenders import train
 
@@ -67,25 +74,34 @@ def test_one_more_arm_does_not_train_the_others_again() -> None:
 
 
 def test_yardsticks_are_other_models_on_real_events() -> None:
-    config = config_of("real", "popularity", "ease", train={"loss": "sampled_softmax"})
-    of = {arm.name: (arm.shards, arm.train_config(config)) for arm in chosen(config)}
-    assert {name: (shards, c.model, c.loss_name) for name, (shards, c) in of.items()} == {
-        "real": ("real", "sasrec", "sampled_softmax"),
-        "popularity": ("real", "popularity", None),
-        "ease": ("real", "ease", None),
-    }
+    yardsticks = {"popularity_days": 7, "ease_l2": 2.0}
+    section = {"model": "linear", "seeds": [3, 4], "yardsticks": yardsticks}
+    config = config_of("real", "popularity", "ease", train=section)
+    assert {arm.name: (arm.shards, arm.train_config(config)) for arm in chosen(config)} == {
+        "real": ("real", LinearConfig(seeds=[3, 4], arms=["real"])),
+        "popularity": (
+            "real", PopularityConfig(seeds=[3, 4], arms=["real"], popularity_days=7)
+        ),
+        "ease": ("real", EaseConfig(seeds=[3, 4], arms=["real"], ease_l2=2.0)),
+    }  # fmt: skip
+
+
+def test_options_of_the_yardsticks_train_no_other_arm_again() -> None:
+    default = config_of("real", "ease")
+    other = config_of("real", "ease", train={"yardsticks": {"ease_l2": 2.0}})
+    again = {arm.name: train.stage(arm).settings(default) != train.stage(arm).settings(other)
+             for arm in chosen(default)}  # fmt: skip
+    assert again == {"real": False, "ease": True}
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"model": "two_tower", "loss": "mse"}, "two_tower is sampled_softmax or bpr, not mse"),
-        ({"model": "ease", "loss": "bce"}, "ease is none: it has a closed form, not bce"),
+        ({"model": "two_tower", "loss": "mse"}, "train.loss: .*'sampled_softmax' or 'bpr'"),
         ({"arms": ["augmented"]}, "`real` is one of them"),
         ({"arms": ["real", "real"]}, "each arm once"),
         ({"arms": ["real", "everything"]}, "train.arms"),
         ({"arms": ["real", "fusion"], "model": "linear"}, "linear cannot see item tags"),
-        ({"item_features": True, "model": "linear"}, "linear cannot see item tags"),
     ],
 )
 def test_arms_that_cannot_be(section: dict[str, Any], message: str) -> None:

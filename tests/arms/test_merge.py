@@ -135,8 +135,8 @@ def test_the_augmented_arm_adds_the_kept_events_of_accepted_outcomes(
 
 def test_synthetic_rows_say_where_they_come_from(context: Context) -> None:
     outcomes = context.storage.read_part(context.folder("filtered"), "0-p0-00000")
-    source = merge.Source("tonight", "causal@1234", "view")
-    rows = merge.synthetic_events(outcomes, context.config.merge, source).to_pylist()
+    provenance = merge.Provenance("tonight", "causal@1234", "view")
+    rows = merge.synthetic_events(outcomes, context.config.merge, provenance).to_pylist()
     assert rows[-1] == {
         "user_id": "u1",
         "item_id": "e",
@@ -157,7 +157,9 @@ def test_synthetic_rows_say_where_they_come_from(context: Context) -> None:
 
 def test_no_accepted_outcome_is_no_event(context: Context) -> None:
     outcomes = pa.Table.from_pylist([outcome("unit", "ab", status="rejected")], schema=OUTCOME)
-    table = merge.synthetic_events(outcomes, context.config.merge, merge.Source("r", "g", "view"))
+    table = merge.synthetic_events(
+        outcomes, context.config.merge, merge.Provenance("r", "g", "view")
+    )
     assert table.num_rows == 0 and table.schema == EVENT
 
 

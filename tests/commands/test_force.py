@@ -53,7 +53,7 @@ def night(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Context
         model = recommenders.build(PopularityConfig(), DataFacts(words))
         model.fit(lambda liked=liked: [events(histories(u1=liked))])
         folder = context.folder(f"model/{arm}/seed-1")
-        digest = recommenders.save(storage, folder, model, PopularityConfig(), words)
+        digest = recommenders.save_recommender(storage, folder, model, PopularityConfig(), words)
         storage.write_json({"model_digest": digest}, folder, "_trained.json")
     monkeypatch.setattr(recommend, "map_parts", map_parts_here)
     return context

@@ -10,6 +10,7 @@ import pytest
 
 from llmaug.commands import retry
 from llmaug.commands.retry import retry_failed
+from llmaug.core.formats import RUN
 from llmaug.core.stage import MANIFEST, Context, fingerprint, run_stage
 from llmaug.errors import UserError
 from llmaug.generate import stage as generate
@@ -54,7 +55,7 @@ def context(
     write_vocabulary(context, catalogue("abcde"), {})
     write_finished(context, "split")
     config = context.config.model_dump(mode="json")
-    context.storage.write_json({"config": config}, "runs/test", "run.json")
+    context.storage.write_json({**RUN.stamp, "config": config}, "runs/test", "run.json")
     run_stage(plan.stage(()), context)
     monkeypatch.setattr(generate, "engine_maker", lambda *_: lambda: Moody(bad_mood=True))
     run_stage(generate.STAGE, context)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from llmaug.config import Config, SamplingConfig, load_config, parse_config
+from llmaug.config import Config, Kinds, LinearConfig, load_config, parse_config
 from llmaug.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_a_key_that_resembles_nothing_lists_what_there_is() -> None:
 def test_an_unknown_kind_of_strategy_lists_the_known_ones() -> None:
     message = refusal({"plan": {"strategies": [{"kind": "clone"}]}})
     assert "plan.strategies.0" in message
-    assert "'continue'" in message and "'new_users'" in message
+    assert "there are continue, prefix" in message and "new_users" in message
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -120,8 +120,31 @@ def test_two_strategies_that_ask_the_same_questions_are_refused() -> None:
 
 
 def test_a_linear_model_of_any_width_needs_no_heads() -> None:
-    config = parse_config({"train": {"model": "linear", "embedding_dim": 5, "num_heads": 2}})
-    assert config.train.embedding_dim == 5
+    config = parse_config({"train": {"model": "linear", "embedding_dim": 5}})
+    assert config.train == LinearConfig(embedding_dim=5)
+
+
+@pytest.mark.parametrize(
+    ("train", "field", "having"),
+    [
+        ({"model": "linear", "num_heads": 2}, "num_heads", "sasrec"),
+        ({"model": "linear", "item_features": True}, "item_features", "sasrec or two_tower"),
+        ({"model": "ease", "num_steps": 5}, "num_steps", "sasrec or two_tower or linear"),
+        ({"model": "ease", "popularity_days": 5}, "popularity_days", "popularity"),
+    ],
+)
+def test_a_field_of_another_kind_is_refused_with_the_kinds_that_have_it(
+    train: dict[str, Any], field: str, having: str
+) -> None:
+    assert refusal({"train": train}) == (
+        f"night.yaml: train.{field}: a field of model {having}; model {train['model']} has none "
+        "of that name: leave it out"
+    )
+
+
+def test_a_field_that_no_kind_has_is_a_typo() -> None:
+    message = refusal({"train": {"model": "linear", "num_negative": 2}})
+    assert message == "night.yaml: train.num_negative: unknown key; did you mean 'num_negatives'?"
 
 
 def test_a_variant_changes_fields_of_its_base(tmp_path: Path) -> None:
@@ -160,10 +183,12 @@ def sections(model: type[BaseModel]) -> set[type[BaseModel]]:
     """`model` and all models below it."""
     found = {model}
     for field in model.model_fields.values():
-        queue = [field.annotation]
+        queue: list[Any] = [field.annotation, *field.metadata]
         while queue:
             annotation = queue.pop()
             queue += typing.get_args(annotation)
+            if isinstance(annotation, Kinds):
+                queue += annotation
             if isinstance(annotation, type) and issubclass(annotation, BaseModel):
                 found |= sections(annotation)
     return found
@@ -171,13 +196,19 @@ def sections(model: type[BaseModel]) -> set[type[BaseModel]]:
 
 def test_every_section_and_every_field_is_described() -> None:
     models = sections(Config)
-    assert {"LmConfig", "TableConfig", "NewUsersConfig"} <= {model.__name__ for model in models}
+    names = {model.__name__ for model in models}
+    assert {
+        "CausalConfig",
+        "LinearConfig",
+        "TableConfig",
+        "NewUsersConfig",
+        "CopiedConfig",
+    } <= names
     for model in models:
         assert model.__doc__, model
         for name, field in model.model_fields.items():
             is_section = isinstance(field.annotation, type) and field.annotation in models
-            is_tag = name == "kind" and issubclass(model, SamplingConfig)
-            assert field.description or is_section or is_tag, f"{model.__name__}.{name}"
+            assert field.description or is_section, f"{model.__name__}.{name}"
 
 
 @pytest.mark.parametrize("name", ["access_key", "secret_key", "password", "token", "credentials"])
@@ -213,7 +244,7 @@ def test_a_behaviour_model_is_named_after_its_kind() -> None:
         ({"directions": {"forward": 1, "sideways": 1}}, "'forward', 'reverse' or 'infill'"),
         ({"directions": {"forward": 1, "infill": 1}, "context_len": 5}, "leaves no room"),
         ({"user_attributes": ["age"]}, "needs a users table: set ingest.users"),
-        ({"order": 5}, "less than or equal to 4"),
+        ({"model": "ngram", "order": 5}, "less than or equal to 4"),
     ],
 )
 def test_a_behaviour_model_that_cannot_be_says_why(lm: dict[str, Any], told: str) -> None:

@@ -99,7 +99,7 @@ def outcome_of(path: Path) -> Config | UserError:
 def test_numbers_are_read_as_ever() -> None:
     """YAML 1.1 takes 1e-3 for a text; pydantic makes it a number."""
     config = load_config(CORPUS / "numbers.yaml")
-    assert (config.train.learning_rate, config.train.popularity_days) == (1e-3, 10.0)
+    assert (config.train.learning_rate, config.train.yardsticks.popularity_days) == (1e-3, 10.0)
 
 
 def test_a_merge_gives_what_yaml_says_and_own_keys_win() -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from llmaug.config import Config, load_config
 from llmaug.config.paths import FIELDS
+from llmaug.core.formats import RUN
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_config
 from llmaug.errors import UserError
@@ -106,7 +107,7 @@ def test_a_run_goes_on_from_another_working_folder(
 ) -> None:
     config = load_config(written(tmp_path / "configs/night.yaml", PATHS))
     storage = Storage(config.storage.root)
-    kept = {"config": config.model_dump(mode="json"), "stages": []}
+    kept = {**RUN.stamp, "config": config.model_dump(mode="json"), "stages": []}
     storage.write_json(kept, "runs/night", "run.json")
     written(tmp_path / "elsewhere/x", "")
     monkeypatch.chdir(tmp_path / "elsewhere")

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmaug.core.contents import check_stage
+from llmaug.core.formats import RUN
 from llmaug.core.stage import MANIFEST, Context, Stage, run_stage
 from llmaug.core.storage import FILES, Storage
 from llmaug.errors import UserError
@@ -394,7 +395,8 @@ def test_commands_that_read_a_run_stop_at_what_is_missing(
     make_context: MakeContext, desk: Desk, tmp_path: Path
 ) -> None:
     context = make_context()
-    run = {"stages": ["events", "model"], "config": context.config.model_dump(mode="json")}
+    config = context.config.model_dump(mode="json")
+    run = {**RUN.stamp, "stages": ["events", "model"], "config": config}
     context.storage.write_json(run, "runs/test", "run.json")
     run_stage(desk.events(), context)
     run_stage(desk.model(), context)

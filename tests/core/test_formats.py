@@ -24,6 +24,8 @@ from llmaug.core.formats import Format
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_config, read_note, read_run
 from llmaug.errors import UserError
+from llmaug.lm import folder
+from llmaug.lm.folder import read_notes
 from llmaug.plan.parts import read_parts
 from llmaug.publish import pointer
 from llmaug.publish.recommend import for_user, score_pairs
@@ -58,7 +60,7 @@ def change(storage: Storage, edit: dict[str, Any], *names: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_old_model_scores_as_it_did(old: Storage, kind: str) -> None:
     written = expected(old)["scores"][kind]
-    model, words, _ = recommenders.load(old, f"models/{kind}", written["model_digest"])
+    model, words, _ = recommenders.load_recommender(old, f"models/{kind}", written["model_digest"])
     assert words.item_ids == list("abcd")
     with torch.no_grad():
         found = model.score(*QUESTION)
@@ -133,7 +135,7 @@ def test_a_field_of_a_model_that_was_renamed_is_carried_over(
     old.delete(MODEL, "files.json")
 
     with pytest.raises(UserError) as caught:
-        recommenders.load(old, MODEL)
+        recommenders.load_recommender(old, MODEL)
     assert old.uri(MODEL, "config.json") in caught.value.message
     assert "config.width: unknown key" in caught.value.message
     assert "written by llmaug" in caught.value.message
@@ -144,7 +146,7 @@ def test_a_field_of_a_model_that_was_renamed_is_carried_over(
 
     upgrades = (*formats.MODEL.upgrades, renamed)
     monkeypatch.setattr(recommenders, "MODEL", replace(formats.MODEL, upgrades=upgrades))
-    model, *_ = recommenders.load(old, MODEL)
+    model, *_ = recommenders.load_recommender(old, MODEL)
     assert model.items.weight.shape[1] == 4
 
 
@@ -207,7 +209,29 @@ def test_a_model_of_a_later_version_is_refused(old: Storage) -> None:
     change(old, LATER, MODEL, "config.json")
     old.delete(MODEL, "files.json")
     with pytest.raises(UserError, match="recommender of format 99, written by llmaug 7.0.0"):
-        recommenders.load(old, MODEL)
+        recommenders.load_recommender(old, MODEL)
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked", "ngram", "instruct"])
+def test_a_behaviour_model_of_a_later_version_is_refused(tmp_path: Path, kind: str) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_json({**LATER, "family": kind}, "lm", "llmaug.json")  # other names by then
+    with pytest.raises(UserError) as caught:
+        read_notes(storage, "lm", kind)
+    assert caught.value.message.startswith(storage.uri("lm", "llmaug.json"))
+    assert "behaviour model of format 99, written by llmaug 7.0.0" in caught.value.message
+
+
+def test_a_behaviour_model_of_an_earlier_version_is_upgraded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that says no format, as if this version called `most` what it called `order`."""
+    storage = Storage(str(tmp_path))
+    storage.write_json({"model": "ngram", "order": 3}, "lm", "llmaug.json")
+    assert read_notes(storage, "lm", "ngram")["order"] == 3
+    renamed = Format("behaviour model", (lambda notes: {**notes, "most": notes["order"]},))
+    monkeypatch.setattr(folder, "LANGUAGE_MODEL", renamed)
+    assert read_notes(storage, "lm", "ngram")["most"] == 3
 
 
 def test_after_a_downgrade_one_can_roll_back(old: Storage) -> None:
@@ -236,9 +260,9 @@ def test_what_is_written_today_says_so(old: Storage, monkeypatch: pytest.MonkeyP
     publish_run(old, NIGHT)
     manifest = read_manifest(old, f"{NIGHT_RUN}/publish") or {}
     part = read_note(old, f"{NIGHT_RUN}/recommendations", "part-00000")
-    model, words, _ = recommenders.load(old, MODEL)
+    model, words, _ = recommenders.load_recommender(old, MODEL)
     config = SasrecConfig(embedding_dim=4)
-    recommenders.save(old, "again", model, config, words)
+    recommenders.save_recommender(old, "again", model, config, words)
     written = {
         formats.MANIFEST: manifest,
         formats.NOTE: part,

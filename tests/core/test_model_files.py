@@ -32,7 +32,7 @@ def digest(storage: Storage) -> str:
     """Of a small recommender in VERSION."""
     torch.manual_seed(0)
     config = config_of("sasrec")
-    return recommenders.save(
+    return recommenders.save_recommender(
         storage, VERSION, recommenders.build(config, DataFacts(WORDS)), config, WORDS
     )
 
@@ -46,7 +46,7 @@ def flip(path: Path, place: int) -> None:
 
 def refusal(storage: Storage, digest: str | None) -> str:
     with pytest.raises(UserError) as caught:
-        recommenders.load(storage, VERSION, digest)
+        recommenders.load_recommender(storage, VERSION, digest)
     assert caught.value.message.startswith(storage.uri(VERSION))
     return caught.value.message
 
@@ -55,7 +55,7 @@ def refusal(storage: Storage, digest: str | None) -> str:
 def test_a_recommender_of_which_a_bit_was_flipped_is_refused(
     storage: Storage, digest: str, name: str
 ) -> None:
-    recommenders.load(storage, VERSION, digest)
+    recommenders.load_recommender(storage, VERSION, digest)
     path = Path(storage.path(VERSION, name))
     # In the last weight, in the titles, in a number of the config: all of it still reads.
     data = path.read_bytes()
@@ -71,8 +71,10 @@ def test_a_recommender_that_is_not_the_one_of_its_card_is_refused(
     """Whole, but another: a later night wrote it, or somebody put it there with its record."""
     config = config_of("sasrec")
     torch.manual_seed(1)
-    recommenders.save(storage, VERSION, recommenders.build(config, DataFacts(WORDS)), config, WORDS)
-    recommenders.load(storage, VERSION)
+    recommenders.save_recommender(
+        storage, VERSION, recommenders.build(config, DataFacts(WORDS)), config, WORDS
+    )
+    recommenders.load_recommender(storage, VERSION)
     assert f"not those of model {digest}" in refusal(storage, digest)
     storage.delete(VERSION, FILES)
     assert f"not those of model {digest}" in refusal(storage, digest)

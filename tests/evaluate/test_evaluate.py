@@ -64,7 +64,7 @@ def write_split(
 
 def rank(context: Context, monkeypatch: pytest.MonkeyPatch, **config: Any) -> list[dict[str, Any]]:
     write_split(context, {"p": {"u1", "u2", "u3", "u4"}})
-    monkeypatch.setattr(recommenders, "load_once", lambda *_: (Alphabetical(), WORDS))
+    monkeypatch.setattr(recommenders, "load_recommender_once", lambda *_: (Alphabetical(), WORDS))
     counts = evaluate._rank_part(
         context.storage, ("m", "x"), context.folder("split"), "ranks", "real", 1,
         EvaluateConfig.model_validate({"cutoffs": [2], **config}), "p",
@@ -125,7 +125,7 @@ def evaluated(
     monkeypatch.setattr(evaluate, "map_parts", map_parts_here)
     monkeypatch.setattr(
         recommenders,
-        "load_once",
+        "load_recommender_once",
         lambda _, folder, digest: (Alphabetical(-1 if "augmented" in folder else 1), WORDS),
     )
     arms = tuple(arm for arm in ARMS if arm.name in ("real", "augmented"))
@@ -174,7 +174,7 @@ def test_a_model_of_pairs_is_judged_by_its_probabilities(
     write_split(context, {"p": {"u1", "u2", "u3", "u4"}})
     write_finished(context, "model/real", **{"seed-1": {"model_digest": "x"}})
     monkeypatch.setattr(evaluate, "map_parts", map_parts_here)
-    monkeypatch.setattr(recommenders, "load_once", lambda *_: (Judge(), WORDS))
+    monkeypatch.setattr(recommenders, "load_recommender_once", lambda *_: (Judge(), WORDS))
     found = evaluate.run(tuple(arm for arm in ARMS if arm.name == "real"), context)
     judged = found["labels"]["real"]
     assert judged["log_loss"]["mean"] == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2)
@@ -234,7 +234,9 @@ def test_what_is_judged_was_recommended_without_a_look_at_the_held_out_events(
         model = Listening()
         context = make_context(run_id)
         write_split(context, {"p": {"u1", "u2", "u3", "u4"}}, test, RATED)
-        monkeypatch.setattr(recommenders, "load_once", lambda *_, model=model: (model, WORDS))
+        monkeypatch.setattr(
+            recommenders, "load_recommender_once", lambda *_, model=model: (model, WORDS)
+        )
         evaluate._rank_part(
             context.storage, ("m", "x"), context.folder("split"), run_id, "real", 1,
             EvaluateConfig(cutoffs=[2]), "p",

@@ -170,10 +170,16 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
     assert not any(event["keep"] for event in repeats)
 
 
-def three_new_users(make_context: MakeContext, monkeypatch: Any, **config: Any) -> Context:
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (filters, copied):
+        monkeypatch.setattr(module, "map_parts", map_parts_here)
+
+
+def three_new_users(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, **config: Any
+) -> Context:
     """Units a, b and c were answered; item b is in the second alone."""
-    monkeypatch.setattr(filters, "map_parts", map_parts_here)
-    monkeypatch.setattr(copied, "map_parts", map_parts_here)
+    without_ray(monkeypatch)
     engine = {"engine": "uniform"}
     context = make_context(generate=engine, plan={"strategies": [NEW_USERS]}, **config)
     tags = {"c": ["horror"], "d": ["horror"], "e": ["horror"]}
@@ -236,7 +242,7 @@ def test_what_was_generated_gets_its_place_and_time_in_the_history(
     make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """u1 did a, b, c at 0, 1, 2 o'clock."""
-    monkeypatch.setattr(filters, "map_parts", map_parts_here)
+    without_ray(monkeypatch)
     plan = {"strategies": [{"kind": kind} for kind in ("prefix", "infill", "substitute")]}
     filter_config = {"rules": [{"kind": "too_short", "min_events": 1}]}
     context = make_context(generate={"engine": "uniform"}, plan=plan, filters=filter_config)

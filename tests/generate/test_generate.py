@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmaug.config import CausalConfig, GenerateConfig
+from llmaug.config import CausalConfig, ContinueConfig, GenerateConfig
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import EngineMaker, UniformEngine, VllmEngine
-from llmaug.generate.part_answer import Place
+from llmaug.generate.part_answer import OutcomeFolders
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
@@ -81,8 +81,8 @@ def outcomes(storage: Storage, engine: EngineMaker) -> list[dict[str, Any]]:
     write_catalogue(storage)
     table = pa.Table.from_pylist(ALL, schema=UNIT)
     storage.write_part(table, {}, "plan", "part-0")
-    worker = PartWorker(Place(storage, "plan", "outcomes", "test", "model@1"), engine,
-                        generator=GENERATOR)  # fmt: skip
+    worker = PartWorker(OutcomeFolders(storage, "plan", "outcomes", "test", "model@1"), engine,
+                        generator=GENERATOR, strategies=[ContinueConfig()])  # fmt: skip
     row = {"name": "part-0", "source": "users", "strategy": 0, "train_part": None}
     counts = json.loads(worker(row)["counts"])
     rows = storage.read_part("outcomes", "part-0").to_pylist()

@@ -12,17 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmaug.config import FiltersConfig
+from llmaug.config import (
+    FILTERS,
+    ContinueConfig,
+    FiltersConfig,
+    NewUsersConfig,
+    RepeatedConfig,
+    TooShortConfig,
+)
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
+from llmaug.errors import UserError
 from llmaug.generate import stage as generate
 from llmaug.generate.engines import Engine, Finished, UniformEngine
-from llmaug.generate.part_answer import ATTEMPTS, KEPT, Place, keep
+from llmaug.generate.part_answer import ATTEMPTS, KEPT, OutcomeFolders, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL
 from llmaug.lm.generator import Generator
 from llmaug.plan.parts import read_parts
+from tests.filter.own_filters import HERE
 from tests.tables import (
     catalogue,
     events,
@@ -35,6 +44,7 @@ from tests.tables import (
 
 MakeContext = Callable[..., Context]
 ITEMS = "abcdefghij"
+PLAN = {"strategies": [{"kind": "new_users"}]}
 
 
 def unit(number: int, user: str | None = None, sample: int = 0) -> dict[str, Any]:
@@ -49,8 +59,8 @@ def unit(number: int, user: str | None = None, sample: int = 0) -> dict[str, Any
 class Recorder(UniformEngine):
     """Remembers which units were asked."""
 
-    def __init__(self) -> None:
-        super().__init__(len(ITEMS))
+    def __init__(self, num_items: int = len(ITEMS)) -> None:
+        super().__init__(num_items)
         self.asked: list[int] = []
 
     def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
@@ -74,8 +84,9 @@ GENERATOR = Generator("uniform@1", "uniform", "runs/test/vocabulary", None, "1",
 
 
 def worker(storage: Storage, engine: Engine, **more: Any) -> PartWorker:
-    place = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
-    return PartWorker(place, lambda: engine, generator=GENERATOR, **more)
+    folders = OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
+    strategies = [NewUsersConfig(), ContinueConfig()]
+    return PartWorker(folders, lambda: engine, generator=GENERATOR, strategies=strategies, **more)
 
 
 def rows(storage: Storage) -> list[dict[str, Any]]:
@@ -85,13 +96,16 @@ def rows(storage: Storage) -> list[dict[str, Any]]:
 def test_answers_of_an_unfinished_part_become_a_smaller_part(storage: Storage) -> None:
     """What a limit leaves: four of ten units were answered."""
     worker(storage, Recorder())(ROW)
-    place, name = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "g"), ROW["name"]
-    answered = storage.read_part(place.folder, name).slice(0, 4)
-    storage.delete(place.folder, f"{name}.json")
-    keep(place, name, answered, {"cache_hits": 1})
+    folders, name = (
+        OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "g"),
+        ROW["name"],
+    )
+    answered = storage.read_part(folders.outcomes, name).slice(0, 4)
+    storage.delete(folders.outcomes, f"{name}.json")
+    keep(folders, name, answered, {"cache_hits": 1})
 
-    [part] = read_parts(storage, place.plan)
-    counts = generate._commit_part(place, {name: part}, name)
+    [part] = read_parts(storage, folders.plan)
+    counts = generate._commit_part(folders, {name: part}, name)
     assert (counts["units"], counts["left_out"], counts["cache_hits"]) == (4, 6, 1)
     assert [row["unit_id"] for row in rows(storage)] == answered["unit_id"].to_pylist()
 
@@ -175,7 +189,7 @@ class Fragile(UniformEngine):
 def test_a_unit_that_kills_every_engine_fails_alone(
     make_context: MakeContext, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = make_context(generate={"engine": "uniform"})
+    context = make_context(generate={"engine": "uniform"}, plan=PLAN)
     write_vocabulary(context, catalogue(ITEMS), {})
     for part in range(3):
         units = [unit(number) for number in range(4 * part, 4 * part + 4)]
@@ -202,9 +216,9 @@ def test_a_quota_asks_until_enough_is_accepted(make_context: MakeContext) -> Non
     engine = Recorder()
     counts = json.loads(
         worker(
-            context.storage, engine, quotas={0: 2}, train="runs/test/split/train",
-            filters=FiltersConfig(min_events=1),
-        )({**ROW, "name": name, "train_part": "p0"})["counts"]
+            context.storage, engine, quotas={1: 2}, train="runs/test/split/train",
+            filters=FiltersConfig(rules=[RepeatedConfig(), TooShortConfig(min_events=1)]),
+        )({**ROW, "name": name, "strategy": 1, "train_part": "p0"})["counts"]
     )  # fmt: skip
     answered = Counter(row["user_id"] for row in rows(context.storage))
     assert answered["easy"] <= 3 < answered["hard"] < 40
@@ -218,9 +232,45 @@ def test_a_broken_engine_is_the_error_of_the_run(storage: Storage) -> None:
     def broken() -> Engine:
         raise RuntimeError("no such model")
 
-    place = Place(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
+    folders = OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
     with pytest.raises(RuntimeError, match="no such model"):
-        PartWorker(place, broken, generator=GENERATOR)(ROW)
+        PartWorker(folders, broken, generator=GENERATOR, strategies=[NewUsersConfig()])(ROW)
+
+
+@pytest.mark.parametrize("begun", [0, 2], ids=["among others", "unit by unit"])
+def test_a_filter_that_fails_is_told_at_once_and_costs_no_answer(
+    storage: Storage, begun: int
+) -> None:
+    """And no unit is blamed for it, however often the run is tried."""
+    note = {"attempts": begun, "unfinished": begun}
+    storage.write_json(note, "runs/test/outcomes", ATTEMPTS, f"{ROW['name']}.json")
+    fails = FILTERS.make({"kind": f"{HERE}:AnswersConfig", "answer": "a bug"})
+    with pytest.raises(UserError, match=f"filter {HERE}:AnswersConfig .*unit {digest(0)}: "):
+        worker(storage, Recorder(), filters=FiltersConfig(rules=[fails]))(ROW)
+    assert storage.parts(f"runs/test/outcomes/{KEPT}") == [ROW["name"]]
+    past = storage.read_json("runs/test/outcomes", ATTEMPTS, f"{ROW['name']}.json")
+    assert (past["unfinished"], past["at"], past["crashes"]) == (0, None, {})
+
+    engine = Recorder()
+    worker(storage, engine)(ROW)  # mended
+    answered = 1 if begun else 10
+    assert engine.asked == list(range(answered, 10))
+    assert len(rows(storage)) == 10
+
+
+def test_titles_and_tags_count_for_quotas(make_context: MakeContext) -> None:
+    context = make_context(generate={"engine": "uniform"})
+    write_vocabulary(context, catalogue("ab", tags={"a": ["horror"]}), {})
+    train = events(histories(somebody="b"))
+    context.storage.write_part(train, {}, "runs/test/split/train", "p0")
+    name = write_plan(context, "0-p0", "p0", [unit(n, "somebody", n) for n in range(40)])
+    unwanted = FILTERS.make({"kind": f"{HERE}:UnwantedTagConfig", "tag": "horror"})
+    worker(
+        context.storage, Recorder(2), quotas={1: 2}, train="runs/test/split/train",
+        filters=FiltersConfig(rules=[unwanted, TooShortConfig(min_events=3)]),
+    )({**ROW, "name": name, "strategy": 1, "train_part": "p0"})  # fmt: skip
+    b = NUM_SPECIAL + 1
+    assert sum(row["tokens"] == [b, b, b] for row in rows(context.storage)) == 2
 
 
 def test_limits_end_generation_in_a_smaller_valid_data_set(
@@ -229,6 +279,7 @@ def test_limits_end_generation_in_a_smaller_valid_data_set(
     context = make_context(
         generate={"engine": "uniform", "simulated_tokens_per_s": 100.0},
         budget={"max_gpu_hours": 2.0 / 3600},
+        plan=PLAN,
     )
     write_vocabulary(context, catalogue(ITEMS), {})
     for part in range(20):

@@ -14,8 +14,7 @@ import yaml
 from typer.main import get_command
 
 from llmaug.cli.app import app
-from llmaug.config import Config
-from llmaug.filter.rules import EVENT_FILTERS, OUTCOME_FILTERS
+from llmaug.config import FILTERS, Config, name_of
 from llmaug.ingest.item_fields import FIELDS
 from llmaug.ingest.ledger import NOTED
 from llmaug.live.experiment import EXPOSURE_FATES, FEEDBACK_FATES
@@ -123,7 +122,7 @@ def _fields() -> set[str]:
 
 def _reasons() -> Iterator[str]:
     """What the code puts down as the reason of a row, an event, a unit or a line of feedback."""
-    yield from (each.__name__ for each in [*EVENT_FILTERS, *OUTCOME_FILTERS])
+    yield from ("outside_catalogue", *(name_of(each, "kind") for each in FILTERS))
     yield from NOTED
     yield from (f"bad_{name}" for name in FIELDS)
     yield from (*EXPOSURE_FATES, *FEEDBACK_FATES)
@@ -148,6 +147,10 @@ def _reasons_at(node: ast.AST) -> Iterator[str]:
         for keyword in node.keywords:
             if keyword.arg == "reason":
                 yield from _texts(keyword.value)
+    elif isinstance(node, ast.Dict):  # of a row
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and key.value == "reason":
+                yield from _texts(value)
     elif isinstance(node, ast.Tuple) and len(node.elts) == 3:  # (number, reason, detail) of a unit
         yield from (text for text in _texts(node.elts[1]) if text.endswith(("_engine", "_crashed")))
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):

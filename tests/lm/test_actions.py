@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmaug.config import FiltersConfig, parse_config
+from llmaug.config import (
+    ContinueConfig,
+    FiltersConfig,
+    NewUsersConfig,
+    StrategyConfig,
+    parse_config,
+)
 from llmaug.core.stage import Context
 from llmaug.filter.rules import Candidate, judge
 from llmaug.items.semantic_ids import SemanticIds, Trie
@@ -72,24 +78,38 @@ def test_in_large_catalogues_the_items_words_follow_the_action() -> None:
     assert language.ids.words[BUY_D - NUM_SPECIAL].tolist() == [buy, 4, 6]
 
 
+def candidate(
+    strategy: StrategyConfig,
+    tokens: list[int],
+    may_repeat: tuple[bool, ...],
+    history: Sequence[int] = (),
+) -> Candidate:
+    return Candidate(
+        unit_id="0",
+        strategy=strategy,
+        tokens=tokens,
+        history=frozenset(history),
+        num_items=4,
+        real_runs=np.empty(0, np.uint64),
+        copied_ngram=3,
+        may_repeat=may_repeat,
+    )
+
+
 def test_each_action_repeats_or_not() -> None:
-    config = FiltersConfig(repeats={"view": "allow"}, min_events=1)
+    config = FiltersConfig(repeats={"view": "allow"})
     assert [config.may_repeat(action) for action in (*ACTIONS, "save")] == [True, False, False]
     tokens = [VIEW_A, VIEW_A, BUY_A, BUY_B, BUY_B, VIEW_B]
-    found = Candidate(
-        "continue", tokens, frozenset([VIEW_A, BUY_A]), 4, np.empty(0, np.uint64), (True, False)
-    )
-    assert judge(found, config)[0] == [None, None, "repeated", None, "repeated", None]
+    found = candidate(ContinueConfig(), tokens, (True, False), history=[VIEW_A, BUY_A])
+    assert judge(found, config.rules)[0] == [None, None, "repeated", None, "repeated", None]
 
 
 def test_a_copy_is_a_copy_whatever_was_done_with_the_items() -> None:
     from llmaug.filter.copied import run_hashes
 
-    config = FiltersConfig(copied_ngram=3)
     real = run_hashes(np.array([VIEW_A, VIEW_B, VIEW_C]), 3)
-    bought = [BUY_A, BUY_B, BUY_C]
-    found = Candidate("new_users", bought, frozenset(), 4, real, (False, False))
-    verdict = judge(found, config)[1]
+    found = candidate(NewUsersConfig(), [BUY_A, BUY_B, BUY_C], (False, False))
+    verdict = judge(replace(found, real_runs=real), FiltersConfig().rules)[1]
     assert verdict and verdict[0] == "copied"
 
 

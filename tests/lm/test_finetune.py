@@ -73,8 +73,8 @@ def write_inputs(context: Context, text: str = "en", history_len: int = HISTORY_
     from transformers import AutoTokenizer
 
     letters = letter_tokens(AutoTokenizer.from_pretrained(chat))
-    notes = {"model_folder": model_folder, "model_digest": digest, "letters": letters,
-             "frame": ["user : ", "\nassistant : "], "text": text}  # fmt: skip
+    notes = {"model": "instruct", "model_folder": model_folder, "model_digest": digest,
+             "letters": letters, "frame": ["user : ", "\nassistant : "], "text": text}  # fmt: skip
     context.storage.write_json(notes, folder, NOTES)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from llmaug.errors import UserError
 from llmaug.items.vocabulary import BOS, EOS
-from llmaug.lm import Request
+from llmaug.lm import Request, request_of
 from llmaug.lm.language import (
     Language,
     known_attributes,
@@ -95,7 +95,7 @@ def test_a_unit_is_asked_as_it_stands() -> None:
         "forbid_repeats": False,
     }
     unit = {"prompt": [BOS, A], "sampling": sampling, "seed": 11, "also_seen": None}
-    assert PLAIN.requests([unit]) == [Request([BOS, A], 3, 11, temperature=0.7, top_p=0.9, top_k=5)]
+    assert request_of(unit) == Request([BOS, A], 3, 11, temperature=0.7, top_p=0.9, top_k=5)
 
 
 def test_values_of_few_users_are_unknown() -> None:

@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from llmaug.config import CausalConfig
+from llmaug.core.formats import LANGUAGE_MODEL
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.lm.causal import model as causal
@@ -46,6 +47,14 @@ def change_json(path: Path, **changes: Any) -> None:
 
 def test_a_whole_model_is_accepted_with_its_language(folder: Path) -> None:
     assert load_language(Storage(str(folder.parent)), "lm", WORDS) == LANGUAGE
+
+
+def test_a_model_says_its_format_and_a_later_one_is_refused(folder: Path) -> None:
+    notes = json.loads((folder / "llmaug.json").read_text())
+    assert notes.items() >= LANGUAGE_MODEL.stamp.items()
+    change_json(folder / "llmaug.json", format_version=99, llmaug_version="7.0.0")
+    with pytest.raises(UserError, match="behaviour model of format 99, written by llmaug 7.0.0"):
+        load_language(Storage(str(folder.parent)), "lm", WORDS)
 
 
 def test_a_model_of_another_vocabulary_is_refused(folder: Path) -> None:

@@ -12,8 +12,12 @@ import torch
 
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
+from llmaug.lm import task as tasks
 from llmaug.lm import train
+from llmaug.lm.causal.training import CausalTask
 from llmaug.lm.language import Language, load_language
+from llmaug.lm.masked.completion import load_completer
+from llmaug.lm.masked.training import MaskedTask
 from llmaug.schema import USER
 from tests.tables import catalogue, events, histories, write_vocabulary
 
@@ -79,7 +83,7 @@ def test_a_masked_model_trains_on_the_same_logs(make_context: MakeContext) -> No
     assert 0 <= task.validate() <= 1
     facts = task.export()
     assert facts["windowed_histories"] == 2  # u1 and u3: BOS and six events
-    load(context.storage, context.folder("lm/masked"), WORDS, facts["model_digest"])
+    load_completer(context.storage, context.folder("lm/masked"), WORDS, facts["model_digest"])
 
 
 def test_a_loss_that_is_no_number_ends_the_stage_with_its_batch_and_no_model(
@@ -103,7 +107,7 @@ def test_histories_beyond_the_context_are_windowed_and_the_user_is_told(
     task = CausalTask(context.storage, folders, context.config)
     assert task.facts()["windowed_histories"] == 2  # u1 and u3: six events and BOS
     assert task.batch(0, 0, 1)[0].shape[1] <= 5
-    monkeypatch.setattr(train, "fit", lambda *_: {"windowed_histories": 2})
+    monkeypatch.setattr(tasks, "fit", lambda *_: {"windowed_histories": 2})
     train.run(context)
     assert "2 histories are longer than lm.context_len 4" in context.progress.notes[0]  # type: ignore[attr-defined]
 

@@ -19,7 +19,7 @@ from llmaug.items.vocabulary import BOS, PAD
 from llmaug.lm import Request
 from llmaug.lm.masked import completion
 from llmaug.lm.masked import model as masked
-from llmaug.lm.masked.completion import Completer, load
+from llmaug.lm.masked.completion import Completer, load_completer
 from llmaug.lm.masked.masking import MaskedBatches, masked_prompt
 from llmaug.lm.masked.model import MaskedLm
 from tests.tables import catalogue, events, histories
@@ -299,12 +299,12 @@ def test_a_saved_model_is_loaded_and_another_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     model = fitted(3)
     digest = masked.save(storage, "lm", model, WORDS, {"name": "toy"})
-    loaded, fresh = load(storage, "lm", WORDS, digest), Completer(model.folded(), 3)
+    loaded, fresh = load_completer(storage, "lm", WORDS, digest), Completer(model.folded(), 3)
     question = ([[A, B, C, D]] * 20, [[1, 2]] * 20, range(20), 3)
     assert loaded.complete(*question) == fresh.complete(*question)
     with pytest.raises(UserError, match="trained on another vocabulary"):
-        load(storage, "lm", catalogue("abc"), digest)
+        load_completer(storage, "lm", catalogue("abc"), digest)
     weights = tmp_path / "lm/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(UserError, match="model.safetensors has .* bytes; delete the folder"):
-        load(storage, "lm", WORDS, digest)
+        load_completer(storage, "lm", WORDS, digest)

@@ -19,7 +19,7 @@ from llmaug.lm import Request
 from llmaug.lm import train as lm_train
 from llmaug.lm.ngram import counts as ngram_counts
 from llmaug.lm.ngram import model as ngram
-from llmaug.lm.ngram.model import NgramLm, load, of_sequences
+from llmaug.lm.ngram.model import NgramLm, load_ngram, of_sequences
 from tests.tables import catalogue, events, histories, write_vocabulary
 
 MakeContext = Callable[..., Context]
@@ -273,7 +273,7 @@ def counted(make_context: MakeContext, ray_session: None) -> Context:
 def test_counting_in_parts_equals_counting_at_once(counted: Context) -> None:
     facts = lm_train.run(counted)
     assert facts["name"] == "ngram"
-    model = load(counted.storage, counted.folder("lm/ngram"), catalogue("abcd"))
+    model = load_ngram(counted.storage, counted.folder("lm/ngram"), catalogue("abcd"))
     at_once = model_of(3, u1="abab", u2="ba", u3="cacab")
     prompts = [[BOS], [BOS, A], [A, B], [C, A], [D, D]]
     assert (model.probabilities(prompts) == at_once.probabilities(prompts)).all()
@@ -285,20 +285,20 @@ def test_a_folder_that_is_not_whole_or_not_ours_is_refused(counted: Context) -> 
     lm_train.run(counted)
     storage, folder = counted.storage, counted.folder("lm/ngram")
     with pytest.raises(UserError, match="trained on another vocabulary"):
-        load(storage, folder, catalogue("abcx"))
+        load_ngram(storage, folder, catalogue("abcx"))
     with pytest.raises(UserError, match="not a behaviour model"):
-        load(storage, "nowhere")
+        load_ngram(storage, "nowhere")
     part = storage.parts(folder)[0]
     path = Path(storage.path(folder, f"{part}.parquet"))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=f"{part}.parquet is damaged; delete the folder"):
-        load(storage, folder)
+        load_ngram(storage, folder)
     path.unlink()
     with pytest.raises(UserError, match=f"{part}.parquet is missing"):
-        load(storage, folder)
+        load_ngram(storage, folder)
     storage.write_json({"model": "causal"}, folder, "llmaug.json")
     with pytest.raises(UserError, match="kind causal, not ngram"):
-        load(storage, folder)
+        load_ngram(storage, folder)
 
 
 def test_a_catalogue_that_does_not_fit_is_refused_before_anything_is_written(

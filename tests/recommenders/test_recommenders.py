@@ -152,33 +152,33 @@ class TestContract:
     ) -> None:
         storage = Storage(str(tmp_path))
         model, _ = train(config, 3)
-        digest = recommenders.save(storage, "model", model, config, WORDS)
-        loaded, words, facts = recommenders.load(storage, "model")
+        digest = recommenders.save_recommender(storage, "model", model, config, WORDS)
+        loaded, words, facts = recommenders.load_recommender(storage, "model")
         with torch.no_grad():
             assert torch.equal(loaded.score(*QUESTION), model.score(*QUESTION))
         assert words.item_ids == WORDS.item_ids
         assert facts["num_items"] == 6
-        assert recommenders.save(storage, "copy", loaded, config, words) == digest
+        assert recommenders.save_recommender(storage, "copy", loaded, config, words) == digest
 
     @pytest.mark.parametrize("keep", [0, 100, -10])
     def test_damaged_weights_are_noticed(
         self, config: TrainConfig, keep: int, tmp_path: Path
     ) -> None:
         storage = Storage(str(tmp_path))
-        recommenders.save(storage, "model", train(config, 1)[0], config, WORDS)
+        recommenders.save_recommender(storage, "model", train(config, 1)[0], config, WORDS)
         whole = storage.read("model", "model.safetensors")
         storage.write(whole[:keep], "model", "model.safetensors")
         with pytest.raises(UserError, match="model.safetensors is damaged") as caught:
-            recommenders.load(storage, "model")
+            recommenders.load_recommender(storage, "model")
         assert storage.uri("model") in caught.value.message
 
     def test_items_of_another_model_are_noticed(self, config: TrainConfig, tmp_path: Path) -> None:
         storage = Storage(str(tmp_path))
-        recommenders.save(storage, "model", train(config, 1)[0], config, WORDS)
+        recommenders.save_recommender(storage, "model", train(config, 1)[0], config, WORDS)
         others = catalogue("abcdez").items.select(["item_id", "title", "train_events"])
         pq.write_table(others, f"{tmp_path}/model/items.parquet")
         with pytest.raises(UserError, match="do not belong together"):
-            recommenders.load(storage, "model")
+            recommenders.load_recommender(storage, "model")
 
     def test_strangers_and_long_histories_are_scored(self, config: TrainConfig) -> None:
         model, _ = train(config, 2)
@@ -246,7 +246,7 @@ def test_where_order_matters_popularity_is_beaten(config: TrainConfig) -> None:
 
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a recommender folder"):
-        recommenders.load(Storage(str(tmp_path)), "nowhere")
+        recommenders.load_recommender(Storage(str(tmp_path)), "nowhere")
 
 
 # -- sasrec --------------------------------------------------------------------------------
@@ -357,9 +357,11 @@ def test_features_are_folded_into_plain_weights(
     config = config_of("sasrec", item_features=True)
     words = catalogue(WORDS.item_ids, tags=TAGS, text=text)
     model = train(config, 3, words)[0]
-    recommenders.save(storage, "model", model, config, words)
-    recommenders.save(storage, "ids", train(config_of("sasrec"), 3)[0], config, WORDS)
-    loaded, plain = (recommenders.load(storage, folder)[0] for folder in ("model", "ids"))
+    recommenders.save_recommender(storage, "model", model, config, words)
+    recommenders.save_recommender(storage, "ids", train(config_of("sasrec"), 3)[0], config, WORDS)
+    loaded, plain = (
+        recommenders.load_recommender(storage, folder)[0] for folder in ("model", "ids")
+    )
     assert loaded.features is None
     assert loaded.state_dict().keys() == plain.state_dict().keys()
     with torch.no_grad():

@@ -64,6 +64,17 @@ def test_a_night_keeps_its_contracts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Card.keeps(pointer.current(storage, "recommender"))
 
 
+def test_the_counts_of_every_stage_have_a_printed_schema() -> None:
+    printed = CliRunner().invoke(app, ["schema", "manifests"])
+    assert printed.exit_code == 0
+    schemas = json.loads(printed.stdout)
+    assert set(schemas) >= {"ingest", "split", "plan", "outcomes", "gate", "publish"}
+    assert schemas["split"]["additionalProperties"] is False
+    assert schemas["ingest"]["additionalProperties"] == {"type": "integer"}
+    planned = schemas["outcomes"]["properties"]["left_out"]["description"]
+    assert planned == "Not asked: a limit was reached first."
+
+
 @pytest.mark.parametrize(("of", "field"), [("metrics", "ledger"), ("published", "night")])
 def test_the_schema_can_be_printed(of: str, field: str) -> None:
     printed = CliRunner().invoke(app, ["schema", of])

@@ -37,7 +37,13 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
     counts: dict[str, dict[str, Any]] = {
         "ingest": {"rows_read": 1000},
         "split": {"train": 900},
-        "filtered": {"units": 40, "accepted": 39, "rejected": 1, "rejected.copied": 1},
+        "filtered": {
+            "units": 40,
+            "accepted": 39,
+            "rejected": 1,
+            "rejected.copied": 1,
+            "events_dropped.unwanted_tag": 12345,
+        },  # a filter from elsewhere
         "outcomes": {"output_tokens_per_s": 100.0, "engine_seconds": 2.0},
         "merged/real": {"real": 900},
         "merged/oversampled": {"real": 1200},
@@ -106,6 +112,7 @@ def test_every_arm_has_its_row_in_every_table(arms: tuple[str, ...]) -> None:
     assert len(of_segments) == len(metrics["segments"]) >= 2 * len(arms)
     named = [row[0] for row in of_segments if row[0]]
     assert named == list(dict.fromkeys(s["segment"] for s in metrics["segments"]))
+    assert ["rejected.copied", "1"] in rows and ["events_dropped.unwanted_tag", "12,345"] in rows
 
 
 def test_the_control_is_compared_with_in_words() -> None:

@@ -23,7 +23,8 @@ from tests.jobs import NUM_USERS, SMALL, changed, kill_when, llmaug, write_confi
 RUN = "runs/small"
 # Enough checkpoints to be killed between.
 JOB = changed(SMALL, train={"num_steps": 60, "validate_every": 5, "patience": 100})
-STRICTER = changed(JOB, filters={"min_events": 5})  # continuations have four
+LONG = {"kind": "too_short", "min_events": 5}  # continuations have four
+STRICTER = changed(JOB, filters={"rules": [{"kind": "repeated"}, LONG, {"kind": "copied"}]})
 
 
 @pytest.fixture(scope="module")

@@ -74,9 +74,9 @@ SEEN_ELSEWHERE = ("ngram", "causal")
     ],
 )
 def test_a_generator_in_the_job(storage: Storage, fits_here: None, kind: str) -> None:
-    base = changed(
-        SMALL, ingest={"users": {"path": "{root}/logs/users"}}, filters={"min_events": 1}
-    )
+    rules = [{"kind": "repeated"}, {"kind": "too_short", "min_events": 1}, {"kind": "copied"}]
+    users = {"users": {"path": "{root}/logs/users"}}
+    base = changed(SMALL, ingest=users, filters={"rules": rules})
     config = parse_config(changed(base, **GENERATORS[kind]))
     manifests = pipeline.run(config, storage, "small", until="merge")
     plan, counts = manifests["plan"]["counts"], manifests["filtered"]["counts"]

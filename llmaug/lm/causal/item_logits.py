@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
+from llmaug.core.formats import LANGUAGE_MODEL
 from llmaug.core.storage import Storage
 from llmaug.items.semantic_ids import SemanticIds, Trie, read_ids
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL
@@ -33,7 +34,8 @@ class ItemLogits(LogitsProcessor):
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         model = vllm_config.model_config
-        notes = json.loads(Path(model.model, NOTES).read_text(encoding="utf-8"))
+        path = Path(model.model, NOTES)
+        notes = LANGUAGE_MODEL.upgraded(json.loads(path.read_text(encoding="utf-8")), str(path))
         language = language_of(notes["language"], read_ids(Storage(model.model)))
         if language.ids is None:
             num_rows, num_tokens = vllm_config.scheduler_config.max_num_seqs, model.get_vocab_size()

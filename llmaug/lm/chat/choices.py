@@ -28,7 +28,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.semantic_ids import taken_items
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
-from llmaug.lm.folder import CONFIG, NOTES
+from llmaug.lm.folder import CONFIG, read_notes
 from llmaug.lm.generator import Generator
 from llmaug.lm.language import Language
 from llmaug.lm.prompts import Prompts
@@ -214,7 +214,7 @@ def load_choices(storage: Storage, generator: Generator, vocabulary: Vocabulary)
 
 def choices_in(storage: Storage, folder: str, vocabulary: Vocabulary, context_len: int) -> Choices:
     """How the chat model of `lm/<name>` (`folder`) is asked."""
-    notes = storage.read_json(folder, NOTES)
+    notes = read_notes(storage, folder, "instruct")
     if "frame" not in notes:
         raise UserError(
             f"{storage.uri(folder)}: made by an earlier version of llmaug; run stage lm anew there"

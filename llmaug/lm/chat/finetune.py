@@ -32,7 +32,7 @@ from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Batches, Sequences, load_sequences
 from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm.chat.choices import LETTERS, Choices, choices_in
-from llmaug.lm.folder import NOTES, write_model
+from llmaug.lm.folder import read_notes, write_model
 from llmaug.training.trainer import fit
 from llmaug.training.validation import load_validation
 
@@ -200,7 +200,7 @@ class FinetuneTask:
             )
             if target not in history
         ]
-        notes = storage.read_json(folders["model"], NOTES)
+        notes = read_notes(storage, folders["model"], "instruct")
         base = fetch_model(storage, notes["model_folder"], notes["model_digest"])
         self.model = ChatModel(base, lm)
 

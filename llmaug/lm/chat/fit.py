@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmaug.config import InstructConfig
+from llmaug.core.formats import LANGUAGE_MODEL
 from llmaug.core.stage import Context
 from llmaug.core.storage import digest
 from llmaug.ingest.split import TRAIN
@@ -27,8 +28,9 @@ def fit(context: Context) -> dict[str, Any]:
     frame = chat_frame(tokenizer, f"lm.folder {lm.folder}")
     table = neighbours(storage, f"{context.folder('split')}/{TRAIN}", vocabulary)
     counted = storage.write_table(table, folder, NEIGHBOURS)
-    notes = {"model": "instruct", "name": lm.name, "vocabulary_digest": vocabulary.digest,
-             "model_folder": model_folder, "model_digest": model_digest, "letters": letters,
+    notes = {**LANGUAGE_MODEL.stamp, "model": "instruct", "name": lm.name,
+             "vocabulary_digest": vocabulary.digest, "model_folder": model_folder,
+             "model_digest": model_digest, "letters": letters,
              "frame": frame, "text": lm.prompt_language}  # fmt: skip
     storage.write_json(notes, folder, NOTES)
     facts: dict[str, Any] = {}

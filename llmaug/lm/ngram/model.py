@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.config import NgramConfig
+from llmaug.core.formats import LANGUAGE_MODEL
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import read_note
@@ -217,7 +218,7 @@ def fit(context: Context) -> dict[str, Any]:
         "discounts": totals.discounts(),
         "parts": {part: note["digest"] for part, note in parts.items()},
     }
-    storage.write_json(notes, folder, NOTES)
+    storage.write_json({**LANGUAGE_MODEL.stamp, **notes}, folder, NOTES)
     facts = {"name": lm.name, "model_digest": digest(notes)}
     return facts | {name: notes[name] for name in ("num_ngrams", "discounts")}
 
