@@ -13,8 +13,10 @@ import pytest
 
 from llmaug.config import NgramConfig, OfUsersConfig, load_config, parse_config
 from llmaug.errors import UserError
+from llmaug.items.vocabulary import BOS
 from llmaug.lm.causal.asking import CausalPrompts
 from llmaug.lm.language import Language
+from llmaug.lm.masked.asking import MaskedPrompts
 
 MODULE = '''
 from typing import Literal
@@ -72,6 +74,9 @@ def test_a_strategy_of_ones_own_survives_the_dump_and_is_asked() -> None:
     assert places == [2, 3]
     infill, suffix, middle = language.infill, language.suffix, language.middle
     assert prompts.question(last, history, places) == [infill, 3, 4, suffix, middle]
+    masked = MaskedPrompts(Language(13), 20)  # draws no places of its own for it
+    assert masked.draw_places(last, 4, rng) == places
+    assert masked.question(last, history, places) == [BOS, 3, 4, 13, 13]
 
 
 def test_it_is_refused_where_the_model_cannot_do_what_it_needs() -> None:
