@@ -220,15 +220,15 @@ def _check_probability(model: Any) -> None:
 def _check_storage(model: Any, config: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
-        digest = recommenders.save(storage, "model", model, config, WORDS)
-        loaded, words, _ = recommenders.load(storage, "model")
+        digest = recommenders.save_recommender(storage, "model", model, config, WORDS)
+        loaded, words, _ = recommenders.load_recommender(storage, "model")
         found, expected = _score(loaded, *QUESTION), _score(model, *QUESTION)
         assert torch.equal(found, expected), (
             "what is saved must score alike when it is loaded, and is off by "
             f"{(found - expected).abs().max():.3g}: all that training leaves must be parameters or "
             "buffers, of shapes that __init__ knows from the config and DataFacts"
         )
-        again = recommenders.save(storage, "copy", loaded, config, words)
+        again = recommenders.save_recommender(storage, "copy", loaded, config, words)
         assert again == digest, "what is loaded and saved again must be the same files"
 
 
