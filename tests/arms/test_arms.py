@@ -67,10 +67,35 @@ def test_fusion_trains_on_the_shards_of_real() -> None:
     assert of["fusion"].model_copy(update={"item_features": False}) == of["real"]
 
 
+def test_started_trains_on_real_events_from_the_generators_vectors() -> None:
+    config = config_of("real", "restarted", "started", plan={"strategies": []})
+    of = {arm.name: arm for arm in chosen(config)}
+    assert [arm.starts_from(config) for arm in of.values()] == [None, "real", "generator"]
+    assert of["started"].control == "restarted" and of["started"].shards == "real"
+    assert "lm/causal" in stage_names(config)  # is trained, although nothing is generated
+    assert "outcomes" not in stage_names(config)
+    assert "model/real" in train.stage(of["restarted"], config).inputs
+    assert "lm/causal" in train.stage(of["started"], config).inputs
+    assert "lm/causal" not in train.stage(of["real"], config).inputs
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"lm": {"model": "ngram"}, "plan": {"strategies": []}}, "ngram has no item vectors"),
+        ({"train": {"model": "linear"}}, "linear has no start_from"),
+        ({"train": {"start_from": "real"}}, "what the arm `restarted` does"),
+    ],
+)
+def test_what_cannot_start_is_refused(sections: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        config_of("real", "started", **sections)
+
+
 def test_one_more_arm_does_not_train_the_others_again() -> None:
     few, many = config_of("real", "augmented"), config_of("real", "fusion", "augmented")
     for arm in chosen(few):
-        assert train.stage(arm).settings(few) == train.stage(arm).settings(many)
+        assert train.stage(arm, few).settings(few) == train.stage(arm, many).settings(many)
 
 
 def test_yardsticks_are_other_models_on_real_events() -> None:
@@ -89,8 +114,11 @@ def test_yardsticks_are_other_models_on_real_events() -> None:
 def test_options_of_the_yardsticks_train_no_other_arm_again() -> None:
     default = config_of("real", "ease")
     other = config_of("real", "ease", train={"yardsticks": {"ease_l2": 2.0}})
-    again = {arm.name: train.stage(arm).settings(default) != train.stage(arm).settings(other)
-             for arm in chosen(default)}  # fmt: skip
+    again = {
+        arm.name: train.stage(arm, default).settings(default)
+        != train.stage(arm, other).settings(other)
+        for arm in chosen(default)
+    }
     assert again == {"real": False, "ease": True}
 
 
@@ -101,7 +129,7 @@ def test_options_of_the_yardsticks_train_no_other_arm_again() -> None:
         ({"arms": ["augmented"]}, "`real` is one of them"),
         ({"arms": ["real", "real"]}, "each arm once"),
         ({"arms": ["real", "everything"]}, "train.arms"),
-        ({"arms": ["real", "fusion"], "model": "linear"}, "linear cannot see item tags"),
+        ({"arms": ["real", "fusion"], "model": "linear"}, "linear has no item_features"),
     ],
 )
 def test_arms_that_cannot_be(section: dict[str, Any], message: str) -> None:

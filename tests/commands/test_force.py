@@ -128,7 +128,7 @@ def test_there_must_be_something_to_force_and_a_reason(night: Context) -> None:
     with pytest.raises(UserError, match="no such run; runs here: monday"):
         publish_run(storage, "tuesday", REASON)
     storage.delete(night.folder("model/augmented"), MANIFEST)
-    with pytest.raises(UserError, match="no augmented model"):
+    with pytest.raises(UserError, match="no model of arm augmented"):
         publish_run(storage, "monday", REASON)
     decide(night, {**REFUSED, "passed": True, "arm": "augmented"})
     with pytest.raises(UserError, match="the gate passed and no newer night is current"):

@@ -170,5 +170,18 @@ def test_nothing_generated_is_nothing_to_decide() -> None:
     decision = decide(figures(arms={"real": {}}))
     assert (decision["passed"], decision["arm"]) == (False, "real")
     assert decision["reasons"] == [
-        "no augmented arm was trained: plan.strategies is empty, or train.arms leaves it out"
+        "no arm `augmented` was trained: plan.strategies is empty, or train.arms leaves it out"
     ]
+
+
+def test_another_arm_may_be_in_question_and_its_own_control_is_to_be_beaten() -> None:
+    over_real = lift() | {"arm": "started"}
+    over_control = lift(low=-0.02, against="restarted") | {"arm": "started"}
+    arms = {"real": {}, "restarted": {}, "started": {}}
+    found = figures(over_real, over_control, arms=arms)
+    decision = decide(found, arm="started")
+    assert not decision["passed"] and decision["candidate"] == "started"
+    assert "restarted" in decision["reasons"][0]
+    better = figures(over_real, over_control | {"low": 0.01}, arms=arms)
+    assert decide(better, arm="started")["arm"] == "started"
+    assert "no arm `augmented` was trained" in decide(better)["reasons"][0]
