@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from llmaug.commands.datasets import write_ml_100k
+from llmaug.config import BEHAVIOUR_MODELS, RECOMMENDERS
 
 NUM_USERS = 60
 
@@ -47,11 +48,17 @@ SMALL: dict[str, Any] = {
 
 
 def changed(config: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `config` with fields of whole sections replaced."""
+    """A copy of `config` with fields of whole sections replaced. For another kind of model, as in a
+    variant of a config, the fields that it does not have are left out."""
     out = {**config}
     for name, values in sections.items():
-        out[name] = {**config.get(name, {}), **values}
+        known = _KINDS[name].fields_of(values) if name in _KINDS else config.get(name, {})
+        kept = {field: value for field, value in config.get(name, {}).items() if field in known}
+        out[name] = {**kept, **values}
     return out
+
+
+_KINDS: dict[str, Any] = {"lm": BEHAVIOUR_MODELS, "train": RECOMMENDERS}
 
 
 def write_logs(root: str, endpoint_url: str | None = None) -> None:

@@ -18,7 +18,7 @@ from llmaug.config.generate import BudgetConfig, GenerateConfig
 from llmaug.config.ingest import IngestConfig
 from llmaug.config.kinds import name_of, unknown_key
 from llmaug.config.lm import BEHAVIOUR_MODELS, CausalConfig, LmConfig
-from llmaug.config.plan import STRATEGIES, PlanConfig, StrategyConfig
+from llmaug.config.plan import STRATEGIES, ChooseConfig, PlanConfig, StrategyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
@@ -82,6 +82,9 @@ class Config(Section):
             )
         if self.generate.engine == "uniform" and strategy.needs != "choice":
             return
+        if strategy.needs == "choice" and not isinstance(strategy, ChooseConfig):
+            raise ValueError(f"plan.strategies: {strategy.kind}: one that needs a choice inherits "
+                             "ChooseConfig")  # fmt: skip
         if strategy.needs not in self.lm.abilities:
             fits = [name_of(each, "kind") for each in STRATEGIES if each.needs in self.lm.abilities]
             raise ValueError(

@@ -43,6 +43,12 @@ class Format:
         """What a JSON object of today says of itself."""
         return {VERSION: self.version, WRITER: __version__}
 
+    @property
+    def mark(self) -> dict[str, Any]:
+        """As `stamp`, of what is known by its digest: who wrote it changes nothing of it, and
+        format 1 goes without saying."""
+        return {VERSION: self.version} if self.version > 1 else {}
+
     def upgraded(self, value: dict[str, Any], where: str) -> dict[str, Any]:
         """The object that was read from `where`, as today's code would have written it. Raises
         UserError for one of a later llmaug, and for one that is damaged."""

@@ -50,7 +50,7 @@ def write_model(
     `folder`; returns the digest of it all."""
     plain.save_pretrained(local)
     known = {"model": model, "vocabulary_digest": vocabulary.digest}
-    notes = {**LANGUAGE_MODEL.stamp, **known, **notes}
+    notes = {**LANGUAGE_MODEL.mark, **known, **notes}
     Path(local, NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
     return storage.put_folder(local, folder)
 

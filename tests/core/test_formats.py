@@ -17,7 +17,15 @@ import torch
 from llmaug import __version__, recommenders
 from llmaug.commands.force import publish_run
 from llmaug.commands.status import read_status
-from llmaug.config import SasrecConfig
+from llmaug.config import (
+    CopiedConfig,
+    FiltersConfig,
+    LinearConfig,
+    NgramConfig,
+    SasrecConfig,
+    YardsticksConfig,
+)
+from llmaug.config.filters import RepeatedConfig, TooShortConfig
 from llmaug.core import formats
 from llmaug.core.contents import check_stage, read_manifest
 from llmaug.core.formats import Format
@@ -173,6 +181,33 @@ def test_a_column_that_was_renamed_is_carried_over(tmp_path: Path) -> None:
         assert storage.read_part("things", part, ["width"], second).column_names == ["width"]
     with pytest.raises(UserError, match=r"second.parquet: table of things of format 2, written by"):
         storage.read_part("things", "second", stored=first)
+
+
+def test_sections_that_had_the_fields_of_all_kinds_keep_those_of_their_own(old: Storage) -> None:
+    """An old run's other sections are those of the corpus: every field stood in each of them."""
+    run = old.read_json(NIGHT_RUN, "run.json")
+    run["config"]["train"] |= {"model": "linear", "loss": None, "ease_l2": 2.0, "num_negatives": 1}
+    run["config"]["lm"] |= {"model": "ngram", "order": 2}
+    run["config"]["filters"] |= {"min_events": 3, "repeats": "allow"}
+    old.write_json(run, NIGHT_RUN, "run.json")
+    config = read_config(old, NIGHT)
+    assert config.train == LinearConfig(num_negatives=1, yardsticks=YardsticksConfig(ease_l2=2.0))
+    assert config.lm == NgramConfig(order=2, name="causal")
+    assert config.filters == FiltersConfig(
+        repeats="allow", rules=[RepeatedConfig(), TooShortConfig(min_events=3), CopiedConfig()]
+    )
+
+
+@pytest.mark.parametrize("lm", ["causal", "masked", "ngram", "instruct"])
+@pytest.mark.parametrize("train", ["sasrec", "two_tower", "linear", "ease", "popularity"])
+def test_an_old_run_of_any_kind_is_read(old: Storage, train: str, lm: str) -> None:
+    run = old.read_json(NIGHT_RUN, "run.json")
+    run["config"]["train"]["model"], run["config"]["lm"]["model"] = train, lm
+    if lm == "instruct":
+        run["config"]["lm"] |= {"folder": "{root}/chat", "context_len": 512}
+    old.write_json(run, NIGHT_RUN, "run.json")
+    config = read_config(old, NIGHT)
+    assert (config.train.model, config.lm.model) == (train, lm)
 
 
 # -- later versions ------------------------------------------------------------------------

@@ -57,8 +57,9 @@ def test_events_are_spelled_and_read_back() -> None:
     assert LANGUAGE.spell([VIEW_A, BUY_B]) == [VIEW, 3, BUY, 4]
     prompt = LANGUAGE.forward_prompt([VIEW_A, BUY_B], 12, LANGUAGE.user_tokens({"age": "old"}))
     assert prompt == [12, BOS, VIEW, 3, BUY, 4]
-    outcome = {"strategy": "prefix", "tokens": [VIEW, 3, BUY, 4]}  # newest first
-    assert LANGUAGE.events(outcome) == [BUY_B, VIEW_A]
+    answer = [VIEW, 3, BUY, 4]
+    assert LANGUAGE.events("forward", answer) == [VIEW_A, BUY_B]
+    assert LANGUAGE.events("reverse", answer) == [BUY_B, VIEW_A]  # newest first
     assert LANGUAGE.ids is not None
     # Two items, an attribute instead of an action, and a word without its other half.
     assert LANGUAGE.ids.read([3, 4, 12, 3, BUY, 6, VIEW]) == [-1, -1, BUY_D]

@@ -24,8 +24,8 @@ from llmaug.lm.chat.choices import (
     NEIGHBOURS,
     Choices,
     adopt_model,
+    choices_in,
     letter_tokens,
-    load_choices,
     neighbours,
 )
 from llmaug.lm.chat.finetune import ChatModel, FinetuneTask, TrainingQuestions, ask
@@ -241,7 +241,7 @@ def test_the_stage_trains_and_its_model_is_the_one_that_is_asked(
     notes = context.storage.read_json(folder, NOTES)
     assert notes["model_folder"] == facts["model_folder"]
     vocabulary = load_vocabulary(context.storage, context.folder("vocabulary"))
-    asked = load_choices(context.storage, folder, vocabulary, 256)
+    asked = choices_in(context.storage, folder, vocabulary, 256)
     assert isinstance(asked, Choices)
     assert asked.choice([NUM_SPECIAL], [NUM_SPECIAL + 1])
     plain = make_context(lm={**LM, "finetune": None}, plan=PLAN)

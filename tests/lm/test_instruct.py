@@ -19,7 +19,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.sequences import user_histories
 from llmaug.items.vocabulary import NUM_SPECIAL, load_vocabulary
-from llmaug.lm.chat.choices import LETTERS, adopt_model, load_choices, neighbours
+from llmaug.lm.chat.choices import LETTERS, adopt_model, choices_in, neighbours
 from tests.jobs import NUM_USERS, SMALL, changed, write_logs
 from tests.tables import catalogue, events, histories
 
@@ -103,7 +103,7 @@ def test_the_model_is_copied_once_and_a_second_run_does_nothing(storage: Storage
 
 def test_a_question_names_what_the_user_had_and_what_is_offered(storage: Storage) -> None:
     vocabulary = load_vocabulary(storage, "runs/small/vocabulary")
-    asked = load_choices(storage, "runs/small/lm/instruct", vocabulary, 512)
+    asked = choices_in(storage, "runs/small/lm/instruct", vocabulary, 512)
     texts: list[str] = []
 
     class Tokenizer:
@@ -133,7 +133,7 @@ def test_candidates_are_what_others_took_too(tmp_path: Path, storage: Storage) -
     table = neighbours(mine, "train", words)
     assert table["items"].to_pylist()[0] == [B, C]  # most with b, then with c
     vocabulary = load_vocabulary(storage, "runs/small/vocabulary")
-    asked = load_choices(storage, "runs/small/lm/instruct", vocabulary, 512)
+    asked = choices_in(storage, "runs/small/lm/instruct", vocabulary, 512)
     object.__setattr__(asked, "table", table)
     asked.__dict__.pop("_neighbours", None)
     asked.__dict__.pop("_popular", None)
@@ -153,7 +153,7 @@ def test_a_folder_that_is_no_chat_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_question_has_the_tokens_that_the_chat_template_gives(storage: Storage) -> None:
     vocabulary = load_vocabulary(storage, "runs/small/vocabulary")
-    asked = load_choices(storage, "runs/small/lm/instruct", vocabulary, 512)
+    asked = choices_in(storage, "runs/small/lm/instruct", vocabulary, 512)
     prompt = asked.choice([A, B], [C, D])
     text = asked.tokenizer.decode(prompt)
     assert text.startswith("user :") and text.endswith("assistant :")

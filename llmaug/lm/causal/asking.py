@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from llmaug.config import OfUsersConfig, StrategyConfig
 from llmaug.core.storage import Storage
+from llmaug.errors import UserError
 from llmaug.items.vocabulary import Vocabulary
 from llmaug.lm.generator import Generator
 from llmaug.lm.language import INFILL, REVERSE, load_language
@@ -21,6 +22,11 @@ class CausalPrompts(Prompts):
         user: Sequence[int] = (),
         candidates: Sequence[int] | None = None,
     ) -> list[int]:
+        if strategy.replaces and list(places) != list(range(places[0], places[-1] + 1)):
+            raise UserError(
+                f"strategy {strategy.kind}: places {list(places)} are no neighbours, and a causal "
+                "model sees one gap: let draw_places give neighbours, or take lm.model masked"
+            )
         before, after = about(strategy, history, places)
         room = self.room(strategy.num_events)
         if strategy.needs == REVERSE:

@@ -28,7 +28,7 @@ def fit(context: Context) -> dict[str, Any]:
     frame = chat_frame(tokenizer, f"lm.folder {lm.folder}")
     table = neighbours(storage, f"{context.folder('split')}/{TRAIN}", vocabulary)
     counted = storage.write_table(table, folder, NEIGHBOURS)
-    notes = {**LANGUAGE_MODEL.stamp, "model": "instruct", "name": lm.name,
+    notes = {**LANGUAGE_MODEL.mark, "model": "instruct", "name": lm.name,
              "vocabulary_digest": vocabulary.digest, "model_folder": model_folder,
              "model_digest": model_digest, "letters": letters,
              "frame": frame, "text": lm.prompt_language}  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmaug.config import OfUsersConfig
+from llmaug.config import OfUsersConfig, SubstituteConfig
 from llmaug.core.storage import Storage
 from llmaug.items.vocabulary import PAD, Vocabulary
 from llmaug.lm.generator import Generator
@@ -19,8 +19,8 @@ class MaskedPrompts(Prompts):
     def draw_places(
         self, strategy: OfUsersConfig, history_len: int, rng: np.random.Generator
     ) -> list[int]:
-        """It can fill several gaps: what is replaced need not be neighbours."""
-        if not strategy.replaces:
+        """It can fill several gaps: what `substitute` replaces need not be neighbours."""
+        if type(strategy).draw_places is not SubstituteConfig.draw_places:
             return super().draw_places(strategy, history_len, rng)
         window = min(history_len, self.context_len - 1)
         start = int(rng.integers(history_len - window + 1))

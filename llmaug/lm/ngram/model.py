@@ -218,7 +218,7 @@ def fit(context: Context) -> dict[str, Any]:
         "discounts": totals.discounts(),
         "parts": {part: note["digest"] for part, note in parts.items()},
     }
-    storage.write_json({**LANGUAGE_MODEL.stamp, **notes}, folder, NOTES)
+    storage.write_json({**LANGUAGE_MODEL.mark, **notes}, folder, NOTES)
     facts = {"name": lm.name, "model_digest": digest(notes)}
     return facts | {name: notes[name] for name in ("num_ngrams", "discounts")}
 
