@@ -28,7 +28,7 @@ def without_places(config: Config) -> Config:
     """The config with a mark, for `with_contents`, in place of the path of each such folder."""
     for section, field in FIELDS:
         own = getattr(config, section)
-        if getattr(own, field):
+        if getattr(own, field, None):  # a kind of model may not have it
             marked = own.model_copy(update={field: _mark(section, field)})
             config = config.model_copy(update={section: marked})
     return config

@@ -45,11 +45,11 @@ def check_recommender(config: Any, num_steps: int = 60, learning_rate: float = 0
     check_config(RECOMMENDERS, config, "implementation")
     _check_class(config)
     _check_protocol(config)
-    model, losses = train(config, num_steps, learning_rate=learning_rate)
     if isinstance(config, ClosedFormConfig):
         _check_fit(config)
     else:
-        _check_losses(losses)
+        _check_losses(train(config, num_steps, learning_rate=learning_rate)[1])
+    model, _ = train(config, 3, learning_rate=learning_rate)
     _check_scores(model)
     _check_probability(model)
     _check_storage(model, config)

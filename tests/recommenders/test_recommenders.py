@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typing_extensions import get_protocol_members
 
 from llmaug import recommenders
-from llmaug.config import RECOMMENDERS, ClosedFormConfig, TrainConfig
+from llmaug.config import RECOMMENDERS, TrainConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.items.sequences import Batches, of_events
-from llmaug.items.vocabulary import BOS, Vocabulary
+from llmaug.items.vocabulary import BOS
 from llmaug.recommenders import DataFacts
-from llmaug.recommenders.train import PairBatches
-from llmaug.training.ranking import mean_ndcg_at_10, target_ranks
+from llmaug.testing.recommenders import (
+    EVENTS,
+    LETTERS,
+    LINES,
+    TAGS,
+    WORDS,
+    A,
+    B,
+    C,
+    D,
+    E,
+    F,
+    batches_of,
+    check_recommender,
+    ndcg_of,
+    split_by_user,
+    train,
+)
 from tests.tables import catalogue, events, histories
-
-TAGS = {"a": ["x"], "b": ["x"], "c": ["x", "z"], "d": ["y"], "e": ["y"], "f": ["y", "z"]}
-WORDS = catalogue("abcdef", tags=TAGS)
-A, B, C, D, E, F = range(3, 9)
-# Two tastes: the first half of the alphabet, and the second.
-EVENTS = events(histories(u1="abc", u2="bca", u3="def", u4="efd"))
 
 
 @pytest.fixture(autouse=True)
@@ -50,43 +55,6 @@ def config_of(model: str, **changes: Any) -> Any:
     return RECOMMENDERS.make({name: small[name] for name in small if name in known} | changes)
 
 
-def batches_of(config: Any, words: Vocabulary = WORDS, rows: pa.Table = EVENTS) -> Any:
-    if config.batches == "pairs":
-        return PairBatches(rows, words, config, seed=1)
-    return Batches(of_events(rows, words), config.batch_size, config.history_len, seed=1)
-
-
-def train(
-    config: TrainConfig, num_steps: int, words: Vocabulary = WORDS, rows: pa.Table = EVENTS
-) -> tuple[Any, list[float]]:
-    """(model in eval mode, loss of each step; none for a model in closed form)."""
-    torch.manual_seed(0)
-    if isinstance(config, ClosedFormConfig):
-        model = recommenders.build(config, DataFacts(words))
-        # One user after the other: no part knows of the others.
-        assert model.fit(lambda: split_by_user(rows)) == rows.num_rows
-        return model.eval(), []
-    batches = batches_of(config, words, rows)
-    users = getattr(batches, "user_ids", [])
-    counts = None if users else batches.target_counts(words.num_tokens)
-    model = recommenders.build(config, DataFacts(words, users, target_counts=counts))
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.03)
-    losses = []
-    for step in range(num_steps):
-        torch.manual_seed(step)
-        loss = model(*(torch.as_tensor(x) for x in batches.at(step)))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    return model.eval(), losses
-
-
-def split_by_user(rows: pa.Table) -> Iterator[pa.Table]:
-    for user in sorted(set(rows["user_id"].to_pylist())):
-        yield rows.filter(pc.equal(rows["user_id"], user))
-
-
 VARIANTS = {
     "sasrec": config_of("sasrec"),
     "sasrec fusion": config_of("sasrec", item_features=True),
@@ -101,64 +69,20 @@ VARIANTS = {
     "popularity": config_of("popularity"),
     "popularity recent": config_of("popularity", popularity_days=30),
 }
-CLOSED_FORM = {name: c for name, c in VARIANTS.items() if isinstance(c, ClosedFormConfig)}
-BY_DESCENT = {name: c for name, c in VARIANTS.items() if name not in CLOSED_FORM}
 IN_ORDER = {name: c for name, c in VARIANTS.items() if c.model in ("sasrec", "two_tower")}
 # What ranks alike for everybody knows only what is popular.
 PERSONAL = {name: VARIANTS[name] for name in VARIANTS
             if "popularity" not in name and name != "linear"}  # fmt: skip
-QUESTION = (["u1", "u3", "stranger"], [[A, B], [D], []])
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 class TestContract:
-    def test_it_has_the_methods_of_its_protocol(self, config: TrainConfig) -> None:
-        """With as many arguments, and of the same names where callers may use these."""
+    def test_it_keeps_what_all_must_keep(self, config: TrainConfig) -> None:
+        check_recommender(config)
+
+    def test_it_judges_pairs_or_does_not(self, config: TrainConfig) -> None:
         model = recommenders.build(config, DataFacts(WORDS, ["u1"]))
-        in_closed_form = isinstance(config, ClosedFormConfig)
-        how = recommenders.ClosedForm if in_closed_form else recommenders.ByDescent
-        assert isinstance(model, how)
         assert isinstance(model, recommenders.JudgesPairs) == (config.model == "linear")
-        for protocol in (how, recommenders.JudgesPairs):
-            for method in get_protocol_members(protocol) if isinstance(model, protocol) else ():
-                wanted = signature(getattr(protocol, method)).parameters.values()
-                given = signature(getattr(type(model), method)).parameters.values()
-                assert len(given) == len(wanted), method
-                for own, theirs in zip(given, wanted, strict=True):
-                    by_position = theirs.kind is theirs.POSITIONAL_ONLY or theirs.name == "self"
-                    assert by_position or own.name == theirs.name, method
-
-    def test_it_scores_every_token_for_every_user(self, config: TrainConfig) -> None:
-        model, _ = train(config, 2)
-        with torch.no_grad():
-            scores = model.score(*QUESTION)
-        assert scores.shape == (3, WORDS.num_tokens)
-        assert torch.isfinite(scores).all()
-        probability = model.probability(scores)
-        assert probability.shape == scores.shape
-        assert ((probability > 0) & (probability < 1)).all()
-        # A probability ranks as the scores do.
-        assert torch.equal(*(x.argsort(stable=True, dim=-1) for x in (probability, scores)))
-
-    def test_a_user_is_scored_alike_alone_and_in_company(self, config: TrainConfig) -> None:
-        model, _ = train(config, 2)
-        with torch.no_grad():
-            together = model.score(*QUESTION)
-            alone = [model.score([user], [h])[0] for user, h in zip(*QUESTION, strict=True)]
-        assert torch.allclose(together, torch.stack(alone), atol=1e-6)
-
-    def test_what_is_saved_scores_alike_when_loaded(
-        self, config: TrainConfig, tmp_path: Path
-    ) -> None:
-        storage = Storage(str(tmp_path))
-        model, _ = train(config, 3)
-        digest = recommenders.save_recommender(storage, "model", model, config, WORDS)
-        loaded, words, facts = recommenders.load_recommender(storage, "model")
-        with torch.no_grad():
-            assert torch.equal(loaded.score(*QUESTION), model.score(*QUESTION))
-        assert words.item_ids == WORDS.item_ids
-        assert facts["num_items"] == 6
-        assert recommenders.save_recommender(storage, "copy", loaded, config, words) == digest
 
     @pytest.mark.parametrize("keep", [0, 100, -10])
     def test_damaged_weights_are_noticed(
@@ -180,49 +104,9 @@ class TestContract:
         with pytest.raises(UserError, match="do not belong together"):
             recommenders.load_recommender(storage, "model")
 
-    def test_strangers_and_long_histories_are_scored(self, config: TrainConfig) -> None:
-        model, _ = train(config, 2)
-        long = [A, B, C, D, E, F] * 20
-        with torch.no_grad():
-            scores = model.score(["nobody", "nobody else"], [[], long])
-        assert torch.isfinite(scores[:, A:]).all()
 
-    def test_better_than_random(self, config: TrainConfig) -> None:
-        """Two tastes, and one taste has twice as many users: each user's last item is to be
-        found among five that the user has not seen."""
-        popular = events(histories(**{f"x{i}": LINES[i % 3] for i in range(12)},
-                                   **{f"y{i}": LINES[3 + i % 3] for i in range(6)}))  # fmt: skip
-        model, _ = train(config, 150, LETTERS, popular)
-        assert ndcg_of(model, popular) > 1.3 * RANDOM_NDCG
-
-
-# Sequences in which two letters are followed by the same one, always.
-LINES = ["abcd", "bcda", "cdab", "efgh", "fghe", "ghef"]
-LETTERS = catalogue(
-    "abcdefgh", tags={letter: ["x" if letter < "e" else "y"] for letter in "abcdefgh"}
-)
-
-
-def ndcg_of(model: Any, rows: pa.Table) -> float:
-    """Mean NDCG@10 of finding each user's last event, given those before it."""
-    held = {}
-    for user, item in zip(rows["user_id"].to_pylist(), rows["item_id"].to_pylist(), strict=True):
-        held.setdefault(user, []).append(int(LETTERS.encode([item])[0]))
-    before = [own[:-1] for own in held.values()]
-    last = [own[-1] for own in held.values()]
-    ranks = target_ranks(model.score, list(held), before, last)
-    return mean_ndcg_at_10(ranks)
-
-
-# The last item of four is one of five that are left, at random.
-RANDOM_NDCG = float(np.mean(1 / np.log2(np.arange(5) + 2)))
-
-
-@pytest.mark.parametrize("config", BY_DESCENT.values(), ids=BY_DESCENT)
-def test_a_loss_goes_down(config: TrainConfig) -> None:
-    _, losses = train(config, 60)
-    assert np.isfinite(losses).all()
-    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
+def test_every_kind_is_among_these() -> None:
+    assert {type(config) for config in VARIANTS.values()} == set(RECOMMENDERS)
 
 
 @pytest.mark.parametrize("config", PERSONAL.values(), ids=PERSONAL)
