@@ -225,6 +225,8 @@ class Batches:
         self._window = window
         self._seed = seed
         self.num_targets = sequences.num_targets
+        self.num_sequences = len(self._usable)
+        self.num_real_sequences = int(sequences.is_real[self._usable].sum())
 
     def target_counts(self, num_tokens: int) -> np.ndarray:
         """(num_tokens,) how many events of each token are to be predicted."""

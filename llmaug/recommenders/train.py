@@ -136,7 +136,7 @@ class _RecommenderTask:
 
     def __init__(self, inputs: Inputs, config: Any, seed: int) -> None:
         self._inputs, self._config = inputs, config
-        self._taken: dict[str, int] = {}
+        self._facts: dict[str, Any] = {}
         self._vocabulary = load_vocabulary(inputs.storage, inputs.vocabulary)
         self._batches = self._load(seed)
         self._validation = inputs.validation(self._vocabulary, seed)
@@ -155,7 +155,7 @@ class _RecommenderTask:
         digest = recommenders.save_recommender(
             self._inputs.storage, self._inputs.folder, self.model, self._config, self._vocabulary
         )
-        return {"model_digest": digest, "num_targets": self._batches.num_targets, **self._taken}
+        return {"model_digest": digest, "num_targets": self._batches.num_targets, **self._facts}
 
 
 class _SequenceTask(_RecommenderTask):
@@ -175,11 +175,17 @@ class _SequenceTask(_RecommenderTask):
         # Steps on everything merged, then on real events alone.
         self.patient_until = config.finetune_after or 0
         self._real = take(only=sequences.is_real) if config.finetune_after else None
+        self._facts = {
+            "batch_size": batches.size,
+            "sequences": batches.num_sequences,
+            "real_sequences": batches.num_real_sequences,
+            "finetune_after": config.finetune_after,
+        }
         counts = batches.target_counts(vocabulary.num_tokens)
         facts = DataFacts(vocabulary, (), inputs.min_tag_items, counts)
         self.model = recommenders.build(config, facts)
         if inputs.start:
-            self._taken = start_from(self.model.items, inputs.storage, inputs.start, vocabulary)
+            self._facts |= start_from(self.model.items, inputs.storage, inputs.start, vocabulary)
         return batches
 
 

@@ -62,6 +62,8 @@ class TrainedSeed(Contract):
     """Events to be predicted, in one pass."""
     steps: int
     best_step: int
+    real_passes: float | None = None
+    """How often each history of real events was learned from; null where it is not counted."""
     validation_ndcg: float | None
     """Null where nothing was held out for validation."""
 

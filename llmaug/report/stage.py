@@ -32,6 +32,8 @@ def run(names: tuple[str, ...], context: Context) -> dict[str, Any]:
     )
     if metrics["generator"] and not metrics["generator"]["ahead"]:
         context.progress.warn(generator_text(metrics["generator"]))
+    if late := unfinished(metrics["training"]):
+        context.progress.warn(late)
     storage.write_json(metrics, folder, METRICS)
     sample = _sample(context) if metrics["published"] else []
     page = render(context.config, context.run_id, metrics, manifests, sample)
@@ -142,10 +144,39 @@ def _training(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
                 "real": events.get("real", 0),
                 "synthetic": events.get("synthetic", 0),
                 "seeds": [
-                    {"seed": name.removeprefix("seed-"), **facts} for name, facts in seeds.items()
+                    _seed(name.removeprefix("seed-"), facts) for name, facts in seeds.items()
                 ],
             }
     return found
+
+
+_OF_SEED = ("model_digest", "num_targets", "steps", "best_step", "validation_ndcg")
+
+
+def _seed(seed: str, facts: dict[str, Any]) -> dict[str, Any]:
+    found = {"seed": seed, **{name: facts[name] for name in _OF_SEED if name in facts}}
+    if "sequences" not in facts:
+        return found
+    steps, size, switch = facts["steps"], facts["batch_size"], facts["finetune_after"]
+    mixed = steps if switch is None else min(steps, switch)
+    passes = size * (mixed / facts["sequences"] + (steps - mixed) / facts["real_sequences"])
+    return {**found, "real_passes": round(passes, 1)}
+
+
+def unfinished(training: dict[str, dict[str, Any]]) -> str | None:
+    """In words, that arm `real` might still have gained: then others gain by their training."""
+    late = [
+        seed["seed"]
+        for seed in training["real"]["seeds"]
+        if seed["steps"] and seed["best_step"] == seed["steps"]
+    ]
+    if not late:
+        return None
+    return (
+        f"Arm real was best at its very last step (seed {', '.join(late)}): it might have gone on "
+        "to gain. Raise train.num_steps until it does not, or a lift says only which arm learns "
+        "faster."
+    )
 
 
 def _generator(manifests: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -210,6 +241,7 @@ def render(
         candidate=candidate_of(metrics["gate"]),
         lift_text=lift_text,
         generator_text=generator_text,
+        unfinished=unfinished(metrics["training"]),
         covers=covers(metrics["interval"]),
         evaluate=config.evaluate,
     )

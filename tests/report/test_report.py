@@ -214,3 +214,22 @@ def shown(table: Any) -> str:
     console = Terminal(width=80, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()
+
+
+def test_passes_over_real_histories_count_what_is_mixed_and_what_is_not() -> None:
+    """60 steps of 8 of 48 sequences, half of them real, then 20 steps of real ones alone."""
+    facts = {
+        "model_digest": "d", "num_targets": 100, "steps": 80, "best_step": 70,
+        "validation_ndcg": 0.1, "batch_size": 8, "sequences": 48, "real_sequences": 16,
+        "finetune_after": 60,
+    }  # fmt: skip
+    assert report._seed("1", facts)["real_passes"] == 20.0
+    assert report._seed("1", {**facts, "finetune_after": None})["real_passes"] == 13.3
+
+
+def test_a_real_arm_that_was_best_at_its_last_step_is_told() -> None:
+    def training(best: int) -> dict[str, Any]:
+        return {"real": {"seeds": [{"seed": "1", "steps": 80, "best_step": best}]}}
+
+    assert report.unfinished(training(70)) is None
+    assert "seed 1" in str(report.unfinished(training(80)))
