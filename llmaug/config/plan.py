@@ -185,6 +185,12 @@ class PlanConfig(Section):
     history (Webster's method)."""
 
     @property
+    def modules(self) -> tuple[str, ...]:
+        """Those of the strategies' classes: what these draw and say is code, and no value of the
+        config."""
+        return tuple(dict.fromkeys(type(strategy).__module__ for strategy in self.strategies))
+
+    @property
     def most_candidates(self) -> int:
         """Items among which any strategy asks to choose, at most; those of `choose` without one."""
         asked = [s.num_candidates for s in self.strategies if isinstance(s, ChooseConfig)]

@@ -248,6 +248,10 @@ STAGE = Stage(
     name="filtered",
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
-    roots=lambda config: (*modules_of(config), *modules_of_rules(config.filters)),
+    roots=lambda config: (
+        *modules_of(config),
+        *modules_of_rules(config.filters),
+        *config.plan.modules,
+    ),  # fmt: skip
     settings=lambda config: config.filters,
 )

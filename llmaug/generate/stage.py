@@ -259,7 +259,9 @@ def _first_failure(storage: Storage, folder: str) -> str:
 
 def _roots(config: Config) -> tuple[str, ...]:
     """Filters decide under quotas alone: what is shown of them while it runs is no result."""
-    filters = modules_of_filters(config.filters) if _quotas(config) else ()
+    filters: tuple[str, ...] = ()
+    if _quotas(config):
+        filters = (*modules_of_filters(config.filters), *config.plan.modules)
     roots = (*modules_of(config), *filters)
     if config.generate.engine == "uniform":
         return roots

@@ -246,7 +246,7 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
         name="plan",
         run=run,
         inputs=("split", "vocabulary", *lm_stages),
-        roots=modules_of,
+        roots=lambda config: (*modules_of(config), *config.plan.modules),
         outside=attributes_digest,
         settings=lambda config: [
             config.plan,

@@ -96,7 +96,8 @@ def run_again(copy: Path, module: str, config: Config, more: str = "\nedited = 1
         ("lm.ngram.counts", {"ngram/lm/ngram", "ngram/outcomes"}),
         ("lm.causal.documents", {"lm/causal"}),
         ("lm.causal.item_logits", {"outcomes"}),
-        ("lm.causal.language", {"lm/causal"} | ASKING | BASELINE - {"ngram/lm/ngram"}),
+        ("config.plan", {"plan", "filtered", "ngram/plan", "ngram/filtered"}),
+        ("lm.language", {"lm/causal"} | ASKING | BASELINE - {"ngram/lm/ngram"}),
         ("lm.masked.masking", set()),
         ("lm.chat.choices", set()),
         ("generate.engine_loop", {"outcomes", "ngram/outcomes"}),
@@ -147,7 +148,14 @@ def test_every_module_decides_a_result_or_is_said_not_to() -> None:
     for config in nights:
         for _, stage in stages(config):
             found |= set(reached(stage.modules(config)))
-    apart = ("llmaug.cli", "llmaug.commands", "llmaug.live", "llmaug.pipeline", "llmaug.__main__")
+    apart = (
+        "llmaug.cli",
+        "llmaug.commands",
+        "llmaug.live",
+        "llmaug.pipeline",
+        "llmaug.testing",
+        "llmaug.__main__",
+    )
     left = {module for module in MODULES - found if not module.startswith((*apart, *CUT))}
     assert {module for module in left if not is_empty(module)} == {"llmaug"}
 
@@ -166,6 +174,17 @@ def test_the_place_of_the_package_does_not_count(copy: Path, tmp_path: Path) -> 
 
 def test_what_is_cut_or_chosen_exists() -> None:
     assert set(CUT) | set(CHOSEN) <= MODULES
+
+
+def test_every_kind_is_chosen() -> None:
+    kinds = {
+        "recommenders": ["ease", "linear", "popularity", "sasrec", "two_tower"],
+        "lm": ["causal", "chat", "masked", "ngram"],
+        "filter": ["rules"],
+    }
+    assert set(CHOSEN) == {
+        f"llmaug.{room}.{name}" for room, names in kinds.items() for name in names
+    }
 
 
 @pytest.mark.parametrize("module", ["cli.app", "commands.doctor", "pipeline", *sorted(
