@@ -42,6 +42,7 @@ CUT = {
     "llmaug.core.folders": "copies files as they are",
     "llmaug.core.lease": "who may write",
     "llmaug.core.model_files": "hands a folder of files on as it was written, or refuses it",
+    "llmaug.core.model_sources": "what is done again, not how",
     "llmaug.core.objects": "puts bytes where they are sent; does not make them",
     "llmaug.core.parts": "puts tables where they are sent; does not make them",
     "llmaug.core.progress": "shows",

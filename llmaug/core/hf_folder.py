@@ -41,7 +41,7 @@ def adopt_folder(
     """
     source = resolve_uri(uri, storage)
     names = source.names()
-    files = [name for name in names if _is_copied(name) and _is_file(source, name)]
+    files = [name for name in names if is_copied(name) and is_file(source, name)]
     for name in needed:
         if name not in files:
             raise UserError(
@@ -75,13 +75,14 @@ def _facts(data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "digest": digest(data)}
 
 
-def _is_copied(name: str) -> bool:
+def is_copied(name: str) -> bool:
+    """Is it a file of a kind that is read here?"""
     if name == FILES:  # ours, written anew
         return False
     return name.endswith(_COPIED) and not name.startswith((".", "_", _ADAPTER))
 
 
-def _is_file(source: Storage, name: str) -> bool:
+def is_file(source: Storage, name: str) -> bool:
     """No folder, pipe or device."""
     if source.is_local:
         return os.path.isfile(source.path(name))

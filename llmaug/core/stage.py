@@ -28,6 +28,7 @@ from llmaug.core import contents, formats
 from llmaug.core.code_version import code_version
 from llmaug.core.contents import MANIFEST, check_stage, damage_of, read_manifest, read_object
 from llmaug.core.lease import Lease
+from llmaug.core.model_sources import with_contents, without_places
 from llmaug.core.progress import MemoryMeter, Progress
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import STARTED, read_note
@@ -129,13 +130,20 @@ def fingerprint(stage: Stage, context: Context) -> dict[str, Any]:
     basis = {
         "stage": stage.name,
         "inputs": {name: content_of(context.manifest(name)) for name in stage.inputs},
-        "config": _plain({"seed": context.config.seed, "settings": stage.settings(context.config)}),
+        "config": {"seed": context.config.seed, "settings": _settings(stage, context)},
         "outside": stage.outside(context),
         "code_version": code_version(stage.modules(context.config)),
     }
     more = stage.extends(context.config)
     whole = basis if more is None else {**basis, "extends": _plain(more)}
     return {"fingerprint": digest(whole), "basis": digest(basis), **whole}
+
+
+def _settings(stage: Stage, context: Context) -> Any:
+    """With what model folders hold in place of their paths."""
+    config = context.config
+    settings = _plain(stage.settings(without_places(config)))
+    return with_contents(settings, config, context.storage, context.run_id, context.progress.note)
 
 
 def content_of(manifest: dict[str, Any]) -> str:

@@ -249,7 +249,9 @@ STAGE = Stage(
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
     roots=lambda config: (
-        *modules_of(config), *modules_of_rules(config.filters), *config.plan.modules
+        *modules_of(config),
+        *modules_of_rules(config.filters),
+        *config.plan.modules,
     ),  # fmt: skip
     settings=lambda config: config.filters,
 )

@@ -18,7 +18,6 @@ import pyarrow as pa
 from llmaug.core.cluster import has_gpus
 from llmaug.core.hf_folder import adopt_folder
 from llmaug.core.model_files import fetch_model
-from llmaug.core.sources import list_sources, resolve_uri
 from llmaug.core.stage import Context, map_parts
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import read_note
@@ -76,14 +75,6 @@ def read_vectors(storage: Storage, folder: str, item_ids: pa.ChunkedArray) -> np
     if not table["item_id"].equals(item_ids):
         raise UserError(f"{storage.uri(folder, TEXT)}: the vectors are not of these items")
     return np.concatenate([_matrix(chunk) for chunk in table["vector"].chunks])
-
-
-def encoder_files(context: Context) -> str | None:
-    """Digest of the names, sizes and versions of the encoder's files; None without one."""
-    uri = context.config.vocabulary.text_encoder
-    if uri is None:
-        return None
-    return digest(list_sources(resolve_uri(uri, context.storage), _SETTING))
 
 
 def item_texts(items: pa.Table) -> list[str]:

@@ -17,7 +17,7 @@ from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
-from llmaug.items.item_text import TEXT, WORD, encoder_files, write_vectors
+from llmaug.items.item_text import TEXT, WORD, write_vectors
 from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load_vocabulary, of_items
 from llmaug.schema import ITEM
 
@@ -144,6 +144,5 @@ STAGE = Stage(
     run=run,
     inputs=("ingest", "split"),
     settings=lambda config: [config.vocabulary, config.seed],
-    outside=encoder_files,
     part_folders=("", TEXT),
 )

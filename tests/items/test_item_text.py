@@ -19,7 +19,6 @@ from llmaug.items import stage as vocabulary
 from llmaug.items.item_text import (
     TEXT,
     Encoder,
-    encoder_files,
     item_texts,
     read_vectors,
     write_vectors,
@@ -147,20 +146,6 @@ def test_a_folder_that_is_no_encoder_is_refused(make_context: MakeContext, tmp_p
     (folder / "config.json").write_text(json.dumps({"model": "sasrec"}))
     with pytest.raises(UserError, match="mine: no encoder: "):
         Encoder(str(folder), "mine", on_gpu=False)
-
-
-def test_another_encoder_in_the_same_folder_is_noticed(
-    make_context: MakeContext, tmp_path: Path
-) -> None:
-    assert encoder_files(make_context()) is None
-    context = make_context(vocabulary={"text_encoder": "{root}/encoder"})
-    with pytest.raises(UserError, match="set vocabulary.text_encoder to where the data lies"):
-        encoder_files(context)
-    write_encoder(tmp_path / "encoder")
-    before = encoder_files(context)
-    assert encoder_files(context) == before
-    write_encoder(tmp_path / "encoder", hidden_size=32)
-    assert encoder_files(context) != before
 
 
 def test_folders_that_are_used_are_copied_without_other_formats(
