@@ -242,7 +242,7 @@ def stage(arm: Arm) -> Stage:
         run=partial(run, arm),
         inputs=(f"merged/{arm.shards}", "vocabulary", "split"),
         independent=True,
-        roots=lambda config: recommenders.modules_of(config, [arm]),
+        roots=lambda config: recommenders.roots_of(config, [arm]),
         settings=lambda config: [
             arm.train_config(config).model_dump(mode="json", exclude={"seeds"}),
             config.evaluate.exclude_seen,
