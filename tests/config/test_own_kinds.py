@@ -135,7 +135,7 @@ def test_what_it_inherits_it_can_do() -> None:
     assert fusion.train_config(config) == config.train.model_copy(
         update={"arms": ["real"], "item_features": True}
     )
-    with pytest.raises(UserError, match="shop_models:LoudConfig cannot see item tags"):
+    with pytest.raises(UserError, match="shop_models:LoudConfig has no item_features"):
         config_of(**LOUD, arms=arms)
 
 
