@@ -11,7 +11,7 @@ from rich.table import Table
 
 from llmaug.arms.arms import CONTROLS, REAL
 from llmaug.commands.tune import Row, Tuned, run_of
-from llmaug.commands.tune_candidates import REAL_ALONE, joined
+from llmaug.commands.tune_candidates import joined
 from llmaug.config import Config, load_config
 from llmaug.config.file import read_config_file
 from llmaug.core.terminal import plain
@@ -83,50 +83,58 @@ def summary(config: Config, tuned: Tuned) -> dict[str, Any]:
 def statement(config: Config, tuned: Tuned) -> str:
     """In words, who won, by what, and that it proves nothing yet."""
     steps, winner, real = tuned.decided_at, tuned.winner, tuned.rows[0]
-    trained = [row for row in tuned.rows[1:] if row.ndcg(steps) is not None]
-    at = f" after {steps:,} steps" if steps else ""
-    if not trained:
-        said = (
-            "`none` stays: no candidate was trained. Real events alone have validation NDCG@10 "
-            f"{real.ndcg(steps):.4f}{at}."
+    others = [row for row in tuned.rows[1:] if row.ndcg(steps) is not None]
+    own = f"{real.ndcg(steps):.4f}" + (f" after {steps:,} steps" if steps else "")
+    said: list[str] = []
+    if not others:
+        said.append(
+            "`none` stays: no candidate was trained beside it. Real events alone have "
+            f"validation NDCG@10 {own}."
         )
     elif winner is real:
-        best = max(trained, key=lambda row: row.ndcg(steps) or 0.0)
-        said = (
-            f"`none` wins: train on real events alone (arm real, validation NDCG@10 "
-            f"{real.ndcg(steps):.4f}{at}). The best of the others, {best.candidate.name}, has "
-            f"{best.ndcg(steps):.4f}."
+        best = max(others, key=lambda row: row.ndcg(steps) or 0.0)
+        said.append(
+            f"`none` wins: train on real events alone (arm real, validation NDCG@10 {own}). "
+            f"The best other one, {best.candidate.name}, has {best.ndcg(steps):.4f}."
         )
     else:
         arm = winner.candidate.arm
-        said = (
+        said.append(
             f"`{winner.candidate.name}` (arm {arm}) is best: validation NDCG@10 "
-            f"{winner.ndcg(steps):.4f}{at}, arm real {real.ndcg(steps):.4f}. "
-            f"{_MADE_BY.get(arm, '')} {_control(tuned, winner)}"
-        ).rstrip()
-        said = said.replace("  ", " ")
+            f"{winner.ndcg(steps):.4f}, arm real {own}."
+        )
+        said += [_MADE_BY.get(arm, ""), _control(tuned, winner)]
+    if tuned.generator and not tuned.generator["ahead"]:
+        said.append(
+            "The generator ranks validation events no better than real: candidates with its "
+            "events were dropped."
+        )
     if steps != tuned.rungs[-1]:
-        said += f" Decided at {steps:,} of {tuned.rungs[-1]:,} steps."
+        said.append(f"Decided at {steps:,} of {tuned.rungs[-1]:,} steps.")
     if not tuned.complete:
-        said += " The minutes were spent before all were trained: the same command goes on."
-    seeds = len(config.train.seeds)
-    return (
-        f"{said} The figure is of {tuned.facts.validation_users:,} validation users and "
-        f"{seeds} seed{'s' * (seeds > 1)}, the best of {len(tuned.rows)}: partly luck, and no lift "
-        "is claimed. The test events were not opened; the gate of `llmaug run` asks them."
+        said.append("The minutes were spent before all were trained: the same command goes on.")
+    tried, seeds = sum(bool(row.by_steps) for row in tuned.rows), len(config.train.seeds)
+    among = f", the best of {tried} candidates: partly luck" if others else ""
+    said.append(
+        f"The figure is of {tuned.facts.validation_users:,} validation users and "
+        f"{seeds} seed{'s' * (seeds > 1)}{among}. No lift is claimed: the test events were "
+        "not opened; the gate of `llmaug run` asks them."
     )
+    return " ".join(filter(None, said))
 
 
 def table(tuned: Tuned) -> Table:
-    out = Table(*header(tuned), box=None)
+    out = Table(box=None, title="mean validation NDCG@10 by training steps")
+    for name in header(tuned):
+        out.add_column(name, no_wrap=bool(name))
     for row in tuned.rows:
         out.add_row(*cells(row, tuned))
     return out
 
 
 def header(tuned: Tuned) -> list[str]:
-    lengths = [f"{steps:,} steps" if steps else "NDCG@10" for steps in tuned.rungs]
-    return ["candidate", "arm", "synthetic", *lengths, "to none", "minutes", ""]
+    lengths = [f"{steps:,}" if steps else "closed form" for steps in tuned.rungs]
+    return ["candidate", "arm", "synthetic", *lengths, "to none", "min", ""]
 
 
 def cells(row: Row, tuned: Tuned) -> list[str]:
@@ -181,17 +189,14 @@ def write(place: Path, given: Path, config: Config, tuned: Tuned) -> None:
 
 
 def _control(tuned: Tuned, winner: Row) -> str:
-    """What the arm's control has, where it was trained for as long."""
-    name = CONTROLS[winner.candidate.arm]
-    steps = tuned.decided_at
+    """What the arm's control has after as many steps."""
+    name, steps = CONTROLS[winner.candidate.arm], tuned.decided_at
+    if name == REAL:
+        return ""
     for row in tuned.rows:
-        if row.candidate.arm == name != REAL and row.ndcg(steps) is not None:
+        if row.candidate.arm == name and row.ndcg(steps) is not None:
             return f"Its control {name} has {row.ndcg(steps):.4f}."
-    return (
-        ""
-        if winner.candidate == REAL_ALONE or name == REAL
-        else f"Its control {name} was not trained so long."
-    )
+    return f"Its control {name} was not trained for as long."
 
 
 def _wrapped(text: str) -> list[str]:

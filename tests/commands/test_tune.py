@@ -190,7 +190,7 @@ def test_a_tie_is_no_reason_to_generate(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.winner.candidate == REAL_ALONE
     said = result.statement(base(), found)
     assert said.startswith("`none` wins: train on real events alone")
-    assert "90 validation users and 2 seeds" in said and "no lift is claimed" in said
+    assert "90 validation users and 2 seeds" in said and "No lift is claimed" in said
 
 
 def test_the_control_of_what_goes_on_goes_on(
@@ -214,6 +214,7 @@ def test_a_generator_that_knows_no_more_ends_generation(
     assert {arm for arm, _ in logs.trainings} == {"real", "fusion", "started", "restarted"}
     assert found.winner.candidate.name == "started"
     assert any("knows no more than the recommender" in line for line in lines)
+    assert "no better than real: candidates with" in result.statement(base(), found)
     assert ("lm", ["real", "started"], 400) in logs.asked  # and no plan is made for it
 
 
