@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from llmaug import pipeline
 from llmaug.arms.arms import chosen
+from llmaug.cli.app import app
 from llmaug.commands import tune_result as result
 from llmaug.commands.tune import Tuned, _Tuning, tune
 from llmaug.commands.tune_candidates import (
@@ -330,3 +332,20 @@ def test_table_and_json_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
     console.print(result.table(found))
     [line] = [one for one in console.export_text().splitlines() if "<- chosen" in one]
     assert line.split()[:2] == ["started", "started"] and "+98.5%" in line
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "run", Logs(started=0.2).run)
+    monkeypatch.setattr(_Tuning, "_contents", lambda self: (True, 90))
+    given, root = tmp_path / "night.yaml", str(tmp_path / "root")
+    given.write_text(yaml.safe_dump({"name": "night", **STEPS}))
+    call = ["tune", "--config", str(given), "--root", root]
+    shown = CliRunner().invoke(app, call)
+    assert shown.exit_code == 0, shown.output
+    assert "`started` (arm started) is best" in " ".join(shown.stdout.split())
+    assert "started, 400 steps: NDCG@10 0.2015 (none 0.1015)" in shown.stderr
+    assert load_config(tmp_path / "night_tuned.yaml").gate.arm == "started"
+    found = json.loads(CliRunner().invoke(app, [*call, "--json"]).stdout)
+    assert found["winner"] == "started" and found["config"].endswith("night_tuned.yaml")
+    written = Storage(root).read_json("tune", "night", "tune.json")
+    assert written == found
