@@ -106,7 +106,7 @@ def joined(raw: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str,
     without the fields that this one does not have."""
     out = dict(raw)
     for section, fields in changes.items():
-        whole = {**out.get(section, {}), **fields}
+        whole = {**(out.get(section) or {}), **fields}
         known = _KINDS[section].fields_of(whole) if section in _KINDS else whole
         out[section] = {name: value for name, value in whole.items() if name in known}
     return out
