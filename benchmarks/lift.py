@@ -15,7 +15,8 @@ measured on the test events, with paired bootstrap intervals over users and seed
 and against `oversampled`; that, when and how often is recorded in OUTPUT/test_openings.json: each
 look at the test events that was followed by another choice makes the figures worth less.
 
-The same command again goes on where it was.
+The same command again goes on where it was. `llmaug tune` chooses the arm, too, under a budget of
+minutes; this is for the figures of a claim.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ import yaml
 
 from llmaug import pipeline
 from llmaug.commands.datasets import write_ml_100k
-from llmaug.config import BEHAVIOUR_MODELS, RECOMMENDERS, Config, load_config, parse_config
+from llmaug.commands.tune import by_seed
+from llmaug.commands.tune_candidates import NONE
+from llmaug.commands.tune_candidates import changed as with_sections
+from llmaug.config import Config, load_config, parse_config
 from llmaug.core.cluster import disconnect
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 from llmaug.evaluate.bootstrap import lift_text
 from llmaug.report.stage import covers
 
-RUN, NONE, OPENINGS = "lift", "none", "test_openings.json"
-KINDS: dict[str, Any] = {"lm": BEHAVIOUR_MODELS, "train": RECOMMENDERS}
+RUN, OPENINGS = "lift", "test_openings.json"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BUILT_IN = {"ml-100k": CONFIGS / "demo.yaml", "ml-100k-thin": CONFIGS / "demo_thin.yaml"}
 
@@ -113,13 +116,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:
     """`config` with fields of its sections replaced, as the run of this benchmark."""
-    raw = config.model_dump(mode="json")
-    for section, fields in changes.items():
-        raw[section] = {**raw[section], **fields}
-        if section in KINDS:  # a recipe may take another kind, without the fields of the first
-            known = KINDS[section].fields_of(raw[section])
-            raw[section] = {name: raw[section][name] for name in raw[section] if name in known}
-    return parse_config({**raw, "name": RUN}, "recipe")
+    return with_sections(config, changes).model_copy(update={"name": RUN})
 
 
 def default_recipes(base: Config, counts: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -165,7 +162,7 @@ def validate(base: Config, storage: Storage, file: Path | None) -> dict[str, dic
                 "basis": basis,
                 "recipe": recipe,
                 "synthetic": manifests["merged/augmented"]["counts"]["synthetic"],
-                **{arm: _validation(manifests[f"model/{arm}"]["counts"]) for arm in arms},
+                **{arm: by_seed(manifests[f"model/{arm}"]["counts"]) for arm in arms},
             }
             storage.write_json(done, "recipes", f"{name}.json")
         found.setdefault(
@@ -175,15 +172,8 @@ def validate(base: Config, storage: Storage, file: Path | None) -> dict[str, dic
     return found
 
 
-def _validation(seeds: dict[str, Any]) -> dict[str, float]:
-    found = {name.removeprefix("seed-"): facts["validation_ndcg"] for name, facts in seeds.items()}
-    if None in found.values():
-        raise UserError("no user has both training and validation events: nothing to choose by")
-    return found
-
-
-def _mean(by_seed: dict[str, float]) -> dict[str, Any]:
-    return {"validation_ndcg": float(np.mean(list(by_seed.values()))), "by_seed": by_seed}
+def _mean(seeds: dict[str, float]) -> dict[str, Any]:
+    return {"validation_ndcg": float(np.mean(list(seeds.values()))), "by_seed": seeds}
 
 
 def choose(found: dict[str, dict[str, Any]]) -> str:

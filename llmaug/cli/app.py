@@ -24,6 +24,7 @@ from llmaug.cli import (
     run,
     score,
     status,
+    tune,
 )
 from llmaug.cli.options import CONFIG, ENDPOINT, ROOT, RUN_ID
 from llmaug.cli.schema import print_schema
@@ -43,6 +44,7 @@ app.command("schema")(print_schema)
 app.command()(run.run)
 app.command()(status.status)
 app.command()(forecast.forecast)
+app.command()(tune.tune)
 app.command("retry-failed")(retry_failed.retry_failed)
 app.command()(evaluate.evaluate)
 app.command()(publish.publish)

@@ -33,6 +33,7 @@ ARGUMENTS = {
     "run": "-c {config} --root {root}",
     "status": "night --root {root}",
     "forecast": "-c {config} --root {root}",
+    "tune": "-c {config} --root {root} --minutes 0 --to tuned.yaml",
     "retry-failed": "night --root {root}",
     "evaluate": "--datasets {config} --root {root}",
     "publish": "night --root {root}",
@@ -128,7 +129,7 @@ def test_a_whole_night_is_read_by_every_command(
     """Without it the tests below would pass on anything."""
     root = copy(finished, tmp_path)
     code, said = call(command, root)
-    refused = ("forecast", "retry-failed", "ab", "counterfactual")
+    refused = ("forecast", "tune", "retry-failed", "ab", "counterfactual")
     assert (code == 0) == (command not in refused), said
 
 
@@ -477,6 +478,6 @@ def test_configs_that_are_none(
 ) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(content, encoding="utf-8")
-    for command in ("run", "forecast", "evaluate", "config check"):
+    for command in ("run", "forecast", "tune", "evaluate", "config check"):
         found = wrong(*call(command, tmp_path / "root", config=config))
         assert not found, f"{command}: {found}"
