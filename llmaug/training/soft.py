@@ -47,9 +47,7 @@ def soft_softmax(
         at_least = torch.promote_types(hidden.dtype, torch.float32)
         parts = _parts(targets, soft, share)
         by_weight = weights / weights.sum()
-        return _OfHidden.apply(
-            hidden.to(at_least), table.to(at_least), targets, by_weight, *parts
-        )
+        return _OfHidden.apply(hidden.to(at_least), table.to(at_least), targets, by_weight, *parts)
 
 
 class _Parts(NamedTuple):

@@ -85,9 +85,7 @@ def test_a_chance_of_zero_is_impossible_and_not_one_of_the_others() -> None:
 @pytest.mark.parametrize(
     ("tokens", "chances"), [([-1, -1], [0.0, 0.0]), ([1, 2], [0.0, 0.0]), ([-1, -1], [0.5, 0.5])]
 )
-def test_without_soft_targets_it_is_cross_entropy(
-    tokens: list[int], chances: list[float]
-) -> None:
+def test_without_soft_targets_it_is_cross_entropy(tokens: list[int], chances: list[float]) -> None:
     logits = [math.log(n) for n in (1, 2, 4, 1)]
     assert one(logits, 2, tokens, chances, 0.5) == pytest.approx(math.log(2))
 
