@@ -108,7 +108,7 @@ def _forward(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
             for some in states.split(256):
                 (some @ table.T).log_softmax(1)
 
-    def top_k(forbid_repeats: bool) -> list[Any]:
+    def top_k(forbid_repeats: bool, fast: bool = True) -> list[Any]:
         found = []
         for rows, states in hidden():
             seen, place = _seen([prompts[row] for row in rows]), 0
@@ -119,9 +119,12 @@ def _forward(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
                     inside = (seen[:, 0] >= place) & (seen[:, 0] < place + len(some))
                     own = torch.from_numpy(seen[inside])
                     logits[own[:, 0] - place, own[:, 1]] = -torch.inf
-                top = logits.topk(k, 1)
-                chances = top.values - logits.logsumexp(1, keepdim=True)
-                found.append((rows, top.indices.int().numpy(), chances.numpy()))
+                total = logits.logsumexp(1, keepdim=True).numpy()
+                if fast:
+                    columns, values = _top_k(logits.numpy(), k)
+                else:
+                    values, columns = (x.numpy() for x in logits.topk(k, 1))
+                found.append((rows, columns, values - total))
                 place += len(some)
         return found
 
@@ -130,6 +133,7 @@ def _forward(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
         for name, run in {
             "blocks_only": blocks_only,
             "forward_to_log_softmax": log_softmax,
+            "top_k_by_torch": lambda: top_k(False, fast=False),
             "top_k": lambda: top_k(False),
             "top_k_of_allowed": lambda: top_k(True),
         }.items():
@@ -146,6 +150,26 @@ def _forward(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
                 break
     _save(folder, "forward", by_prompt)
     return figures
+
+
+def _top_k(logits: np.ndarray, k: int, group: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """The same as torch's `topk`, (N, V) to (N, k) columns and logits, a quarter of its time at
+    2,000 columns: the k-th highest of the highest of groups is no more than the k-th highest of
+    all, and few are above it. At least k x group columns.
+    """
+    num_rows, num_columns = logits.shape
+    num_groups = num_columns // group
+    highest = logits[:, : num_groups * group].reshape(num_rows, group, num_groups).max(1)
+    least = np.partition(highest, num_groups - k, 1)[:, num_groups - k]
+    found = np.flatnonzero(logits >= least[:, None])
+    row, column = np.divmod(found, num_columns)
+    num_found = np.bincount(row, minlength=num_rows)
+    place = np.arange(len(found)) - (np.cumsum(num_found) - num_found)[row]
+    values = np.full((num_rows, num_found.max()), -np.inf, np.float32)
+    columns = np.zeros(values.shape, np.int32)
+    values[row, place], columns[row, place] = logits.ravel()[found], column
+    order = np.argsort(-values, 1)[:, :k]
+    return np.take_along_axis(columns, order, 1), np.take_along_axis(values, order, 1)
 
 
 def _batches(prompts: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
@@ -195,10 +219,11 @@ def _vllm(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
         EngineArgs(**vllm_arguments(folder, config, CONTEXT_LEN, False), max_logprobs=k)
     )
     num = sum(map(len, prompts))
-    figures: dict[str, Any] = {"positions": num, "start_cpu_s": round(time.process_time() - started, 1)}
-    figures["max_num_batched_tokens"] = (
-        engine.vllm_config.scheduler_config.max_num_batched_tokens
-    )
+    figures: dict[str, Any] = {
+        "positions": num,
+        "start_cpu_s": round(time.process_time() - started, 1),
+    }
+    figures["max_num_batched_tokens"] = engine.vllm_config.scheduler_config.max_num_batched_tokens
     figures["max_num_seqs"] = engine.vllm_config.scheduler_config.max_num_seqs
 
     def ask(flat: bool, num_prompt: int | None) -> list[Any]:
