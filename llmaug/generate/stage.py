@@ -265,6 +265,8 @@ def _roots(config: Config) -> tuple[str, ...]:
     roots = (*modules_of(config), *filters)
     if config.generate.engine == "uniform":
         return roots
+    if config.plan.soft:
+        return *roots, *modules_of_model(config.lm, "chances")
     return *roots, *modules_of_model(config.lm, "answering"), *config.lm.by_name
 
 
