@@ -19,6 +19,7 @@ from llmaug.config.names import check_name, run_folder
 from llmaug.core.contents import check_stage
 from llmaug.core.formats import RUN
 from llmaug.core.lease import Lease
+from llmaug.core.model_sources import check_packages
 from llmaug.core.progress import Progress
 from llmaug.core.stage import Context, Stage, run_stage
 from llmaug.core.storage import Storage
@@ -105,6 +106,8 @@ def run(
     wanted = STEPS[: STEPS.index(until) + 1]
     path = [stage for step, stage in stages(config, publishing) if step in wanted]
     run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
+    if "vocabulary" in wanted:
+        check_packages(config, storage)  # before hours of ingest
     _refuse_others(storage, folder)
     put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))
     shown = progress(put) if progress else Progress(publish=put)

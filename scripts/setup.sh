@@ -33,7 +33,7 @@ find_python() {
         "Install one, or name it: make setup PYTHON=/path/to/python3.12"
 }
 
-# One line for each large download and each step; everything is in the log.
+# One line for each large download and each step; everything is in the log. The status is pip's.
 pip_install() {
     "$VENV/bin/python" -m pip install --no-input --disable-pip-version-check \
         --progress-bar off "$@" >>"$LOG" 2>&1 &
@@ -43,7 +43,7 @@ pip_install() {
         sleep 1
         shown=$(report "$shown")
     done
-    wait "$pip" || explain_failure
+    wait "$pip"
 }
 
 report() {
@@ -130,9 +130,16 @@ refuse_other_kind
 rm -f "$STAMP"
 : >"$LOG"
 say "installing llmaug[$EXTRAS]: several minutes and about 4 GB the first time; log: $LOG"
-pip_install --editable ".[$EXTRAS]" --constraint "${CONSTRAINTS:-$(locked_versions)}"
+pip_install --editable ".[$EXTRAS]" --constraint "${CONSTRAINTS:-$(locked_versions)}" \
+    || explain_failure
 say "installing the demo's data (MovieLens-100K, inside recbole)"
-pip_install --no-deps --requirement requirements/demo-data.txt
+pip_install --no-deps --requirement requirements/demo-data.txt || explain_failure
+say "installing the sentence encoder for titles (all-MiniLM-L6-v2, 84 MB)"
+if ! pip_install --no-deps --requirement requirements/text.txt; then
+    say "it is not to be had now (see $LOG). All else works without it; for" \
+        "'vocabulary.text_encoder: minilm' run later:" \
+        "$VENV/bin/pip install --no-deps --requirement requirements/text.txt" >&2
+fi
 remove_broken_torch_companions
 echo "$WANTED" >"$STAMP"
 say "done; 'make demo' runs the whole pipeline, '$VENV/bin/llmaug doctor' checks this machine"

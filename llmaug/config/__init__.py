@@ -21,7 +21,7 @@ from llmaug.config.filters import (
 )
 from llmaug.config.generate import BudgetConfig, GenerateConfig
 from llmaug.config.ingest import NULL_WORDS, FilesConfig, Format, IngestConfig, TableConfig
-from llmaug.config.kinds import Kinds, imported, name_of
+from llmaug.config.kinds import Kinds, imported, modules_of, name_of
 from llmaug.config.lm import (
     BEHAVIOUR_MODELS,
     Ability,
@@ -133,6 +133,7 @@ __all__ = [
     "YardsticksConfig",
     "imported",
     "load_config",
+    "modules_of",
     "name_of",
     "parse_config",
 ]

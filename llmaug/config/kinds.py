@@ -143,6 +143,17 @@ def imported(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def modules_of(*kinds: BaseModel, named: Sequence[str] = ("implementation",)) -> tuple[str, ...]:
+    """Modules that decide what `kinds` do: those of the paths in the class variables `named`, and
+    those of their classes. Of llmaug's classes only the values count: they are in fingerprints."""
+    found = []
+    for kind in kinds:
+        found += [getattr(kind, name).partition(":")[0] for name in named]
+        if type(kind).__module__.partition(".")[0] != "llmaug":
+            found.append(type(kind).__module__)
+    return tuple(dict.fromkeys(found))
+
+
 def unknown_key(key: str, known: Sequence[str]) -> str:
     """What to say of a key that is none of the `known` ones."""
     close = difflib.get_close_matches(key, known, n=1)

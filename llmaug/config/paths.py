@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from llmaug.config.packaged import PACKAGED
 from llmaug.errors import UserError
 
 FIELDS = (
@@ -25,8 +26,9 @@ FIELDS = (
 def located(raw: dict[str, Any], file: Path) -> dict[str, Any]:
     """`raw`, the sections of the config `file`, with absolute paths.
 
-    URIs, absolute paths and those with `{root}` stay. Raises UserError where the path lies below
-    the working folder and not beside the file: that is what it meant before version 0.2.
+    URIs, absolute paths, those with `{root}` and names of packaged models stay. Raises UserError
+    where the path lies below the working folder and not beside the file: that is what it meant
+    before version 0.2.
     """
     for field in FIELDS:
         raw = _changed(raw, field.split("."), field, file)
@@ -44,6 +46,8 @@ def _changed(section: Any, steps: list[str], field: str, file: Path) -> Any:
 
 def _absolute(path: str, field: str, file: Path) -> str:
     if not path or "://" in path or "{root}" in path or "\0" in path:
+        return path
+    if path in PACKAGED.get(field, {}):
         return path
     path = os.path.expanduser(path)
     if os.path.isabs(path):

@@ -49,8 +49,9 @@ class VocabularyConfig(Section):
     title_words: bool = False
     """The words of a title are tags of the item (`word:toy`), too."""
     text_encoder: str | None = None
-    """Hugging Face folder of a sentence encoder (or of an LLM, which then serves as one):
-    `{root}/...`, an absolute path or a URI. Its vectors of the items' titles and tags are item
+    """`minilm`: all-MiniLM-L6-v2 (English), which set-up installs. Or the Hugging Face folder of a
+    sentence encoder (or of an LLM, which then serves as one): `{root}/...`, a path (`./minilm` for
+    one of that name) or a URI. Its vectors of the items' titles and tags are item
     features beside the tags. It is copied below the root once."""
     max_atomic_items: int = Field(default=100_000, ge=1)
     """In larger catalogues causal models write semantic ids, some code words an item, where

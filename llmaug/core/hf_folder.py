@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmaug.core.sources import resolve_uri
+from llmaug.core.packaged_models import is_packaged, model_place
 from llmaug.core.storage import FILES, Storage, digest
 from llmaug.errors import UserError
 
@@ -32,14 +32,15 @@ def adopt_folder(
     needed: Sequence[str],
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, str]:
-    """Copy the files of the folder at `uri` to `models/<digest>`; returns that folder and the
+    """Copy the files of the model at `uri` to `models/<digest>`; returns that folder and the
     digest.
 
-    setting: the field of the config that names `uri`. note: is told what was left out. Raises
-    UserError when a file of `needed`, or the weights, are missing (it is no `what` then), when a
-    file is a link out of the folder, and when the folder brings code.
+    uri: a folder, or the name of a packaged model. setting: the field of the config that has it.
+    note: is told what was left out. Raises UserError when a package is not installed, when a file
+    of `needed`, or the weights, are missing (it is no `what` then), when a file is a link out of
+    the folder, and when the folder brings code.
     """
-    source = resolve_uri(uri, storage)
+    source = model_place(uri, storage, setting)
     names = source.names()
     files = [name for name in names if is_copied(name) and is_file(source, name)]
     for name in needed:
@@ -55,7 +56,7 @@ def adopt_folder(
         if name.endswith("config.json"):
             _refuse_code(source.read(name), f"{setting} {uri}: {name}")
     left_out = sorted(set(names) - set(files))
-    if left_out:
+    if left_out and not is_packaged(uri, setting):  # who named a package chose no files
         note(f"{setting}: {_listed(left_out)} of {uri} left out: nothing here reads them")
     record = {name: _facts(source.read(name)) for name in files}
     found = digest([[name, record[name]["digest"]] for name in files])

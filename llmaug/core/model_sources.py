@@ -1,9 +1,9 @@
 """Folders of models that users bring are known by what they hold: not where they lie, nor when
 they were written.
 
-Settings of stages name such folders by their paths. In fingerprints the digest of the files takes
-the place of the path, wherever a stage's settings have it: a folder that was moved runs nothing
-again, and another model in the same folder does.
+Settings of stages have such folders by their paths, or by the name of a package's model. In
+fingerprints the digest of the files takes the place of the path, wherever a stage's settings have
+it: a folder that was moved runs nothing again, and another model in the same folder does.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 from llmaug.config import Config
 from llmaug.config.names import run_folder
 from llmaug.core.hf_folder import is_copied, is_file
+from llmaug.core.packaged_models import is_packaged, model_place
 from llmaug.core.source_digests import identities
-from llmaug.core.sources import Source, resolve_uri
+from llmaug.core.sources import Source
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 
@@ -32,6 +33,14 @@ def without_places(config: Config) -> Config:
             marked = own.model_copy(update={field: _mark(section, field)})
             config = config.model_copy(update={section: marked})
     return config
+
+
+def check_packages(config: Config, storage: Storage) -> None:
+    """Raises UserError when the package of a model that has a name is not installed."""
+    for section, field in FIELDS:
+        uri = getattr(getattr(config, section), field, None)
+        if uri and is_packaged(uri, f"{section}.{field}"):
+            model_place(uri, storage, f"{section}.{field}")
 
 
 def with_contents(
@@ -67,7 +76,7 @@ def _content(
     storage: Storage, run_id: str, uri: str, setting: str, note: Callable[[str], None]
 ) -> str:
     """Digest of the files that `adopt_folder` would copy. Raises UserError when there are none."""
-    place = resolve_uri(uri, storage, setting)
+    place = model_place(uri, storage, setting)
     names = [name for name in place.names() if is_copied(name) and is_file(place, name)]
     if not names:
         raise UserError(

@@ -278,6 +278,6 @@ def stage(arms: tuple[Arm, ...]) -> Stage:
         name="evaluation",
         run=partial(run, arms),
         inputs=(*(f"model/{arm.name}" for arm in arms), "split", "vocabulary"),
-        roots=lambda config: recommenders.modules_of(config, arms),
+        roots=lambda config: recommenders.roots_of(config, arms),
         settings=lambda config: [config.evaluate, config.train.seeds, config.gate.arm],
     )

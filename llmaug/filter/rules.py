@@ -24,6 +24,7 @@ from llmaug.config import (
     StrategyConfig,
     TooShortConfig,
     imported,
+    modules_of,
 )
 from llmaug.errors import UserError
 from llmaug.filter.copied import is_among, run_hashes
@@ -204,12 +205,6 @@ def _function(path: str) -> Callable[..., Any]:
     return imported(path)  # type: ignore[no-any-return]
 
 
-def modules_of(filters: FiltersConfig) -> tuple[str, ...]:
+def roots_of(filters: FiltersConfig) -> tuple[str, ...]:
     """Modules that decide what the filters say: roots of a stage whose result depends on it."""
-    found = [__name__]
-    for rule in filters.rules:
-        found.append(rule.implementation.partition(":")[0])
-        config = type(rule).__module__
-        if not config.startswith("llmaug.config."):  # the values of those are fingerprinted
-            found.append(config)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys((__name__, *modules_of(*filters.rules))))

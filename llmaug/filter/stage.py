@@ -22,7 +22,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.filter.copied import count_real_runs, real_runs
 from llmaug.filter.rules import Candidate, Items, items_seen, judge
-from llmaug.filter.rules import modules_of as modules_of_rules
+from llmaug.filter.rules import roots_of as roots_of_rules
 from llmaug.filter.soft import on_soft_targets
 from llmaug.filter.times import NOBODY, History, histories_of
 from llmaug.ingest.split import TRAIN
@@ -30,9 +30,9 @@ from llmaug.items.vocabulary import Statistics, Vocabulary, load_statistics, loa
 from llmaug.lm.generator import (
     Generator,
     generator_of,
-    modules_of,
     prompts_of,
     repeatable,
+    roots_of,
     vocabulary_of,
 )
 from llmaug.lm.prompts import Prompts
@@ -270,8 +270,8 @@ STAGE = Stage(
     run=run,
     inputs=("outcomes", "plan", "split", "vocabulary"),
     roots=lambda config: (
-        *modules_of(config),
-        *modules_of_rules(config.filters),
+        *roots_of(config),
+        *roots_of_rules(config.filters),
         *config.plan.modules,
     ),  # fmt: skip
     settings=lambda config: config.filters,

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.config import BudgetConfig, Config
+from llmaug.config import BudgetConfig, Config, modules_of
 from llmaug.core.cluster import connect
 from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.stage import Context, Stage, content_of, map_parts, total_counts
 from llmaug.core.storage import Storage
 from llmaug.core.stored import Kept, need_record
 from llmaug.errors import UserError
-from llmaug.filter.rules import modules_of as modules_of_filters
+from llmaug.filter.rules import roots_of as roots_of_filters
 from llmaug.generate.board import Board, Limits
 from llmaug.generate.counts import OutcomesCounts
 from llmaug.generate.engine_maker import engine_maker, num_gpus
@@ -37,8 +37,7 @@ from llmaug.generate.part_answer import KEPT, OutcomeFolders, commit, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.watch import Spent, Watch, interruptible
 from llmaug.ingest.split import TRAIN
-from llmaug.lm import modules_of as modules_of_model
-from llmaug.lm.generator import Generator, generator_of, modules_of, repeatable
+from llmaug.lm.generator import Generator, generator_of, repeatable, roots_of
 from llmaug.plan.parts import PlanPart, read_parts
 from llmaug.schema import FAILED, GENERATED
 
@@ -261,13 +260,13 @@ def _roots(config: Config) -> tuple[str, ...]:
     """Filters decide under quotas alone: what is shown of them while it runs is no result."""
     filters: tuple[str, ...] = ()
     if _quotas(config):
-        filters = (*modules_of_filters(config.filters), *config.plan.modules)
-    roots = (*modules_of(config), *filters)
+        filters = (*roots_of_filters(config.filters), *config.plan.modules)
+    roots = (*roots_of(config), *filters)
     if config.generate.engine == "uniform":
         return roots
     if config.plan.soft:
-        return *roots, *modules_of_model(config.lm, "chances")
-    return *roots, *modules_of_model(config.lm, "answering"), *config.lm.by_name
+        return *roots, *modules_of(config.lm, named=["chances"])
+    return *roots, *modules_of(config.lm, named=["answering"]), *config.lm.by_name
 
 
 STAGE = Stage(

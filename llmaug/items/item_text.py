@@ -1,9 +1,10 @@
 """Item texts as vectors: title and tags through a sentence encoder, or an LLM as one.
 
-The encoder (`vocabulary.text_encoder`) is any Hugging Face folder that `AutoModel` loads: the
-last hidden states, averaged over the tokens, brought to length 1. Encoded in Ray Data, a part
-of the catalogue at a time, into `vocabulary/text`; models learn a projection of the vectors
-(`item_features`). Nothing but the catalogue is read, so nothing held out can come in.
+The encoder (`vocabulary.text_encoder`) is all-MiniLM-L6-v2 (`minilm`, from the package that
+set-up installs) or any Hugging Face folder that `AutoModel` loads: the last hidden states,
+averaged over the tokens, brought to length 1. Encoded in Ray Data, a part of the catalogue at a
+time, into `vocabulary/text`; models learn a projection of the vectors (`item_features`). Nothing
+but the catalogue is read, so nothing held out can come in.
 
 Shapes: I items, B texts, T tokens, D width of the encoder.
 """

@@ -30,9 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
-
-from llmaug.config import LmConfig
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,15 +99,6 @@ class InVllm:
     """Of the model, control tokens included."""
     letters: list[int] | None = None
     """Of a chat model: the tokens of the letters by which it chooses."""
-
-
-def modules_of(
-    lm: LmConfig, *parts: Literal["training", "asking", "answering", "chances"]
-) -> tuple[str, ...]:
-    """Modules that decide what these parts of a behaviour model do."""
-    own = type(lm).__module__
-    named = tuple(getattr(lm, part).partition(":")[0] for part in parts)
-    return named if own.startswith("llmaug.config.") else (own, *named)
 
 
 def request_of(unit: dict[str, Any]) -> Request:

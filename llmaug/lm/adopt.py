@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmaug.config import Config, imported
+from llmaug.config import Config, imported, modules_of
 from llmaug.core.stage import Context, Stage
 from llmaug.items.vocabulary import load_vocabulary
-from llmaug.lm import modules_of
 from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
 from llmaug.lm.generator import Generator
 
@@ -46,7 +45,7 @@ def stage(config: Config) -> Stage:
         name=f"lm/{config.lm.name}",
         run=run,
         inputs=("split", "vocabulary"),
-        roots=lambda config: modules_of(config.lm, "answering"),
+        roots=lambda config: modules_of(config.lm, named=["answering"]),
         settings=lambda config: [config.lm.name, config.lm.from_run],
         outside=lambda context: _find(context).digest,
     )

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from llmaug.config import BEHAVIOUR_MODELS, Config, imported
+from llmaug.config import BEHAVIOUR_MODELS, Config, imported, modules_of
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.items.vocabulary import Vocabulary, load_statistics, load_vocabulary
-from llmaug.lm import modules_of as modules_of_model
 
 if TYPE_CHECKING:
     from llmaug.lm.prompts import Prompts
@@ -44,11 +43,11 @@ class Generator:
         return self.model
 
 
-def modules_of(config: Config) -> tuple[str, ...]:
+def roots_of(config: Config) -> tuple[str, ...]:
     """Roots of a stage that asks the generator or reads its answers."""
     if config.generate.engine == "uniform":
         return (_OF_ITEMS.partition(":")[0],)
-    return modules_of_model(config.lm, "asking")
+    return modules_of(config.lm, named=["asking"])
 
 
 def generator_of(context: Context) -> Generator:

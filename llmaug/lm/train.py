@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmaug.config import Config, imported
+from llmaug.config import Config, imported, modules_of
 from llmaug.core.stage import Context, Stage
 from llmaug.errors import UserError
 from llmaug.ingest.users import attributes_digest
 from llmaug.items.vocabulary import Vocabulary, load_vocabulary
-from llmaug.lm import modules_of
 from llmaug.lm.earlier import WARM_START, find_earlier
 
 
@@ -53,7 +52,7 @@ def stage(name: str) -> Stage:
         name=f"lm/{name}",
         run=run,
         inputs=("split", "vocabulary"),
-        roots=lambda config: modules_of(config.lm, "training"),
+        roots=lambda config: modules_of(config.lm, named=["training"]),
         settings=lambda config: [
             config.lm,
             config.vocabulary,

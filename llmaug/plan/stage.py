@@ -21,9 +21,9 @@ from llmaug.items.arrays import group_bounds
 from llmaug.lm.generator import (
     Generator,
     generator_of,
-    modules_of,
     prompts_of,
     repeatable,
+    roots_of,
     vocabulary_of,
 )
 from llmaug.lm.prompts import Prompts
@@ -252,7 +252,7 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
         name="plan",
         run=run,
         inputs=("split", "vocabulary", *lm_stages),
-        roots=lambda config: (*modules_of(config), *config.plan.modules),
+        roots=lambda config: (*roots_of(config), *config.plan.modules),
         outside=attributes_digest,
         settings=lambda config: [
             config.plan,

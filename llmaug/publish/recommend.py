@@ -284,6 +284,6 @@ STAGE = Stage(
     run=run,
     inputs=("publish", "ingest"),
     measured=("users_per_s",),
-    roots=lambda config: recommenders.modules_of(config, chosen(config)),
+    roots=lambda config: recommenders.roots_of(config, chosen(config)),
     settings=lambda config: config.recommend,
 )

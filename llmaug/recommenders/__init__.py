@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from llmaug.arms.arms import Arm
-from llmaug.config import RECOMMENDERS, Config, TrainConfig, imported
+from llmaug.config import RECOMMENDERS, Config, TrainConfig, imported, modules_of
 from llmaug.core.formats import MODEL, written_by
 from llmaug.core.model_files import check_files, check_finite
 from llmaug.core.storage import Storage, digest
@@ -104,16 +104,9 @@ class JudgesPairs(Recommender, Protocol):
         """(N,) scores of N (user, item) pairs; token -1 is an item outside the catalogue."""
 
 
-def modules_of(config: Config, arms: Iterable[Arm]) -> tuple[str, ...]:
+def roots_of(config: Config, arms: Iterable[Arm]) -> tuple[str, ...]:
     """Roots of a stage that makes or asks the models of `arms`."""
-    configs = [arm.train_config(config) for arm in arms]
-    return tuple(dict.fromkeys(name for each in configs for name in _modules(type(each))))
-
-
-def _modules(kind: type[TrainConfig]) -> Iterator[str]:
-    yield kind.implementation.partition(":")[0]
-    if kind.__module__.partition(".")[0] != "llmaug":  # with code of its own
-        yield kind.__module__
+    return modules_of(*(arm.train_config(config) for arm in arms))
 
 
 def build(config: TrainConfig, facts: DataFacts) -> Any:

@@ -271,7 +271,7 @@ def stage(arm: Arm, config: Config) -> Stage:
         run=partial(run, arm),
         inputs=(f"merged/{arm.shards}", "vocabulary", "split", *started[arm.starts_from(config)]),
         independent=True,
-        roots=lambda config: recommenders.modules_of(config, [arm]),
+        roots=lambda config: recommenders.roots_of(config, [arm]),
         settings=lambda config: [
             arm.train_config(config).model_dump(mode="json", exclude={"seeds"}),
             config.evaluate.exclude_seen,

@@ -107,6 +107,6 @@ def test_somebody_elses_logs_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_package_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(datasets, "package_folder", lambda *names: None)
     with pytest.raises(UserError, match="pip install --no-deps recbole==1.2.1"):
         datasets.write_ml_100k(str(tmp_path))

@@ -69,6 +69,17 @@ def test_what_is_no_relative_path_stays(path: str, tmp_path: Path) -> None:
     assert load_config(config).ingest.path == path
 
 
+@pytest.mark.parametrize(("encoder", "is_name"), [("minilm", True), ("./minilm", False)])
+def test_the_name_of_a_packaged_model_is_no_path(
+    encoder: str, is_name: bool, tmp_path: Path
+) -> None:
+    text = yaml.safe_dump({"vocabulary": {"text_encoder": encoder}, "ingest": {"path": "minilm"}})
+    config = load_config(written(tmp_path / "night.yaml", text))
+    expected = encoder if is_name else f"{tmp_path}/minilm"
+    assert config.vocabulary.text_encoder == expected
+    assert config.ingest.path == f"{tmp_path}/minilm"
+
+
 def test_a_path_in_a_base_starts_at_the_base(tmp_path: Path) -> None:
     written(tmp_path / "bases/shop.yaml", "ingest: {path: clicks, items: {path: items}}")
     variant = "base: bases/shop.yaml\ningest: {path: fewer}"

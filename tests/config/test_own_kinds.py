@@ -76,9 +76,9 @@ def config_of(**train: Any) -> Config:
     return parse_config({"train": train}, "night.yaml")
 
 
-def modules_of(config: Config, arm_name: str = "real") -> tuple[str, ...]:
+def roots_of(config: Config, arm_name: str = "real") -> tuple[str, ...]:
     [arm] = [arm for arm in ARMS if arm.name == arm_name]
-    return recommenders.modules_of(config, [arm])
+    return recommenders.roots_of(config, [arm])
 
 
 def test_its_fields_survive_the_dump_and_run_json(tmp_path: Path) -> None:
@@ -122,10 +122,10 @@ def test_a_model_whose_code_is_gone_says_so(
 
 
 def test_an_edit_of_its_code_trains_its_models_again() -> None:
-    assert modules_of(config_of(**LOUD)) == ("shop_models",)
+    assert roots_of(config_of(**LOUD)) == ("shop_models",)
     deep = config_of(model="shop_models:DeepConfig")
-    assert modules_of(deep) == ("llmaug.recommenders.sasrec", "shop_models")
-    assert modules_of(deep, "ease") == ("llmaug.recommenders.ease",)
+    assert roots_of(deep) == ("llmaug.recommenders.sasrec", "shop_models")
+    assert roots_of(deep, "ease") == ("llmaug.recommenders.ease",)
 
 
 def test_what_it_inherits_it_can_do() -> None:
@@ -135,7 +135,7 @@ def test_what_it_inherits_it_can_do() -> None:
     assert fusion.train_config(config) == config.train.model_copy(
         update={"arms": ["real"], "item_features": True, "soft_share": 0.0}
     )
-    with pytest.raises(UserError, match="shop_models:LoudConfig cannot see item tags"):
+    with pytest.raises(UserError, match="shop_models:LoudConfig has no item_features"):
         config_of(**LOUD, arms=arms)
 
 

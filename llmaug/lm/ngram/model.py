@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,9 +34,11 @@ from llmaug.items.sequences import Sequences
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.lm import ByItself, Request, request_of
 from llmaug.lm.folder import NOTES, REMEDY, check_digest, read_notes
-from llmaug.lm.generator import Generator
 from llmaug.lm.ngram.counts import Totals, adjusted, count_ngrams, count_train, packed
 from llmaug.lm.ngram.sampling import draw, shaped
+
+if TYPE_CHECKING:
+    from llmaug.lm.generator import Generator
 
 _CELLS = 4_000_000  # of (B, V) probabilities at once: 32 MB
 
