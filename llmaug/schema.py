@@ -108,8 +108,24 @@ GENERATED_EVENT = pa.struct(
     ]
 )
 
+# What else could have come at the events of a history: `soft_k` item tokens an event, -1 where
+# there are fewer, and how likely each is, of all that may come. All null for other strategies.
+SOFT = pa.schema(
+    [
+        pa.field("soft_k", pa.int32()),
+        pa.field("soft_tokens", pa.list_(pa.int32())),
+        pa.field("soft_chances", pa.list_(pa.float32())),
+    ]
+)
+
+# Real events in training shards, with what could have come in their stead: of each as many tokens
+# as chances, null where nothing is known.
+SOFT_EVENT = pa.schema([*EVENT, SOFT.field("soft_tokens"), SOFT.field("soft_chances")])
+
 # Exactly one a Unit. `generate` writes status generated or failed with the raw tokens;
-# `filter` writes the final status (accepted, rejected, failed) with the events.
+# `filter` writes the final status (accepted, rejected, failed) with the events. Strategy
+# soft_events: `tokens` are the real events that the chances are of, and `filter` gives those of all
+# training events of the user, in tokens of the run's vocabulary.
 OUTCOME = pa.schema(
     [
         pa.field("unit_id", pa.string(), nullable=False),
@@ -126,6 +142,7 @@ OUTCOME = pa.schema(
         pa.field("num_generated_tokens", pa.int32(), nullable=False),
         pa.field("engine_seconds", pa.float32(), nullable=False),
         pa.field("attempts", pa.int16(), nullable=False),
+        *SOFT,
     ]
 )
 

@@ -39,6 +39,8 @@ class Arm:
         fields = {**train.model_dump(), "arms": [REAL], "yardsticks": {}, **self.changes}
         if RECOMMENDERS.tag in self.changes:
             fields |= train.yardsticks.model_dump()
+        if self.shards != AUGMENTED and "soft_share" in fields:
+            fields["soft_share"] = 0.0  # no other shards have soft targets
         known = RECOMMENDERS.fields_of(fields)
         return RECOMMENDERS.make({name: fields[name] for name in fields if name in known})
 

@@ -2,7 +2,8 @@
 
 real: the training parts themselves, cut to the same schema.
 augmented: for each part, its users' real events, then what was generated for them (one run
-of events a unit, with their places in the history), and further parts with the new users.
+of events a unit, with their places in the history), and further parts with the new users. Of
+soft_events: the real events alone, each with what could as well have come in its stead.
 ngram: the same with what the baseline's generator wrote.
 duplicate: `real`, and every user once more as a synthetic user. The classic baseline: more
 data without anything new in it. For a model without user vectors that is one repeat of
@@ -40,7 +41,7 @@ from llmaug.ingest.split import TRAIN
 from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import load_statistics
 from llmaug.plan.parts import read_parts
-from llmaug.schema import ACCEPTED, EVENT, SYNTHETIC, validate
+from llmaug.schema import ACCEPTED, EVENT, SOFT_EVENT, SYNTHETIC, validate
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Shard:
     """The part's users stand here as synthetic users."""
     synthetic: list[str] = field(default_factory=list)
     """Parts of the filtered outcomes."""
+    soft: bool = False
+    """Those are soft targets of the real events, and no events."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def _add_outcomes(plan: dict[str, Shard], context: Context) -> None:
         if part.name in there:  # continuations lie beside the users they continue
             shard = plan.setdefault(part.train_part or part.name, Shard(None))
             shard.synthetic.append(part.name)
+    if context.track != NGRAM and context.config.plan.soft:
+        plan |= {name: replace(shard, soft=True) for name, shard in plan.items()}
 
 
 def repeats(parts: list[str], times: float) -> dict[str, Shard]:
@@ -125,6 +130,8 @@ class _MergedPart:
 
     def __call__(self, part: str) -> dict[str, Any]:
         shard = self.plan[part]
+        if shard.soft:
+            return self._with_soft_targets(shard, part)
         events = order_events(
             pa.concat_tables(
                 [self._real(shard), *self._synthetic(shard)], promote_options="permissive"
@@ -133,6 +140,15 @@ class _MergedPart:
         num_synthetic = pc.sum(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC)).as_py() or 0
         counts = {"real": events.num_rows - num_synthetic, "synthetic": num_synthetic}
         self.storage.write_part(validate(events, EVENT, part), counts, self.folder, part)
+        return counts
+
+    def _with_soft_targets(self, shard: Shard, part: str) -> dict[str, Any]:
+        events, num_soft = with_soft_targets(
+            validate(self._real(shard), EVENT, part),
+            [self.storage.read_part(self.filtered, outcomes) for outcomes in shard.synthetic],
+        )
+        counts = {"real": events.num_rows, "synthetic": 0, "soft": num_soft}
+        self.storage.write_part(events, counts, self.folder, part)
         return counts
 
     def _real(self, shard: Shard) -> pa.Table:
@@ -214,6 +230,37 @@ def synthetic_events(outcomes: pa.Table, config: MergeConfig, provenance: Proven
                     }
                 )
     return pa.Table.from_pylist(rows, schema=EVENT)
+
+
+def with_soft_targets(events: pa.Table, outcomes: list[pa.Table]) -> tuple[pa.Table, int]:
+    """(N,) real events sorted by user as rows of SOFT_EVENT, and how many of them have soft
+    targets. outcomes: of soft_events, filtered; those of a user are of all of its events."""
+    accepted: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for table in outcomes:
+        table = table.filter(pc.equal(table["status"], ACCEPTED))
+        for row in range(table.num_rows):
+            user, k = table["user_id"][row].as_py(), table["soft_k"][row].as_py()
+            tokens, chances = (
+                table[name][row].values.to_numpy().reshape(-1, k)
+                for name in ("soft_tokens", "soft_chances")
+            )
+            accepted[user] = tokens, chances
+    number = np.zeros(events.num_rows, np.int64)
+    kept: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, np.int32), np.empty(0, np.float32))]
+    users = events["user_id"].to_numpy(zero_copy_only=False)
+    for start, end in group_bounds(users):
+        if users[start] in accepted:
+            tokens, chances = accepted[users[start]]
+            assert len(tokens) == end - start, users[start]
+            there = tokens >= 0
+            number[start:end] = there.sum(1)
+            kept.append((tokens[there], chances[there]))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(number)]), pa.int32())
+    none = pa.array(number == 0)
+    for name, pieces in zip(("soft_tokens", "soft_chances"), zip(*kept, strict=True), strict=True):
+        lists = pa.ListArray.from_arrays(offsets, np.concatenate(pieces), mask=none)
+        events = events.append_column(name, lists)
+    return validate(events, SOFT_EVENT, "soft targets"), int((number > 0).sum())
 
 
 def order_events(events: pa.Table) -> pa.Table:

@@ -13,10 +13,11 @@ from llmaug.config.optimiser import OptimiserConfig
 if TYPE_CHECKING:
     from llmaug.config.plan import PlanConfig
 
-Ability = Literal["new_user", "forward", "reverse", "infill", "choice"]
+Ability = Literal["new_user", "forward", "reverse", "infill", "choice", "next_chances"]
 """What a strategy needs of a model. new_user: a history from nothing; forward: what comes after a
 history; reverse: what came before one; infill: what was between its events, or in the stead of
-some; choice: which one of some candidates comes next."""
+some; choice: which one of some candidates comes next; next_chances: how likely each item is, at
+every event of a history."""
 
 _VLLM_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 
@@ -29,6 +30,8 @@ class LmConfig(Section):
     asking: ClassVar[str]
     answering: ClassVar[str]
     """`package.module:function` of what is its own: see `llmaug.lm`."""
+    chances: ClassVar[str | None] = None
+    """`package.module:function` of what answers where it is asked for `next_chances`."""
     item_table: ClassVar[str | None] = None
     """Tensor of its model.safetensors with a row for each token of the vocabulary, from which a
     recommender can start. None: it has no such table."""
@@ -133,9 +136,10 @@ class CausalConfig(NeuralConfig):
     training = "llmaug.lm.causal.training:train"
     asking = "llmaug.lm.causal.asking:load_prompts"
     answering = "llmaug.lm.causal.answering:served"
+    chances = "llmaug.lm.causal.chances:load"
     item_table = "model.embed_tokens.weight"
     by_name = ("llmaug.lm.causal.item_logits",)
-    abilities = ("forward", "reverse", "infill", "new_user")
+    abilities = ("forward", "reverse", "infill", "new_user", "next_chances")
 
     model: Literal["causal"] = "causal"
     """What learns from the logs and writes synthetic events."""
@@ -171,7 +175,7 @@ class CausalConfig(NeuralConfig):
         return super().room() - len(self.user_attributes) - 2 * (len(self.directions) > 1)
 
     def lacks(self, needs: Ability) -> str | None:
-        direction = "forward" if needs == "new_user" else needs
+        direction = "forward" if needs in ("new_user", "next_chances") else needs
         if direction in self.directions:
             return None
         return (

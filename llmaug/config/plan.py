@@ -32,11 +32,18 @@ class StrategyConfig(SamplingConfig):
     """What its generator must be able to do."""
     one_is_enough: ClassVar[bool] = False
     """Whether an outcome of a single event is worth keeping: with the history about it, it is."""
+    soft: ClassVar[bool] = False
+    """Whether chances of items are asked for, at the events that there are, and no events."""
 
     kind: str
     """The strategy."""
     num_events: int = Field(ge=1)
     """Events of each unit."""
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """What units say of how tokens are drawn."""
+        return self
 
 
 class OfUsersConfig(StrategyConfig):
@@ -150,6 +157,33 @@ class ChooseConfig(OfUsersConfig):
         return [history_len]
 
 
+class SoftEventsConfig(OfUsersConfig):
+    """Which items could as well have come at each event of a user's training history, and how
+    likely: no events, but targets for the recommender beside the real ones (`train.soft_share`).
+    Nothing is drawn: temperature, top_p and top_k do not count."""
+
+    needs = "next_chances"
+    soft = True
+
+    kind: Literal["soft_events"] = "soft_events"
+    """The strategy."""
+    num_events: Literal[1] = 1
+    """Fixed: a unit counts as one token of `budget.max_tokens`."""
+    samples_per_user: Literal[1] = 1
+    """Fixed: a second answer would be the same."""
+    accepted_per_user: None = None
+    """None."""
+    num_candidates: int = Field(default=50, ge=1, le=1000)
+    """The likeliest items that are kept of each event."""
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        return SamplingConfig(temperature=1.0, top_p=1.0, top_k=self.num_candidates)
+
+    def draw_places(self, history_len: int, rng: Rng) -> list[int]:
+        return [history_len]
+
+
 class NewUsersConfig(StrategyConfig):
     """Whole histories of users who do not exist."""
 
@@ -167,7 +201,8 @@ Strategy = OfUsersConfig | NewUsersConfig
 
 STRATEGIES: Kinds[StrategyConfig] = Kinds(
     "strategy", (OfUsersConfig, NewUsersConfig), "kind", "llmaug.strategies",
-    ContinueConfig, PrefixConfig, InfillConfig, SubstituteConfig, ChooseConfig, NewUsersConfig,
+    ContinueConfig, PrefixConfig, InfillConfig, SubstituteConfig, ChooseConfig, SoftEventsConfig,
+    NewUsersConfig,
 )  # fmt: skip
 
 
@@ -195,6 +230,20 @@ class PlanConfig(Section):
         """Items among which any strategy asks to choose, at most; those of `choose` without one."""
         asked = [s.num_candidates for s in self.strategies if isinstance(s, ChooseConfig)]
         return max(asked, default=8)
+
+    @property
+    def soft(self) -> bool:
+        """Whether chances of items are asked for, and no events."""
+        return any(strategy.soft for strategy in self.strategies)
+
+    @model_validator(mode="after")
+    def _soft_events_stand_alone(self) -> PlanConfig:
+        if self.soft and len(self.strategies) > 1:
+            raise ValueError(
+                "plan.strategies: soft_events are answered by another engine than events are: "
+                "leave out the other strategies, or soft_events"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_question_twice(self) -> PlanConfig:

@@ -155,6 +155,9 @@ class SasrecConfig(OfHistoriesConfig):
     loss: Literal["softmax", "sampled_softmax"] = "softmax"
     """softmax over the catalogue, or sampled_softmax over some of it, for catalogues of 100,000
     items and more."""
+    soft_share: float = Field(default=0.5, ge=0, le=1)
+    """How much the chances of strategy soft_events count in the loss of an event that has them; the
+    rest is for the item that came. 0: they are not read."""
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> SasrecConfig:

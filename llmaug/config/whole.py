@@ -63,6 +63,8 @@ class Config(Section):
             raise ValueError("lm.user_attributes needs a users table: set ingest.users")
         for strategy in self.plan.strategies:
             self._check_strategy(strategy)
+        if self.plan.soft:
+            self._check_soft()
         self._check_start()
         untrained = set(self.gate.against or ()) - set(self.train.arms)
         if untrained or self.gate.arm in (self.gate.against or ()):
@@ -85,6 +87,26 @@ class Config(Section):
                 f"train.arms: lm.model {self.lm.model} has no item vectors to start from: leave "
                 "`started` out, or take another model"
             )
+
+    def _check_soft(self) -> None:
+        if self.generate.engine == "uniform":
+            raise ValueError("plan.strategies: generate.engine uniform knows no chances of items: "
+                             "leave soft_events out")  # fmt: skip
+        if "ngram" in self.train.arms:
+            raise ValueError(
+                "train.arms: ngram is as many synthetic events as augmented has, and soft_events "
+                "has none: leave ngram out"
+            )
+        if getattr(self.train, "soft_share", None) is None:
+            having = [
+                name_of(each, "model") for each in RECOMMENDERS if "soft_share" in each.model_fields
+            ]
+            raise ValueError(
+                f"plan.strategies: train.model {self.train.model} cannot learn from soft_events; "
+                f"{' or '.join(having)} can"
+            )
+        if getattr(self.train, "loss", "softmax") != "softmax":
+            raise ValueError("plan.strategies: soft_events needs train.loss softmax")
 
     def _check_strategy(self, strategy: StrategyConfig) -> None:
         room = self.lm.room()

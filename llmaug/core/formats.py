@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from llmaug import __version__
 from llmaug.errors import UserError
+from llmaug.schema import SOFT
 
 VERSION, WRITER = "format_version", "llmaug_version"
 _UNMARKED = "0.1.0 or earlier"
@@ -199,6 +200,13 @@ def _with_rules(filters: dict[str, Any]) -> dict[str, Any]:
     return {**others, "rules": rules}
 
 
+def _with_soft_targets(outcomes: pa.Table) -> pa.Table:
+    """There was no strategy soft_events."""
+    for field in SOFT:
+        outcomes = outcomes.append_column(field, pa.nulls(outcomes.num_rows, field.type))
+    return outcomes
+
+
 RUN = Format("run.json", (_run_of_its_kinds,))
 MANIFEST = Format("manifest")
 NOTE = Format("note of a part")
@@ -207,4 +215,4 @@ MODEL = Format("recommender", (_model_of_its_kind,))
 LANGUAGE_MODEL = Format("behaviour model")
 UNITS = Format("part of a plan")
 PLANNED = Format("list of the parts of a plan")
-OUTCOMES = Format("part of the outcomes")
+OUTCOMES = Format("part of the outcomes", (_with_soft_targets,))

@@ -2,7 +2,8 @@
 
 The rules of the config, in its order (`llmaug/filter/rules.py`): filters of events give each event
 a reason to drop it or None, filters of outcomes reject one whole with (reason, detail).
-Nothing is deleted: every event is written with its verdict.
+Nothing is deleted: every event is written with its verdict. Soft targets are no events, and no rule
+is asked about them: see `llmaug/filter/soft.py`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from llmaug.errors import UserError
 from llmaug.filter.copied import count_real_runs, real_runs
 from llmaug.filter.rules import Candidate, Items, items_seen, judge
 from llmaug.filter.rules import roots_of as roots_of_rules
+from llmaug.filter.soft import on_soft_targets
 from llmaug.filter.times import NOBODY, History, histories_of
 from llmaug.ingest.split import TRAIN
-from llmaug.items.vocabulary import Statistics, Vocabulary, load_statistics
+from llmaug.items.vocabulary import Statistics, Vocabulary, load_statistics, load_vocabulary
 from llmaug.lm.generator import (
     Generator,
     generator_of,
@@ -47,6 +49,11 @@ def run(context: Context) -> dict[str, Any]:
         f"{counts[FAILED]:,} failed; {counts['events_kept']:,} of "
         f"{counts['events_generated']:,} events kept"
     )
+    if context.config.plan.soft:
+        context.progress.note(
+            f"{counts['soft_events_kept']:,} of {counts['soft_events']:,} events of histories have "
+            "soft targets"
+        )
     return dict(counts)
 
 
@@ -140,8 +147,22 @@ class _OfGroups:
         total: Counter[str] = Counter()
         for part in parts:
             if not storage.exists(self.folder, f"{part.name}.json"):
-                total.update(self._judge_part(part, judging, histories))
+                soft = self.strategies[part.strategy].soft
+                judge_part = self._judge_soft_part if soft else self._judge_part
+                total.update(judge_part(part, judging, histories))
         return dict(total)
+
+    def _judge_soft_part(
+        self, part: PlanPart, judging: _Judge, histories: dict[str | None, History]
+    ) -> Counter[str]:
+        """In tokens of the run's own vocabulary, whatever the generator's is."""
+        storage = self.storage
+        outcomes = storage.read_part(self.outcomes, part.name, stored=OUTCOMES)
+        known = load_vocabulary(storage, self.statistics).encode(judging.vocabulary.item_ids)
+        verdicts, counts = on_soft_targets(outcomes, histories, known)
+        table = validate(verdicts, OUTCOME, part.name)
+        storage.write_part(table, dict(counts), self.folder, part.name)
+        return counts
 
     def _judge_part(
         self, part: PlanPart, judging: _Judge, histories: dict[str | None, History]

@@ -171,7 +171,8 @@ class EngineLoop:
             if mine.any():
                 tokens = finished.tokens if mine.all() else finished.tokens.filter(pa.array(mine))
                 numbers, cached = job.numbers[place[mine]], finished.num_cached[mine]
-                self._hand(job, answers_of(numbers, tokens, cached, seconds_each))
+                soft = finished.soft and finished.soft.filter(pa.array(mine))
+                self._hand(job, answers_of(numbers, tokens, cached, seconds_each, soft))
             failures = [
                 (int(job.numbers[key - job.first_key]), reason, detail)
                 for key, reason, detail in finished.failed

@@ -1,4 +1,4 @@
-"""What runs units: vLLM, or a stand-in that draws items at random.
+"""What runs units: vLLM, a model of our own, or a stand-in that draws items at random.
 
 An engine is a queue with a `step`: units go in with a key each, finished ones come out. It is
 driven through vLLM's own `add_request`/`step` loop rather than through `ray.data.llm`: a bad
@@ -21,7 +21,8 @@ import pyarrow as pa
 from llmaug.config import STRATEGIES, GenerateConfig
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL
-from llmaug.lm import Answers
+from llmaug.lm import Answers, SaysChances
+from llmaug.schema import SOFT
 
 TOKENS = pa.list_(pa.int32())
 
@@ -38,6 +39,8 @@ class Finished:
     """(N,) int32, prompt tokens answered by the prefix cache."""
     failed: Sequence[tuple[int, str, str]] = ()
     """(key, reason, detail) of units that have no answer."""
+    soft: pa.Table | None = None
+    """(N,) rows of SOFT from an engine that is asked for chances."""
 
 
 def together(pieces: list[Finished]) -> Finished:
@@ -49,6 +52,7 @@ def together(pieces: list[Finished]) -> Finished:
         pa.concat_arrays([piece.tokens for piece in pieces]),
         np.concatenate([piece.num_cached for piece in pieces]),
         [failure for piece in pieces for failure in piece.failed],
+        None if pieces[0].soft is None else pa.concat_tables([piece.soft for piece in pieces]),
     )
 
 
@@ -169,6 +173,33 @@ class AnswerEngine(_InTurn):
             np.array(keys, np.int64), pa.array(tokens, TOKENS), np.zeros(len(keys), np.int32),
             failed,
         )  # fmt: skip
+
+
+class ChancesEngine(_InTurn):
+    """A model that says, of each event of a history, which items could as well have come."""
+
+    STEP_SIZE = 512
+
+    def __init__(self, model: SaysChances) -> None:
+        super().__init__()
+        self._model = model
+
+    def step(self) -> Finished | None:
+        units, numbers, first_key = self._queue.popleft()
+        size = min(len(numbers), self.STEP_SIZE)
+        self._put_back(units, numbers, first_key, size)
+        found = self._model.chances(units.table.take(numbers[:size]).to_pylist())
+        soft = {
+            "soft_k": [each.tokens.shape[1] for each in found],
+            "soft_tokens": [each.tokens.ravel() for each in found],
+            "soft_chances": [each.chances.ravel() for each in found],
+        }
+        return Finished(
+            first_key + np.arange(size),
+            pa.array([each.events for each in found], TOKENS),
+            np.zeros(size, np.int32),
+            soft=pa.table(soft, SOFT),
+        )
 
 
 class VllmEngine:

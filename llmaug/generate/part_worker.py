@@ -172,6 +172,12 @@ class PartWorker:
         """Judge some of the answers, so that people see the share that will be accepted."""
         looked = answers.filter(pc.is_null(answers["reason"]))
         looked = looked.filter(pa.array(looked["number"].to_numpy() % self._preview == 0))
+        if strategy.soft:  # no events: nothing to judge
+            num_events = int(pc.sum(pc.list_value_length(looked["tokens"])).as_py() or 0)
+            self._loop.count(
+                accepted=looked.num_rows, events_kept=num_events, tokens_seen=num_events
+            )
+            return
         kept = accepted = seen = 0
         for number, tokens in zip(
             looked["number"].to_pylist(), looked["tokens"].to_pylist(), strict=True

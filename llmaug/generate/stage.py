@@ -264,6 +264,8 @@ def _roots(config: Config) -> tuple[str, ...]:
     roots = (*roots_of(config), *filters)
     if config.generate.engine == "uniform":
         return roots
+    if config.plan.soft:
+        return *roots, *modules_of(config.lm, named=["chances"])
     return *roots, *modules_of(config.lm, named=["answering"]), *config.lm.by_name
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.schema import FAILED, GENERATED, OUTCOME, validate
+from llmaug.schema import FAILED, GENERATED, OUTCOME, SOFT, validate
 
 # What an engine says about the unit in row `number` of its part: tokens, or a reason.
 ANSWER = pa.schema(
@@ -25,6 +25,7 @@ ANSWER = pa.schema(
         pa.field("engine_seconds", pa.float32()),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
+        *SOFT,
     ]
 )
 
@@ -90,9 +91,13 @@ class Units:
 
 
 def answers_of(
-    numbers: np.ndarray, tokens: pa.Array, cached: np.ndarray, seconds_each: float
+    numbers: np.ndarray,
+    tokens: pa.Array,
+    cached: np.ndarray,
+    seconds_each: float,
+    soft: pa.Table | None = None,
 ) -> pa.Table:
-    """(N,) row numbers and what was generated for them, as rows of ANSWER."""
+    """(N,) row numbers and what was generated for them, as rows of ANSWER; soft: rows of SOFT."""
     size = len(numbers)
     return pa.table(
         [
@@ -102,6 +107,7 @@ def answers_of(
             pa.repeat(pa.scalar(seconds_each, pa.float32()), size),
             pa.nulls(size, pa.string()),
             pa.nulls(size, pa.string()),
+            *(soft.columns if soft else [pa.nulls(size, field.type) for field in SOFT]),
         ],
         schema=ANSWER,
     )
@@ -128,7 +134,7 @@ def outcomes_of(units: Units, answers: pa.Table, attempts: int, where: str) -> p
     columns = {
         **{name: asked[name] for name in ("unit_id", "user_id", "strategy", "sample")},
         "status": pc.if_else(failed, FAILED, GENERATED),
-        **{name: answers[name] for name in ("reason", "detail", "tokens")},
+        **{name: answers[name] for name in ("reason", "detail", "tokens", *SOFT.names)},
         "num_prompt_tokens": pc.list_value_length(asked["prompt"]),
         "num_cached_tokens": answers["num_cached_tokens"],
         "num_generated_tokens": pc.list_value_length(answers["tokens"]),

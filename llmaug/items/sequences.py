@@ -4,13 +4,15 @@ A sequence is BOS and one user's events in time order, as tokens of the vocabula
 generated for a real user becomes its own sequence: the history with the generated events in
 their places (before an event of it, after the last one, or in the stead of some). Its loss
 begins with the first generated event; what stands before that already trains in the real
-sequence. New users are sequences like real ones.
+sequence. New users are sequences like real ones. Events of real sequences may have soft targets:
+the items that could as well have come in their stead, and how likely.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import IO
@@ -29,6 +31,30 @@ _BLOCK = 1 << 22  # events looked at together
 
 
 @dataclass(frozen=True)
+class SoftTargets:
+    """Of M events of sequences, with S soft targets all together, event by event."""
+
+    offsets: np.ndarray
+    """(M + 1,) int64."""
+    tokens: np.ndarray
+    """(S,) int32."""
+    chances: np.ndarray
+    """(S,) float32."""
+
+    def at(self, place: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(B, T) events, and whether there is one, to (B, T, K) int64 tokens, -1 where there are
+        fewer, and float32 chances; K: the most that one of them has, 1 at least."""
+        first = self.offsets[place]
+        number = np.where(inside, self.offsets[place + 1] - first, 0)
+        rank = np.arange(max(1, int(number.max(initial=0))))
+        there = rank < number[..., None]
+        tokens, chances = np.full(there.shape, -1, np.int64), np.zeros(there.shape, np.float32)
+        entry = (first[..., None] + rank)[there]
+        tokens[there], chances[there] = self.tokens[entry], self.chances[entry]
+        return tokens, chances
+
+
+@dataclass(frozen=True)
 class Sequences:
     """N sequences back to back.
 
@@ -42,6 +68,7 @@ class Sequences:
     offsets: np.ndarray
     user_ids: np.ndarray
     is_real: np.ndarray
+    soft: SoftTargets | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -68,15 +95,23 @@ class Sequences:
         return first
 
 
-def load_sequences(storage: Storage, folder: str, vocabulary: Vocabulary) -> Sequences:
-    """All sequences of the event parts in `folder`, in part order, one part in memory at a time.
+def load_sequences(
+    storage: Storage, folder: str, vocabulary: Vocabulary, soft: bool = False
+) -> Sequences:
+    """All sequences of the event parts in `folder`, in part order, one part in memory at a time;
+    `soft`: with soft targets, where any part has some.
 
-    What there is of each event (8 bytes) streams into files on this machine's disk, without a
-    name, that are mapped into memory; a batch reads its own windows. In memory stays what there
-    is of each sequence.
+    What there is of each event (8 bytes; with soft targets 8 more, and 8 for each of them) streams
+    into files on this machine's disk, without a name, that are mapped into memory; a batch reads
+    its own windows. In memory stays what there is of each sequence.
     """
     lengths, user_ids, is_real = [], [], []
-    with tempfile.TemporaryFile() as tokens, tempfile.TemporaryFile() as weights:
+    with ExitStack() as stack:
+        tokens, weights, ends, others, chances = (
+            stack.enter_context(tempfile.TemporaryFile()) for _ in range(5)
+        )
+        num_soft = 0
+        np.zeros(1, np.int64).tofile(ends)
         for part in storage.parts(folder):
             piece = of_events(storage.read_part(folder, part), vocabulary)
             piece.tokens.tofile(tokens)
@@ -84,13 +119,30 @@ def load_sequences(storage: Storage, folder: str, vocabulary: Vocabulary) -> Seq
             lengths.append(np.diff(piece.offsets))
             user_ids.append(piece.user_ids)
             is_real.append(piece.is_real)
+            if soft:
+                found = piece.soft or _no_soft_targets(len(piece.tokens))
+                (num_soft + found.offsets[1:]).tofile(ends)
+                found.tokens.tofile(others)
+                found.chances.tofile(chances)
+                num_soft += len(found.tokens)
         return Sequences(
             tokens=_mapped(tokens, np.int32),
             weights=_mapped(weights, np.float32),
             offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
             user_ids=np.concatenate(user_ids),
             is_real=np.concatenate(is_real),
+            soft=SoftTargets(
+                _mapped(ends, np.int64), _mapped(others, np.int32), _mapped(chances, np.float32)
+            )
+            if num_soft
+            else None,
         )
+
+
+def _no_soft_targets(num_events: int) -> SoftTargets:
+    return SoftTargets(
+        np.zeros(num_events + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+    )
 
 
 def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
@@ -104,7 +156,8 @@ def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
 def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     """Sequences of events sorted by user, real before synthetic, units together.
 
-    Events of items outside the vocabulary are context no model can see: they are left out.
+    events: of schema EVENT, or SOFT_EVENT, whose soft targets go with real sequences. Events of
+    items outside the vocabulary are context no model can see: they are left out.
     """
     token = vocabulary.encode_events(events)
     user = events["user_id"].to_numpy(zero_copy_only=False)
@@ -113,7 +166,7 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
     # Without a place, behind everything that the user has.
     place = pc.fill_null(events["place"], np.iinfo(np.int32).max).to_numpy()
     replaces = _replaces(events)
-    tokens, weights, lengths, user_ids, is_real = [], [], [], [], []
+    tokens, weights, lengths, user_ids, is_real, rows = [], [], [], [], [], []
     history, history_user = token[:0], None
     for start, end in group_bounds(user, unit):
         run, run_weight = token[start:end], weight[start:end]
@@ -123,9 +176,13 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
             run, run_weight = _placed(
                 history, run, run_weight, place[start:end], bool(replaces[start])
             )
-        run, run_weight = run[run >= 0], run_weight[run >= 0]
-        if not len(run):
+        known = run >= 0
+        if not known.any():
             continue
+        # Soft targets are of the events as they came.
+        own = np.arange(start, end)[known] if not unit[start] else np.full(known.sum(), -1)
+        rows += [[-1], own]
+        run, run_weight = run[known], run_weight[known]
         tokens += [[BOS], run]
         weights += [[0.0], run_weight]
         lengths.append(1 + len(run))
@@ -137,6 +194,21 @@ def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         user_ids=np.array(user_ids, dtype=object),
         is_real=np.array(is_real, dtype=bool),
+        soft=_soft_targets(events, np.concatenate([np.empty(0), *rows]).astype(np.int64)),
+    )
+
+
+def _soft_targets(events: pa.Table, rows: np.ndarray) -> SoftTargets | None:
+    """Those of the (M,) rows of `events`, none where a row is -1."""
+    if "soft_tokens" not in events.column_names:
+        return None
+    index = pa.array(rows, mask=rows < 0)
+    tokens, chances = (events[name].take(index) for name in ("soft_tokens", "soft_chances"))
+    number = pc.fill_null(pc.list_value_length(tokens), 0).to_numpy()
+    return SoftTargets(
+        np.concatenate([[0], np.cumsum(number)]).astype(np.int64),
+        pc.list_flatten(tokens).to_numpy(),
+        pc.list_flatten(chances).to_numpy(),
     )
 
 
@@ -235,8 +307,9 @@ class Batches:
             counts += np.bincount(tokens[weights > 0], minlength=num_tokens)
         return counts
 
-    def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right."""
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, ...]:
+        """The batch of `step`: tokens (B, T) int64 and weights (B, T) float32, padded right; of
+        sequences with soft targets these, too: (B, T, K) tokens and chances."""
         _, start, length = self._windows(step, rank, world_size)
         sequences = self._sequences
         place = start[:, None] + np.arange(length.max())  # (B, T)
@@ -245,7 +318,9 @@ class Batches:
         tokens = np.where(inside, sequences.tokens[place], PAD).astype(np.int64)
         weights = np.where(inside, sequences.weights[place], 0).astype(np.float32)
         weights[:, 0] = 0  # nothing stands before the first token to predict it from
-        return tokens, weights
+        if sequences.soft is None:
+            return tokens, weights
+        return tokens, weights, *sequences.soft.at(place, inside)
 
     def rows(self, step: int, rank: int = 0, world_size: int = 1) -> list[Row]:
         """The (B,) windows of `step` one by one."""

@@ -11,6 +11,9 @@ need not know which one it is:
     answering(storage, generator, vocabulary)
                           what answers: a model of its own (`ByItself`) or vLLM (`InVllm`); a
                           UserError that says why a folder holds no such model
+    chances(storage, generator, vocabulary)
+                          of one that can do `next_chances`: what a worker calls with its number of
+                          threads and whether it has a GPU, to load a `SaysChances`
 
     kind      trained in     asked in       answers in      what else is its own
     ngram     ngram.model    prompts        ngram.model     ngram.counts
@@ -27,7 +30,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,24 @@ class Answers(Protocol):
 
     def answer(self, requests: Sequence[Request]) -> list[list[int] | str]:
         """Tokens for each request, or `reason: detail` where it failed."""
+
+
+class NextChances(NamedTuple):
+    """Of T events of a history."""
+
+    events: np.ndarray
+    """(T,) int32, the events that came."""
+    tokens: np.ndarray
+    """(T, K) int32, the likeliest items in their stead, those first; -1 where there are fewer."""
+    chances: np.ndarray
+    """(T, K) float32, their probabilities among all items that may come."""
+
+
+class SaysChances(Protocol):
+    """A model that says which items could come, and how likely each is."""
+
+    def chances(self, units: Sequence[dict[str, Any]]) -> list[NextChances]:
+        """For each row of UNIT, the `top_k` likeliest items at the events of its prompt."""
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,16 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def _check_room(prompts: Prompts, strategies: Sequence[Strategy]) -> None:
-    """What the config could not know: how many tokens an item has."""
+    """What the config could not know: how many tokens an event has."""
     language = prompts.language
     if language.ids is None:
         return
+    if any(strategy.soft for strategy in strategies):
+        raise UserError(
+            "plan.strategies: soft_events needs events of one token, and here they have "
+            f"{language.word_len}: set lm.action_tokens: false, and vocabulary.max_atomic_items to "
+            "no less than there are items"
+        )
     taken = 3 + len(language.attributes) + language.word_len  # and one item of the history
     for strategy in strategies:
         if prompts.num_tokens(strategy.num_events) + taken > prompts.context_len:

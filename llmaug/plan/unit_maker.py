@@ -86,7 +86,7 @@ class UnitMaker:
         prompts = prompts_of(self.storage, self.generator)
         max_tokens = prompts.num_tokens(strategy.num_events)
         forbid_repeats = not all(self.may_repeat)
-        sampling = sampling_of(strategy, max_tokens, forbid_repeats)
+        sampling = sampling_of(strategy.sampling, max_tokens, forbid_repeats)
         seen = list(also_seen)
         free = zip(prompts.language.actions, self.may_repeat, strict=False)
         words = prompts.language.action_words(name for name, may in free if may)

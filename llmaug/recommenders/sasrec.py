@@ -3,12 +3,13 @@
 Pre-norm causal transformer over the last `history_len` item tokens, trained with full
 softmax cross-entropy over the catalogue at every real position (as gSASRec and RecTools
 found better than sampled binary losses on catalogues of this size). For catalogues that are
-too large for that, `loss: sampled_softmax` estimates it from a sample of the items.
+too large for that, `loss: sampled_softmax` estimates it from a sample of the items. Of events with
+soft targets a share of the loss is theirs (training/soft.py).
 
 With `item_features` an item's embedding is `id row + sum of its tag vectors + projected text
 vector`, as in the behaviour model.
 
-Shapes: B sequences, T positions, D width, V tokens.
+Shapes: B sequences, T positions, D width, V tokens, K soft targets of an event.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from llmaug.items.vocabulary import BOS, PAD
 from llmaug.recommenders import DataFacts
 from llmaug.recommenders.dropout import Dropout
 from llmaug.training import losses
+from llmaug.training.soft import Soft, soft_softmax
 
 _TOKENS_A_PASS = 256
 """A pass through the blocks costs about as much as so many tokens in it (measured on a CPU)."""
@@ -37,6 +39,7 @@ class SASRec(nn.Module):
         num_tokens = facts.vocabulary.num_tokens
         self.history_len = config.history_len
         self._loss, self._max_negatives = config.loss, config.max_negatives
+        self._soft_share = config.soft_share
         self.items = nn.Embedding(num_tokens, config.embedding_dim)
         self.positions = nn.Embedding(config.history_len, config.embedding_dim)
         self.blocks = nn.ModuleList(
@@ -52,22 +55,26 @@ class SASRec(nn.Module):
         share = losses.target_share(facts.target_counts, num_tokens)
         self.register_buffer("_share", share, persistent=False)
 
-    def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
-        return self.loss(tokens, weights)
+    def forward(self, tokens: Tensor, weights: Tensor, *soft: Tensor) -> Tensor:
+        return self.loss(tokens, weights, *soft)
 
-    def loss(self, tokens: Tensor, weights: Tensor) -> Tensor:
-        """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out."""
+    def loss(self, tokens: Tensor, weights: Tensor, *soft: Tensor) -> Tensor:
+        """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out. soft:
+        none, or (B, T + 1, K) tokens, -1 where there are fewer, and their chances."""
         table = self.table()
-        users, targets, weights = self._targets(tokens, weights, table)
+        users, targets, weights, *others = self._targets(tokens, weights, table, *soft)
+        if others:
+            return soft_softmax(users, table, targets, weights, Soft(*others), self._soft_share)
         if self._loss == "softmax":
             return losses.softmax(users, table, targets, weights)
         loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)
         return (loss * weights).sum() / weights.sum()
 
     def _targets(
-        self, tokens: Tensor, weights: Tensor, table: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(P, D) hidden states before all real targets, (P,) these, (P,) their weights.
+        self, tokens: Tensor, weights: Tensor, table: Tensor, *soft: Tensor
+    ) -> list[Tensor]:
+        """(P, D) hidden states before all real targets, (P,) these, (P,) their weights, and two
+        (P, K) of soft targets where these are given.
 
         Rows of about the same length go through the blocks together, so that a long history
         does not pad the short ones: most logs have many of these.
@@ -80,9 +87,9 @@ class SASRec(nn.Module):
             own, own_weights = tokens[rows, : width + 1], weights[rows, 1 : width + 1]
             hidden = self._hidden(own[:, :-1], lengths, table)
             real = own_weights > 0  # only real targets meet the V-wide softmax
-            found.append((hidden[real], own[:, 1:][real], own_weights[real]))
-        users, targets, weights = (torch.cat(pieces) for pieces in zip(*found, strict=True))
-        return users, targets, weights
+            others = (each[rows, 1 : width + 1][real] for each in soft)
+            found.append((hidden[real], own[:, 1:][real], own_weights[real], *others))
+        return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
 
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
         """(B, V) logits of the next item; a user without history is scored from BOS alone."""

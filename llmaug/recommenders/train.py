@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -145,7 +145,7 @@ class _RecommenderTask:
         """Load the shards, and make `model`."""
         raise NotImplementedError
 
-    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
         return self._batches.at(step, rank, world_size)
 
     def validate(self) -> float:
@@ -159,7 +159,7 @@ class _RecommenderTask:
 
 
 class _SequenceTask(_RecommenderTask):
-    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
+    def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
         if self._real and step >= self.patient_until:
             return self._real.at(step - self.patient_until, rank, world_size)
         return super().batch(step, rank, world_size)
@@ -169,12 +169,14 @@ class _SequenceTask(_RecommenderTask):
 
     def _load(self, seed: int) -> Batches:
         inputs, config, vocabulary = self._inputs, self._config, self._vocabulary
-        sequences = load_sequences(inputs.storage, inputs.shards, vocabulary)
-        take = partial(Batches, sequences, config.batch_size, config.history_len, seed)
-        batches = take()
+        soft = getattr(config, "soft_share", 0.0) > 0
+        sequences = load_sequences(inputs.storage, inputs.shards, vocabulary, soft)
+        like = config.batch_size, config.history_len, seed
+        batches = Batches(sequences, *like)
         # Steps on everything merged, then on real events alone.
         self.patient_until = config.finetune_after or 0
-        self._real = take(only=sequences.is_real) if config.finetune_after else None
+        real = replace(sequences, soft=None)
+        self._real = Batches(real, *like, only=real.is_real) if config.finetune_after else None
         self._facts = {
             "batch_size": batches.size,
             "sequences": batches.num_sequences,

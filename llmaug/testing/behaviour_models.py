@@ -113,7 +113,7 @@ def _strategies(config: LmConfig) -> list[Any]:
     able = [
         STRATEGIES.make({"kind": kind.model_fields["kind"].default, "num_events": 2})
         for kind in STRATEGIES
-        if kind.needs in config.abilities and kind.needs != "choice"
+        if kind.needs in config.abilities and kind.needs not in ("choice", "next_chances")
     ]
     return [strategy for strategy in able if not config.lacks(strategy.needs)]
 

@@ -163,6 +163,50 @@ def test_no_accepted_outcome_is_no_event(context: Context) -> None:
     assert table.num_rows == 0 and table.schema == EVENT
 
 
+# -- soft targets ------------------------------------------------------------------------------
+
+
+def soft_outcome(user: str, soft: list[int] | None, chances: list[float] | None) -> dict[str, Any]:
+    status = "accepted" if soft else "rejected"
+    row = outcome(f"of {user}", "", user=user, status=status)
+    soft_k = 2 if soft else None
+    return {**row, "strategy": "soft_events", "soft_k": soft_k, "soft_tokens": soft,
+            "soft_chances": chances}  # fmt: skip
+
+
+def test_soft_targets_lie_beside_the_real_events(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "map_parts", map_parts_here)
+    context = make_context(plan={"strategies": [{"kind": "soft_events"}]})
+    for part, rows in {**TRAIN, "p2": histories(u4="e")}.items():
+        context.storage.write_part(events(rows), {}, context.folder("split/train"), part)
+    write_vocabulary(context, catalogue("abcde"), {})
+    outcomes = [
+        soft_outcome("u2", [4, 3], [0.5, 0.25]),  # shortest histories are asked about first
+        soft_outcome("u1", [-1, -1, 7, -1], [0.0, 0.0, 0.125, 0.0]),
+    ]
+    for number, rows in enumerate([outcomes, [soft_outcome("u3", None, None)]]):
+        units = [
+            {"unit_id": row["unit_id"], "strategy": "soft_events", "sample": 0, "prompt": [],
+             "sampling": {"max_tokens": 1}, "seed": 1}
+            for row in rows
+        ]  # fmt: skip
+        part = write_plan(context, f"0-p{number}", f"p{number}", units)
+        table = pa.Table.from_pylist(rows, schema=OUTCOME)
+        context.storage.write_part(table, {}, context.folder("filtered"), part)
+    write_finished(context, "plan", generator="causal@1234")
+
+    counts = merge.run("augmented", context)
+
+    assert counts == {"rows": 6, "real": 6, "synthetic": 0, "soft": 2}
+    rows = read_rows(context.storage, context.folder("merged/augmented"))
+    found = [(row.pop("soft_tokens"), row.pop("soft_chances")) for row in rows]
+    assert rows == read_rows(context.storage, context.folder("split/train"))
+    nothing = (None, None)
+    assert found == [nothing, ([7], [0.125]), ([4, 3], [0.5, 0.25]), nothing, nothing, nothing]
+
+
 # -- controls without anything new in them ----------------------------------------------------
 
 

@@ -133,7 +133,7 @@ def test_what_it_inherits_it_can_do() -> None:
     config = config_of(model="shop_models:DeepConfig", arms=arms)
     [fusion] = [arm for arm in ARMS if arm.name == "fusion"]
     assert fusion.train_config(config) == config.train.model_copy(
-        update={"arms": ["real"], "item_features": True}
+        update={"arms": ["real"], "item_features": True, "soft_share": 0.0}
     )
     with pytest.raises(UserError, match="shop_models:LoudConfig has no item_features"):
         config_of(**LOUD, arms=arms)

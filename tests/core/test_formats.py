@@ -38,6 +38,7 @@ from llmaug.plan.parts import read_parts
 from llmaug.publish import pointer
 from llmaug.publish.recommend import for_user, score_pairs
 from llmaug.report.stage import load_metrics
+from llmaug.schema import OUTCOME
 from tests.format_corpus import KINDS, PAIRS, QUESTION, UNITS
 from tests.nights import NIGHT, without_ray
 
@@ -110,6 +111,8 @@ def test_old_plans_and_outcomes_are_read(old: Storage) -> None:
         units = old.read_part(plan, part.name, ["unit_id"], formats.UNITS)
         answers = old.read_part(outcomes, part.name, stored=formats.OUTCOMES)
         assert answers["unit_id"].to_pylist() == units["unit_id"].to_pylist()
+        assert set(answers.schema.names) >= set(OUTCOME.names)
+        assert answers["soft_tokens"].null_count == len(answers)  # of format 1
         assert read_note(old, outcomes, part.name)["counts"]["units"] == len(units)
         found |= {row["unit_id"]: row["status"] for row in answers.to_pylist()}
     assert found == expected(old)["outcomes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +16,7 @@ from llmaug.errors import UserError
 from llmaug.items.arrays import group_bounds
 from llmaug.items.sequences import Batches, Sequences, load_sequences, of_events, user_histories
 from llmaug.items.vocabulary import BOS, PAD
-from llmaug.schema import EVENT, SYNTHETIC
+from llmaug.schema import EVENT, SOFT_EVENT, SYNTHETIC
 from tests.tables import catalogue, events, histories
 
 A, B, C, D, E = range(3, 8)  # the tokens of catalogue("abcde")
@@ -271,3 +272,76 @@ def _only(sequences: Sequences, index: int) -> Sequences:
 def test_nothing_to_learn_from_is_an_error() -> None:
     with pytest.raises(UserError, match="no training sequence has an event to learn from"):
         Batches(of_events(events([]), WORDS), 4, 5, seed=1)
+
+
+# -- soft targets --------------------------------------------------------------------------
+
+
+def with_soft(table: pa.Table, *soft: dict[str, float] | None) -> pa.Table:
+    """Of each event what else could have come, and how likely."""
+    rows = []
+    for row, found in zip(table.to_pylist(), soft, strict=True):
+        tokens = WORDS.encode(list(found)).tolist() if found else None
+        chances = list(found.values()) if found else None
+        rows.append({**row, "soft_tokens": tokens, "soft_chances": chances})
+    return pa.Table.from_pylist(rows, schema=SOFT_EVENT)
+
+
+SOFT = with_soft(
+    events([("u1", "a", 0), ("u1", "stranger", 1), ("u1", "b", 2), ("u2", "c", 3)]),
+    {"b": 0.5, "c": 0.25}, {"d": 1.0}, None, {"e": 0.125},
+)  # fmt: skip
+
+
+def soft_of(sequences: Sequences) -> list[tuple[list[int], list[float]]]:
+    """Of each token of the sequences."""
+    soft = sequences.soft
+    assert soft is not None
+    bounds = itertools.pairwise(soft.offsets.tolist())
+    return [(soft.tokens[a:b].tolist(), soft.chances[a:b].tolist()) for a, b in bounds]
+
+
+IN_PLACE = [
+    ([], []), ([B, C], [0.5, 0.25]), ([], []),  # BOS a b: what was outside went with its own
+    ([], []), ([E], [0.125]),
+]  # fmt: skip
+
+
+def test_soft_targets_stay_with_their_events_of_the_real_sequence() -> None:
+    assert soft_of(of_events(SOFT, WORDS)) == IN_PLACE
+    assert of_events(events(histories(u1="ab")), WORDS).soft is None
+    continued = pa.concat_tables(
+        [SOFT.slice(0, 3), synthetic("u1", "unit", "e", 1.0), SOFT.slice(3)],
+        promote_options="permissive",
+    )
+    found = soft_of(of_events(continued, WORDS))
+    assert found == [*IN_PLACE[:3], *[([], [])] * 4, *IN_PLACE[3:]]
+
+
+def test_soft_targets_are_read_where_they_are_asked_for(tmp_path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_part(events(histories(u0="ab")), {}, "merged", "p0")
+    storage.write_part(SOFT, {}, "merged", "p1")
+    assert load_sequences(storage, "merged", WORDS).soft is None
+    assert soft_of(load_sequences(storage, "merged", WORDS, soft=True)) == [([], [])] * 3 + IN_PLACE
+    storage.delete("merged", "p1.json")
+    assert load_sequences(storage, "merged", WORDS, soft=True).soft is None
+
+
+def test_a_batch_has_the_soft_targets_of_its_windows_alone() -> None:
+    rows = events(histories(u1="abcde", u2="b"))
+    chances = [{letter: 0.5} for letter in "bcdea"] + [{"a": 0.5, "c": 0.25}]
+    batches = Batches(of_events(with_soft(rows, *chances), WORDS), 2, window=3, seed=1)
+    following = dict(zip(range(A, A + 5), [B, C, D, E, A], strict=True))
+    for step in range(4):
+        tokens, weights, others, found = batches.at(step)
+        assert others.shape == found.shape == (*tokens.shape, 2)
+        assert (others.dtype, found.dtype) == (np.int64, np.float32)
+        for row, width in zip(range(2), (tokens > 0).sum(1), strict=True):
+            own, own_others = tokens[row, :width].tolist(), others[row, :width].tolist()
+            if own == [BOS, B]:
+                assert own_others == [[-1, -1], [A, C]]
+                assert found[row, 1].tolist() == [0.5, 0.25]
+            else:
+                assert own_others == [[following.get(token, -1), -1] for token in own]
+            assert (others[row, width:] == -1).all() and not found[row, width:].any()

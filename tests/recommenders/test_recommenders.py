@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from llmaug import recommenders
-from llmaug.config import RECOMMENDERS, TrainConfig
+from llmaug.arms.arms import ARMS
+from llmaug.config import RECOMMENDERS, TrainConfig, parse_config
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.vocabulary import BOS
@@ -438,3 +439,31 @@ def test_linear_batches_hold_each_event_and_items_that_its_user_did_not_take() -
         assert positive == taken
         assert negative and not negative & taken
         assert len(pairs) == 12 * 4
+
+
+def test_soft_targets_have_their_share_of_sasrecs_loss() -> None:
+    torch.manual_seed(0)
+    model = recommenders.build(config_of("sasrec", soft_share=0.25), DataFacts(WORDS)).eval()
+    tokens, weights = (
+        torch.tensor([[BOS, A, B], [BOS, D, 0]]),
+        torch.tensor([[0.0, 1, 1], [0, 2, 0]]),
+    )
+    others, chances = torch.full((2, 3, 2), -1), torch.zeros(2, 3, 2)
+    plain = model.loss(tokens, weights)
+    # Without any it is the plain loss.
+    torch.testing.assert_close(model.loss(tokens, weights, others, chances), plain)
+    others[0, 2], chances[0, 2] = torch.tensor([E, F]), torch.tensor([0.5, 0.25])
+    log_chances = model.score(["u"], [[A]])[0].log_softmax(0)
+    rest = 1 - log_chances[[E, F]].exp().sum()
+    soft = -(0.5 * log_chances[E] + 0.25 * log_chances[F] + 0.25 * rest.log())
+    expected = plain + 0.25 * (soft + log_chances[B]) / 4  # of a weight of 4
+    torch.testing.assert_close(model.loss(tokens, weights, others, chances), expected)
+
+
+def test_only_augmented_shards_have_soft_targets() -> None:
+    config = parse_config({"train": {"arms": ["real", "augmented"], "soft_share": 0.25}})
+    shares = {arm.name: arm.train_config(config).soft_share for arm in ARMS if arm.shards == "real"
+              and arm.name not in ("popularity", "ease")}  # fmt: skip
+    assert set(shares.values()) == {0.0}
+    [augmented] = [arm for arm in ARMS if arm.name == "augmented"]
+    assert augmented.train_config(config).soft_share == 0.25
