@@ -150,10 +150,10 @@ class _Tuning:
         """Train each for `share` of the steps, `none` first and then the best so far; returns
         those that go on."""
         for row in [real, *rows] if rows else []:
-            if self._is_over():
-                row.why = _OUT_OF_TIME
-            else:
+            if not self._is_over():
                 self._measure(row, share, real)
+            elif row is not real:
+                row.why = _OUT_OF_TIME
         steps = _steps(self._base, share)
         trained = [row for row in rows if row.by_steps.get(steps)]
         ranked = sorted(trained, key=lambda row: -(row.ndcg(steps) or 0.0))
@@ -162,9 +162,13 @@ class _Tuning:
         best = ranked[: math.ceil(len(ranked) / 2)]
         # What comes close without synthetic events says what the events are worth.
         controls = {CONTROLS[row.candidate.arm] for row in best}
-        on = [r for r in ranked if r in best or r.candidate.name in controls]
+        on = [
+            row
+            for row in ranked
+            if row in best or (row.candidate.arm in controls and not row.candidate.generates)
+        ]
         for row in ranked:
-            row.why = "" if row in on else f"not among the better half at {steps:,} steps"
+            row.why = "" if row in on else "not in the better half"
         return on
 
     def _measure(self, row: Row, share: float, real: Row) -> None:
