@@ -247,8 +247,9 @@ def test_when_the_minutes_are_spent_what_is_known_decides(
     assert logs.trainings[3:] == [("augmented", 200), ("augmented", 400)]
     assert whole.complete and whole.decided_at == 400
     before = len(logs.trainings)
-    tuned(logs, tmp_path, monkeypatch, candidates=two)
-    assert len(logs.trainings) == before
+    known = tuned(logs, tmp_path, monkeypatch, minutes=0, candidates=two)
+    assert len(logs.trainings) == before and known.complete
+    assert known.winner.by_steps == whole.winner.by_steps
     changed = base(train={**STEPS["train"], "dropout": 0.5})
     tuned(logs, tmp_path, monkeypatch, candidates=two, config=changed)
     assert len(logs.trainings) > before
