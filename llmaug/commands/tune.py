@@ -133,7 +133,7 @@ class _Tuning:
         real, steps = Row(REAL_ALONE), [_steps(self._base, share) for share in shares]
         self._say(f"{len(rows)} candidates beside `none`: "
                   f"{', '.join(row.candidate.name for row in rows)}")  # fmt: skip
-        self._measure(real, 1.0, real)
+        self._measure(real, 1.0, real, always=True)
         generator = None
         asked = [r for r in rows if r.candidate.needs_lm and "lm" not in r.candidate.changes]
         if asked and not self._is_over():
@@ -150,10 +150,7 @@ class _Tuning:
         """Train each for `share` of the steps, `none` first and then the best so far; returns
         those that go on."""
         for row in [real, *rows] if rows else []:
-            if self._is_over():
-                row.why = _OUT_OF_TIME
-            else:
-                self._measure(row, share, real)
+            self._measure(row, share, real)
         steps = _steps(self._base, share)
         trained = [row for row in rows if row.by_steps.get(steps)]
         ranked = sorted(trained, key=lambda row: -(row.ndcg(steps) or 0.0))
@@ -162,13 +159,18 @@ class _Tuning:
         best = ranked[: math.ceil(len(ranked) / 2)]
         # What comes close without synthetic events says what the events are worth.
         controls = {CONTROLS[row.candidate.arm] for row in best}
-        on = [r for r in ranked if r in best or r.candidate.name in controls]
+        on = [
+            row
+            for row in ranked
+            if row in best or (row.candidate.arm in controls and not row.candidate.generates)
+        ]
         for row in ranked:
-            row.why = "" if row in on else f"not among the better half at {steps:,} steps"
+            row.why = "" if row in on else "not in the better half"
         return on
 
-    def _measure(self, row: Row, share: float, real: Row) -> None:
-        """Train `row` for `share` of the steps, or recall what came of it."""
+    def _measure(self, row: Row, share: float, real: Row, always: bool = False) -> None:
+        """Recall what came of `row` after `share` of the steps, or train it while there is time (or
+        `always`)."""
         config, steps = row.candidate.config(self._base, share), _steps(self._base, share)
         if row.by_steps.get(steps):
             return
@@ -176,6 +178,9 @@ class _Tuning:
         begin, arm = self._clock(), row.candidate.arm
         done = self._storage.read_json(*place)
         if done is None:
+            if self._is_over() and not always:
+                row.why = "" if row is real else _OUT_OF_TIME
+                return
             try:
                 manifests = self._pipeline(config, "train")
             except Interrupted:

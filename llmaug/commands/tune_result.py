@@ -196,7 +196,7 @@ def _control(tuned: Tuned, winner: Row) -> str:
     for row in tuned.rows:
         if row.candidate.arm == name and row.ndcg(steps) is not None:
             return f"Its control {name} has {row.ndcg(steps):.4f}."
-    return f"Its control {name} was not trained for as long."
+    return f"Its control {name} was not trained for as long here; the gate asks it, too."
 
 
 def _wrapped(text: str) -> list[str]:
