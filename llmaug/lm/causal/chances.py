@@ -154,9 +154,9 @@ def _top_k(logits: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def top_k(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same as torch's `topk`, (N, V) to (N, k) columns and logits, in less than half of its time at
-    2,000 columns: the k-th highest of the highest of groups is no more than the k-th highest of
-    all, and few groups reach it. V is a multiple of 8, and k x 8 at least.
+    """The same as torch's `topk`, (N, V) to (N, k) columns and logits, in less than half of its
+    time at 2,000 columns: the k-th highest of the highest of groups is no more than the k-th
+    highest of all, and few groups reach it. V is a multiple of 8, and k x 8 at least.
     """
     num_rows, num_columns = logits.shape
     num_groups = num_columns // _GROUP
