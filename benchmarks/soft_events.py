@@ -109,7 +109,7 @@ def _forward(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
             for some in states.split(256) if softmax else ():
                 (some @ product._table.T).log_softmax(1)
 
-    noise = torch.randn(256, num_words)
+    noise = torch.randn(256, -(-num_words // 8) * 8)
 
     def top_k_by_torch() -> None:
         for _ in range(0, num, 256):

@@ -203,7 +203,8 @@ def _with_rules(filters: dict[str, Any]) -> dict[str, Any]:
 def _with_soft_targets(outcomes: pa.Table) -> pa.Table:
     """There was no strategy soft_events."""
     for field in SOFT:
-        outcomes = outcomes.append_column(field, pa.nulls(outcomes.num_rows, field.type))
+        if field.name not in outcomes.column_names:
+            outcomes = outcomes.append_column(field, pa.nulls(outcomes.num_rows, field.type))
     return outcomes
 
 

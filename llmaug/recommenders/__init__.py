@@ -77,9 +77,8 @@ class ByDescent(Recommender, Protocol):
     def loss(self, inputs: Tensor, targets: Tensor, /) -> Tensor:
         """Mean loss of a batch as its task makes it, a scalar.
 
-        Sequences: tokens (B, T + 1) and their weights (B, T + 1); of a config with a `soft_share`,
-        where there are soft targets, two more: (B, T + 1, K) tokens and chances. Pairs: (N, 2) of
-        user row and item token, and (N, 2) of label in [0, 1] and weight.
+        Sequences: tokens (B, T + 1) and their weights (B, T + 1). Pairs: (N, 2) of user row and
+        item token, and (N, 2) of label in [0, 1] and weight.
         """
 
 

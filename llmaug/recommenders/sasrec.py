@@ -56,15 +56,18 @@ class SASRec(nn.Module):
         self.register_buffer("_share", share, persistent=False)
 
     def forward(self, tokens: Tensor, weights: Tensor, *soft: Tensor) -> Tensor:
-        return self.loss(tokens, weights, *soft)
+        return self.soft_loss(tokens, weights, *soft) if soft else self.loss(tokens, weights)
 
-    def loss(self, tokens: Tensor, weights: Tensor, *soft: Tensor) -> Tensor:
-        """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out. soft:
-        none, or (B, T + 1, K) tokens, -1 where there are fewer, and their chances."""
+    def soft_loss(self, tokens: Tensor, weights: Tensor, others: Tensor, chances: Tensor) -> Tensor:
+        """`loss` with soft targets: (B, T + 1, K) tokens, -1 where there are fewer, and chances."""
         table = self.table()
-        users, targets, weights, *others = self._targets(tokens, weights, table, *soft)
-        if others:
-            return soft_softmax(users, table, targets, weights, Soft(*others), self._soft_share)
+        users, targets, weights, *soft = self._targets(tokens, weights, table, others, chances)
+        return soft_softmax(users, table, targets, weights, Soft(*soft), self._soft_share)
+
+    def loss(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out."""
+        table = self.table()
+        users, targets, weights = self._targets(tokens, weights, table)
         if self._loss == "softmax":
             return losses.softmax(users, table, targets, weights)
         loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)

@@ -107,7 +107,7 @@ def test_many_prompts_come_back_in_their_order(llama: Any) -> None:
 
 
 def test_the_top_k_is_exact() -> None:
-    logits = np.random.default_rng(0).normal(size=(50, 203)).astype(np.float32)
+    logits = np.random.default_rng(0).normal(size=(50, 208)).astype(np.float32)
     logits[:, ::3], logits[:5] = -np.inf, 1.0  # ties
     columns, values = top_k(logits, 20)
     expected = torch.from_numpy(logits).topk(20, 1).values.numpy()

@@ -451,13 +451,13 @@ def test_soft_targets_have_their_share_of_sasrecs_loss() -> None:
     others, chances = torch.full((2, 3, 2), -1), torch.zeros(2, 3, 2)
     plain = model.loss(tokens, weights)
     # Without any it is the plain loss.
-    torch.testing.assert_close(model.loss(tokens, weights, others, chances), plain)
+    torch.testing.assert_close(model(tokens, weights, others, chances), plain)
     others[0, 2], chances[0, 2] = torch.tensor([E, F]), torch.tensor([0.5, 0.25])
     log_chances = model.score(["u"], [[A]])[0].log_softmax(0)
     rest = 1 - log_chances[[E, F]].exp().sum()
     soft = -(0.5 * log_chances[E] + 0.25 * log_chances[F] + 0.25 * rest.log())
     expected = plain + 0.25 * (soft + log_chances[B]) / 4  # of a weight of 4
-    torch.testing.assert_close(model.loss(tokens, weights, others, chances), expected)
+    torch.testing.assert_close(model(tokens, weights, others, chances), expected)
 
 
 def test_only_augmented_shards_have_soft_targets() -> None:
