@@ -22,7 +22,7 @@ from llmaug.core.progress import Progress
 from llmaug.core.storage import Storage
 from llmaug.errors import Interrupted, UserError
 from llmaug.evaluate.bootstrap import lift_text
-from llmaug.evaluate.gate import candidate_of
+from llmaug.evaluate.figures import candidate_of
 from llmaug.evaluate.significance import ALPHA, holm
 from llmaug.report import stage as report
 

@@ -20,7 +20,7 @@ from llmaug.core.progress import Progress
 from llmaug.core.stage import MANIFEST, Context, run_stage
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.evaluate.gate import candidate_of
+from llmaug.evaluate.figures import candidate_of
 from llmaug.pipeline import reopened, stages
 from llmaug.publish import stage as publish
 from llmaug.publish.pointer import in_the_way

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmaug.arms.arms import AUGMENTED
 from llmaug.core.contract import Contract
 
@@ -140,3 +142,8 @@ class Audit(Contract):
     identifying_share: float
     run_len: int
     min_run_users: int
+
+
+def candidate_of(decision: dict[str, Any]) -> str:
+    """The arm that was decided on; runs of earlier versions do not say it."""
+    return str(decision.get("candidate", AUGMENTED))

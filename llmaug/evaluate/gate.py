@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from llmaug.arms.arms import AUGMENTED, CONTROLS, REAL
+from llmaug.arms.arms import CONTROLS, REAL
 from llmaug.config import EvaluateConfig, GateConfig
 from llmaug.core.stage import Context, Stage
 from llmaug.evaluate.bootstrap import lift_text
@@ -70,11 +70,6 @@ def decide(
         reasons.append(f"privacy: {_identifying(audit)}")
     decided = {"passed": True, "candidate": gate.arm, "arm": gate.arm}
     return {**decided, "reasons": reasons, "segments": tested}
-
-
-def candidate_of(decision: dict[str, Any]) -> str:
-    """The arm that was decided on; runs of earlier versions do not say it."""
-    return str(decision.get("candidate", AUGMENTED))
 
 
 def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:

@@ -14,7 +14,7 @@ from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import FILES, digest
 from llmaug.core.stored import Forced, Trained, need_record, read_record
 from llmaug.errors import UserError
-from llmaug.evaluate.gate import candidate_of
+from llmaug.evaluate.figures import candidate_of
 from llmaug.publish import pointer
 from llmaug.publish.card import Card, Published
 

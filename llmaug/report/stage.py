@@ -14,7 +14,7 @@ from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import MANIFEST, Manifest, damaged, need_record, read_record
 from llmaug.evaluate.bootstrap import lift_text
-from llmaug.evaluate.gate import candidate_of
+from llmaug.evaluate.figures import candidate_of
 from llmaug.report.metrics import Metrics
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 

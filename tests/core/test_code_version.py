@@ -34,11 +34,20 @@ CHAT = {"folder": "{root}/chat", "context_len": 512}
 
 
 @cache
-def night(lm: str = "causal", model: str = "sasrec", arms: str = "", **generate: Any) -> Config:
+def night(
+    lm: str = "causal",
+    model: str = "sasrec",
+    arms: str = "",
+    asked: str = "continue",
+    **generate: Any,
+) -> Config:
     quota, from_run = generate.pop("quota", None), generate.pop("from_run", None)
-    strategy: dict[str, Any] = {"kind": "continue", "num_events": 2}
+    strategy: dict[str, Any] = {"kind": asked}
+    of_all = ["real", "augmented"] if asked == "soft_events" else ARMS
     if lm == "instruct":
         strategy = {"kind": "choose"}
+    if asked == "continue" and lm != "instruct":
+        strategy["num_events"] = 2
     strategy["accepted_per_user"] = quota
     return parse_config(
         {
@@ -46,7 +55,7 @@ def night(lm: str = "causal", model: str = "sasrec", arms: str = "", **generate:
             "lm": {"model": lm, "from_run": from_run, **(CHAT if lm == "instruct" else {})},
             "plan": {"strategies": [strategy]},
             "generate": generate,
-            "train": {"model": model, "arms": [*ARMS, *arms.split()]},
+            "train": {"model": model, "arms": [*of_all, *arms.split()]},
         },
         "night",
     )
@@ -124,6 +133,8 @@ def test_an_edit_runs_again_what_it_may_change(copy: Path, module: str, again: s
         ("lm.chat.choices", night(lm="instruct"), {"lm/instruct"} | ASKING),
         ("lm.chat.render_template", night(lm="instruct"), {"lm/instruct"}),
         ("lm.causal.model", night(engine="uniform"), set()),
+        ("lm.causal.chances", night(), set()),
+        ("lm.causal.chances", night(asked="soft_events"), {"outcomes"}),
         ("filter.rules", night(quota=1), {"outcomes", "filtered"} | {
             "ngram/outcomes", "ngram/filtered"}),
         ("recommenders.ease", night(model="ease"), MODELS | READERS),
@@ -143,7 +154,7 @@ def test_every_module_decides_a_result_or_is_said_not_to() -> None:
     with a reason."""
     nights = [night(lm=lm, arms="ease popularity", quota=1) for lm in ("masked", "causal")]
     nights += [night(lm="instruct"), night(model="linear"), night(model="two_tower")]
-    nights += [night(from_run="earlier")]
+    nights += [night(from_run="earlier"), night(asked="soft_events")]
     found: set[str] = set()
     for config in nights:
         for _, stage in stages(config):
