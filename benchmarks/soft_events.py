@@ -7,7 +7,7 @@ CPU seconds of the process: other load does not count. Random weights.
 
     python benchmarks/soft_events.py --num-users 500 --k 50
 
-A colleague's run of 1,500 users, 2026-11-28: vLLM took 4.9 times the CPU of our own pass.
+2026-11-28, on a busy machine: vLLM took 2.4 and 4.9 times the CPU of our own pass.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Which items could have come at each event of a history, and how likely: the whole of a forward
 pass, where a sampler keeps its last position.
 
-By transformers, in batches of histories of about the same length: on a CPU vLLM takes 4.9 times as
-long for it (benchmarks/soft_events.py). Where repeats are forbidden, what stands before an event
-has no chance at it.
+By transformers, in batches of histories of about the same length: on a CPU vLLM takes two to five
+times as long for it (benchmarks/soft_events.py). Where repeats are forbidden, what stands before an
+event has no chance at it.
 
 Shapes: B prompts, T positions, D width, V tokens, N positions of several prompts, K items of each.
 """
