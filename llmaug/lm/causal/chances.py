@@ -49,7 +49,9 @@ def _load(
 
     torch.set_num_threads(num_threads)
     folder = fetch_model(storage, generator.folder, generator.model_digest)
-    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = LlamaForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     return CausalChances(model.to("cuda" if on_gpu else "cpu"), num_words)
 
 
