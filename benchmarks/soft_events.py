@@ -94,7 +94,9 @@ def _forward(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
     from llmaug.lm.causal.chances import CausalChances, _batches, top_k
 
     torch.set_num_threads(1)
-    llama: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    llama: Any = LlamaForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     num_words, num = llama.config.vocab_size, sum(len(prompt) - 1 for prompt in prompts)
     product = CausalChances(llama, num_words)
 
