@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from llmaug.commands.datasets import write_ml_100k
-from llmaug.config import BEHAVIOUR_MODELS, RECOMMENDERS
+from llmaug.config.file import SECTION_KINDS
 
 NUM_USERS = 60
 
@@ -52,13 +52,10 @@ def changed(config: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any
     variant of a config, the fields that it does not have are left out."""
     out = {**config}
     for name, values in sections.items():
-        known = _KINDS[name].fields_of(values) if name in _KINDS else config.get(name, {})
-        kept = {field: value for field, value in config.get(name, {}).items() if field in known}
-        out[name] = {**kept, **values}
+        own = config.get(name, {})
+        kinds = SECTION_KINDS.get(name)
+        out[name] = {**(kinds.kept(own, values) if kinds else own), **values}
     return out
-
-
-_KINDS: dict[str, Any] = {"lm": BEHAVIOUR_MODELS, "train": RECOMMENDERS}
 
 
 def write_logs(root: str, endpoint_url: str | None = None) -> None:

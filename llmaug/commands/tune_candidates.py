@@ -11,20 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmaug.arms.arms import ARMS, AUGMENTED, CONTROLS, FUSION, NGRAM, REAL, needed_shards
+from llmaug.arms.arms import ARMS, AUGMENTED, CONTROLS, FUSION, NGRAM, REAL, Arm, needed_shards
 from llmaug.config import (
-    BEHAVIOUR_MODELS,
-    RECOMMENDERS,
     ByDescentConfig,
     Config,
     NewUsersConfig,
     parse_config,
 )
-from llmaug.config.file import plain_yaml
+from llmaug.config.file import SECTION_KINDS, plain_yaml
 from llmaug.errors import UserError
 
 NONE = "none"
-_KINDS: dict[str, Any] = {"lm": BEHAVIOUR_MODELS, "train": RECOMMENDERS}
 _NOTHING: dict[str, Any] = {"plan": {"strategies": []}}
 _TIMES = (0.25, 1, 3)  # synthetic users for each real one
 _LIGHT = 0.2
@@ -47,11 +44,15 @@ class Candidate:
     @property
     def needs_lm(self) -> bool:
         """Whether the generator has to be trained for it."""
-        return self.generates or self.arm.endswith("started")
+        return self.generates or self._arm.changes.get("start_from") == "generator"
 
     @property
     def _shards(self) -> list[str]:
-        return needed_shards([arm for arm in ARMS if arm.name == self.arm])
+        return needed_shards([self._arm])
+
+    @property
+    def _arm(self) -> Arm:
+        return next(arm for arm in ARMS if arm.name == self.arm)
 
     def config(self, base: Config, share: float = 1.0) -> Config:
         """That of a run which trains it beside `real`, for a share of the steps."""
@@ -106,9 +107,9 @@ def joined(raw: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str,
     without the fields that this one does not have."""
     out = dict(raw)
     for section, fields in changes.items():
-        whole = {**(out.get(section) or {}), **fields}
-        known = _KINDS[section].fields_of(whole) if section in _KINDS else whole
-        out[section] = {name: value for name, value in whole.items() if name in known}
+        own = out.get(section) or {}
+        kinds = SECTION_KINDS.get(section)
+        out[section] = {**(kinds.kept(own, fields) if kinds else own), **fields}
     return out
 
 

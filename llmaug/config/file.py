@@ -13,11 +13,15 @@ from typing import Any
 
 import yaml
 
+from llmaug.config.kinds import Kinds
 from llmaug.config.lm import BEHAVIOUR_MODELS
 from llmaug.config.paths import located
 from llmaug.config.train import RECOMMENDERS
 from llmaug.errors import UserError
 from llmaug.urls import ADVICE, has_password
+
+SECTION_KINDS: dict[str, Kinds[Any]] = {"lm": BEHAVIOUR_MODELS, "train": RECOMMENDERS}
+"""Sections that are of one of several kinds each."""
 
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 40
@@ -95,7 +99,10 @@ def _read(path: Path, home: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str) or not base or any(unusable_texts(base)):
         raise UserError(f"{path}: base is the path of another config, such as demo.yaml")
     below = _read(path.parent / base, home, (*above, found))
-    return _merged({**below, **_without_fields_of_others(below, raw)}, raw)
+    for section, kinds in SECTION_KINDS.items():
+        if isinstance(below.get(section), dict) and isinstance(raw.get(section), dict):
+            below[section] = kinds.kept(below[section], raw[section])
+    return _merged(below, raw)
 
 
 def _text(path: Path, is_base: bool) -> str:
@@ -119,20 +126,6 @@ def _text(path: Path, is_base: bool) -> str:
             f"{path}: line {line} is not UTF-8 (byte {data[error.start]:#04x}); save the file "
             "as UTF-8"
         ) from error
-
-
-def _without_fields_of_others(base: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
-    """Sections of `base` for which `raw` names another kind, with the fields that it has, too: a
-    variant cannot take back what stands in its base."""
-    kept = {}
-    for section, kinds in (("lm", BEHAVIOUR_MODELS), ("train", RECOMMENDERS)):
-        old, new = base.get(section), raw.get(section)
-        if not (isinstance(old, dict) and isinstance(new, dict) and kinds.tag in new):
-            continue
-        if kinds.tag_of(old) != kinds.tag_of(new):
-            known = kinds.fields_of(new)
-            kept[section] = {name: value for name, value in old.items() if name in known}
-    return kept
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

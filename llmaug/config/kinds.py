@@ -85,6 +85,14 @@ class Kinds(Generic[K]):
         except ValueError:
             return {name for each in self for name in each.model_fields}
 
+    def kept(self, base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        """What stays of the section `base` where `changes` builds on it: for another kind, the
+        fields that it has, too. Who builds on it cannot take back what stands there."""
+        if self.tag not in changes or self.tag_of(base) == self.tag_of(changes):
+            return dict(base)
+        known = self.fields_of(changes)
+        return {name: value for name, value in base.items() if name in known}
+
     def tag_of(self, raw: Mapping[str, Any]) -> Any:
         return raw.get(self.tag, self._default)
 

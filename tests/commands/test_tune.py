@@ -124,6 +124,12 @@ def test_what_does_not_fit_is_not_on_it() -> None:
     assert asked["x1"].changes["plan"]["strategies"][0]["top_p"] == 0.5  # as the config asks
 
 
+def test_the_generator_is_trained_for_those_who_use_it() -> None:
+    needs = {arm: Candidate(arm, arm).needs_lm for arm in ("restarted", "fusion", "started")}
+    assert needs == {"restarted": False, "fusion": False, "started": True}
+    assert Candidate("x1", "augmented").needs_lm
+
+
 def test_all_lengths_shrink_together() -> None:
     train = shortened(base(train={"num_steps": 400, "finetune_after": 200}), 0.25).train
     assert (train.num_steps, train.warmup_steps, train.finetune_after) == (100, 25, 50)  # type: ignore[attr-defined]
@@ -137,6 +143,7 @@ def test_all_lengths_shrink_together() -> None:
         ("a: {arm: stared}", "arm stared: one of real, popularity"),
         ("a: {plan: 3}", "a: plan is no section with fields below it"),
         ("a: {merge: {synthetic_wait: 1}}", "did you mean 'synthetic_weight'"),
+        ("a: {arm: fusion, train: {num_stepz: 9}}", "did you mean 'num_steps'"),
         ("a: {merge: {synthetic_weight: 1}}", "there is nothing to learn"),
     ],
 )
