@@ -96,6 +96,13 @@ class _InTurn:
         self._queue.clear()
         self.num_unfinished = 0
 
+    def _next(self, most: int) -> tuple[list[dict[str, Any]], int]:
+        """Take rows of UNIT from the queue, at most so many; the key of the first."""
+        units, numbers, first_key = self._queue.popleft()
+        size = min(len(numbers), most)
+        self._put_back(units, numbers, first_key, size)
+        return units.table.take(numbers[:size]).to_pylist(), first_key
+
     def _put_back(self, units: Units, numbers: np.ndarray, first_key: int, size: int) -> None:
         """What was taken from the queue, less its first `size` units, which are done."""
         if size < len(numbers):
@@ -157,10 +164,7 @@ class AnswerEngine(_InTurn):
         self._model = model
 
     def step(self) -> Finished | None:
-        units, numbers, first_key = self._queue.popleft()
-        size = min(len(numbers), self.STEP_SIZE)
-        self._put_back(units, numbers, first_key, size)
-        rows = units.table.take(numbers[:size]).to_pylist()
+        rows, first_key = self._next(self.STEP_SIZE)
         keys, tokens, failed = [], [], []
         for key, answer in enumerate(self._model.answer(self._model.requests(rows)), first_key):
             if isinstance(answer, str):
@@ -185,19 +189,17 @@ class ChancesEngine(_InTurn):
         self._model = model
 
     def step(self) -> Finished | None:
-        units, numbers, first_key = self._queue.popleft()
-        size = min(len(numbers), self.STEP_SIZE)
-        self._put_back(units, numbers, first_key, size)
-        found = self._model.chances(units.table.take(numbers[:size]).to_pylist())
+        rows, first_key = self._next(self.STEP_SIZE)
+        found = self._model.chances(rows)
         soft = {
             "soft_k": [each.tokens.shape[1] for each in found],
             "soft_tokens": [each.tokens.ravel() for each in found],
             "soft_chances": [each.chances.ravel() for each in found],
         }
         return Finished(
-            first_key + np.arange(size),
+            first_key + np.arange(len(found)),
             pa.array([each.events for each in found], TOKENS),
-            np.zeros(size, np.int32),
+            np.zeros(len(found), np.int32),
             soft=pa.table(soft, SOFT),
         )
 

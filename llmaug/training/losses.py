@@ -21,6 +21,12 @@ _MIN_TARGETS = 128
 """Targets at a time at least: fewer would read a large table too often."""
 
 
+def targets_at_once(table: Tensor) -> int:
+    """How many targets to take together, against a table (V, D)."""
+    most = _LOGITS_ON_CPU if table.device.type == "cpu" else _LOGITS_ON_GPU
+    return max(_MIN_TARGETS, most // len(table))
+
+
 class _SoftmaxLoss(torch.autograd.Function):
     """`softmax` and its gradients in one go, some targets at a time.
 
@@ -33,8 +39,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         """Shares (P,) of the targets in the loss; the scalar loss out."""
         for_hidden, for_table = torch.empty_like(hidden), torch.zeros_like(table)
         losses = torch.empty_like(share)
-        most = _LOGITS_ON_CPU if hidden.device.type == "cpu" else _LOGITS_ON_GPU
-        at_once = max(_MIN_TARGETS, most // len(table))
+        at_once = targets_at_once(table)
         for start in range(0, len(hidden), at_once):
             some = slice(start, start + at_once)
             users, own, weight = hidden[some], targets[some], share[some, None]

@@ -134,8 +134,7 @@ class _OfHidden(torch.autograd.Function):
     ) -> Tensor:
         for_hidden, for_table = torch.empty_like(hidden), torch.zeros_like(table)
         loss = torch.empty_like(weights)
-        most = losses._LOGITS_ON_CPU if hidden.device.type == "cpu" else losses._LOGITS_ON_GPU
-        at_once = max(losses._MIN_TARGETS, most // len(table))
+        at_once = losses.targets_at_once(table)
         for start in range(0, len(hidden), at_once):
             some = slice(start, start + at_once)
             users, weight = hidden[some], weights[some, None]
