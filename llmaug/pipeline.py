@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from llmaug.arms import merge
@@ -18,8 +19,11 @@ from llmaug.config import Config
 from llmaug.config.names import check_name, run_folder
 from llmaug.core.contents import check_stage
 from llmaug.core.formats import RUN
+from llmaug.core.gpus import none_can_come, vllm_build, wanted
 from llmaug.core.lease import Lease
 from llmaug.core.model_sources import check_packages
+from llmaug.core.node_types import machines
+from llmaug.core.placing import misfits
 from llmaug.core.progress import Progress
 from llmaug.core.stage import Context, Stage, run_stage
 from llmaug.core.storage import Storage
@@ -29,6 +33,7 @@ from llmaug.evaluate import gate, privacy
 from llmaug.evaluate import stage as evaluate
 from llmaug.filter import stage as filters
 from llmaug.generate import stage as generate
+from llmaug.generate.engine_maker import engines, runs_vllm
 from llmaug.ingest import split
 from llmaug.ingest import stage as ingest
 from llmaug.items import stage as vocabulary
@@ -108,6 +113,7 @@ def run(
     run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
     if "vocabulary" in wanted:
         check_packages(config, storage)  # before hours of ingest
+    check_gpus(config, path)
     _refuse_others(storage, folder)
     put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))
     shown = progress(put) if progress else Progress(publish=put)
@@ -120,6 +126,35 @@ def run(
             folder, "run.json",
         )  # fmt: skip
         return {stage.name: run_stage(stage, context) for stage in path}
+
+
+def check_gpus(config: Config, path: Sequence[Stage]) -> None:
+    """Before anything is paid: raises UserError where what needs a GPU can never have one, be it
+    up or not.
+
+    Ray is started or joined only where the config, or a vLLM that runs on GPUs alone, asks for
+    one.
+    """
+    served = generate.STAGE in path and runs_vllm(config) and vllm_build() == "gpu"
+    asks_anyway = any(ask.gpus for stage in path for ask in stage.asks(config, False))
+    if not (served or asks_anyway or config.ray.gpus == "required"):
+        return
+    cluster = machines(config.ray)
+    on_gpus = wanted(config.ray, cluster)
+    asked = [
+        (stage.name, ask if ask.together else replace(ask, num=1))
+        for stage in path
+        for ask in stage.asks(config, on_gpus)
+        if ask.gpus
+    ]
+    if found := misfits(asked, cluster):
+        raise UserError(found[0])
+    if served and not engines(config, on_gpus).gpus:
+        why = "generate.num_gpus is 0" if on_gpus else none_can_come(cluster)
+        raise UserError(
+            f"the vLLM that is installed runs on GPUs alone, and its engines would have none: {why}"
+            ". On a cluster without GPUs install llmaug[cpu] instead"
+        )
 
 
 @contextmanager

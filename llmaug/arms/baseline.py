@@ -62,6 +62,7 @@ def of_baseline(stage: Stage) -> Stage:
         run=partial(_run, stage),
         inputs=tuple(on_track(NGRAM, name) for name in stage.inputs),
         settings=lambda config: stage.settings(baseline_config(config)),
+        asks=lambda config, on_gpus: stage.asks(baseline_config(config), on_gpus),
         roots=lambda config: (stage.module, *stage.roots(baseline_config(config))),
     )
 

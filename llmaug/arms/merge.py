@@ -34,6 +34,7 @@ import pyarrow.compute as pc
 
 from llmaug.arms.arms import AUGMENTED, DUPLICATE, NGRAM, OVERSAMPLED, REAL
 from llmaug.config import MergeConfig
+from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts, on_track
 from llmaug.core.storage import Storage, digest
 from llmaug.ingest.cleaning import user_hash
@@ -289,6 +290,7 @@ def stage(shards: str) -> Stage:
     return Stage(
         name=f"merged/{shards}",
         run=partial(run, shards),
+        asks=lambda config, on_gpus: TASKS,
         inputs=_INPUTS[shards],
         settings=lambda config: None if shards in (REAL, OVERSAMPLED) else config.merge,
     )

@@ -41,6 +41,8 @@ class LmConfig(Section):
     """What it can be asked for."""
     is_neural: ClassVar[bool] = True
     """Whether a GPU is of use to it."""
+    in_vllm: ClassVar[bool] = False
+    """Whether vLLM serves it, whose builds for GPUs run on nothing else."""
 
     model: str
     """What learns from the logs and writes synthetic events."""
@@ -75,6 +77,11 @@ class LmConfig(Section):
     def starts_from(self) -> str | None:
         """The earlier run from whose model its training starts."""
         return None
+
+    @property
+    def optimiser(self) -> OptimiserConfig | None:
+        """How it is trained by steps; None: it is not."""
+        return self if isinstance(self, OptimiserConfig) else None
 
     def learns_from(self, plan: PlanConfig) -> Any:
         """What its training depends on of how it will be asked."""
@@ -140,6 +147,7 @@ class CausalConfig(NeuralConfig):
     item_table = "model.embed_tokens.weight"
     by_name = ("llmaug.lm.causal.item_logits",)
     abilities = ("forward", "reverse", "infill", "new_user", "next_chances")
+    in_vllm = True
 
     model: Literal["causal"] = "causal"
     """What learns from the logs and writes synthetic events."""
@@ -251,6 +259,7 @@ class InstructConfig(LmConfig, OptimiserConfig):
     asking = "llmaug.lm.chat.choices:load_choices"
     answering = "llmaug.lm.chat.answering:served"
     abilities = ("choice",)
+    in_vllm = True
 
     model: Literal["instruct"] = "instruct"
     """What learns from the logs and writes synthetic events."""
@@ -276,6 +285,10 @@ class InstructConfig(LmConfig, OptimiserConfig):
     @property
     def reads_item_features(self) -> bool:
         return True
+
+    @property
+    def optimiser(self) -> OptimiserConfig | None:
+        return self if self.finetune else None
 
     def learns_from(self, plan: PlanConfig) -> int | None:
         return plan.most_candidates if self.finetune else None

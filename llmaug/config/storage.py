@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from llmaug.config.base import Section
@@ -24,3 +26,7 @@ class RayConfig(Section):
     """None: RAY_ADDRESS if set, else a local single-node Ray; `auto` inside a cluster."""
     num_cpus: int | None = Field(default=None, ge=4)
     """Logical CPUs of a local Ray (Ray Data needs spare ones: at least 4)."""
+    gpus: Literal["auto", "required", "none"] = "auto"
+    """Whether engines and text encoders ask for GPUs. auto: where the cluster has some or its
+    autoscaler can launch some, up or not. required: always, and a job whose cluster has none and
+    can launch none ends at its start. none: never."""

@@ -66,6 +66,7 @@ class Config(Section):
         if self.plan.soft:
             self._check_soft()
         self._check_start()
+        self._check_gpus()
         untrained = set(self.gate.against or ()) - set(self.train.arms)
         if untrained or self.gate.arm in (self.gate.against or ()):
             raise ValueError(f"gate.against: arms of train.arms other than `{self.gate.arm}`")
@@ -87,6 +88,18 @@ class Config(Section):
                 f"train.arms: lm.model {self.lm.model} has no item vectors to start from: leave "
                 "`started` out, or take another model"
             )
+
+    def _check_gpus(self) -> None:
+        asking = {
+            "lm.use_gpu": self.lm.optimiser and self.lm.optimiser.use_gpu,
+            "train.use_gpu": getattr(self.train, "use_gpu", False),
+            "generate.num_gpus": self.generate.num_gpus,
+            "recommend.num_gpus": self.recommend.num_gpus,
+        }
+        for field, asks in asking.items():
+            if asks and self.ray.gpus == "none":
+                raise ValueError(f"{field} asks for GPUs, and ray.gpus is none: leave one of them "
+                                 "out")  # fmt: skip
 
     def _check_soft(self) -> None:
         if self.generate.engine == "uniform":

@@ -89,10 +89,15 @@ def connect(config: RayConfig) -> None:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
 
 
+def address_of(config: RayConfig) -> str | None:
+    """Of the cluster; None: a Ray of this machine alone."""
+    return config.address or os.environ.get("RAY_ADDRESS") or None
+
+
 def _start(config: RayConfig) -> None:
     import ray
 
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(config)
     if not address:
         # Local workers inherit our environment; a runtime_env would start each afresh.
         for name, value in WORKER_ENV.items():
@@ -159,14 +164,6 @@ def _stderr_without(word: str) -> Iterator[None]:
             kept.seek(0)
             with contextlib.suppress(OSError):
                 os.write(2, b"".join(line for line in kept if word.encode() not in line))
-
-
-def has_gpus(config: RayConfig) -> bool:
-    """Whether any machine of the cluster has a GPU."""
-    import ray
-
-    connect(config)
-    return bool(ray.cluster_resources().get("GPU"))
 
 
 def is_connected() -> bool:

@@ -29,6 +29,7 @@ from llmaug.core.code_version import code_version
 from llmaug.core.contents import MANIFEST, check_stage, damage_of, read_manifest, read_object
 from llmaug.core.lease import Lease
 from llmaug.core.model_sources import with_contents, without_places
+from llmaug.core.placing import Ask
 from llmaug.core.progress import MemoryMeter, Progress
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import STARTED, read_note
@@ -111,6 +112,8 @@ class Stage:
     again for them."""
     part_folders: tuple[str, ...] = ("",)
     """Sub-folders that hold its parts."""
+    asks: Callable[[Config, bool], tuple[Ask, ...]] = lambda config, on_gpus: ()
+    """What it asks Ray for, when what can use GPUs shall ask for them or not (`ray.gpus`)."""
     independent: bool = False
     """Its parts (or sub-folders, a model each) come from its inputs alone and not from each
     other: of a damaged folder only those that are damaged are made anew."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.arms.arms import AUGMENTED
+from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.evaluate.figures import Audit
@@ -76,6 +77,7 @@ def _audit_part(
 STAGE = Stage(
     name="privacy",
     run=run,
+    asks=lambda config, on_gpus: TASKS,
     inputs=(f"merged/{AUGMENTED}", "split", "vocabulary"),
     settings=lambda config: [config.filters.copied_ngram, config.gate.min_run_users],
 )

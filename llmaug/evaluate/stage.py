@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from llmaug import recommenders
 from llmaug.arms.arms import Arm
 from llmaug.config import EvaluateConfig
+from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.evaluate import labels
@@ -277,6 +278,7 @@ def stage(arms: tuple[Arm, ...]) -> Stage:
     return Stage(
         name="evaluation",
         run=partial(run, arms),
+        asks=lambda config, on_gpus: TASKS,
         inputs=(*(f"model/{arm.name}" for arm in arms), "split", "vocabulary"),
         roots=lambda config: recommenders.roots_of(config, arms),
         settings=lambda config: [config.evaluate, config.train.seeds, config.gate.arm],

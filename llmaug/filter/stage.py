@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from llmaug.config import FiltersConfig, OfUsersConfig, StrategyConfig
 from llmaug.core.formats import OUTCOMES, UNITS
+from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -268,6 +269,7 @@ def _counts_of(row: dict[str, Any]) -> Counter[str]:
 STAGE = Stage(
     name="filtered",
     run=run,
+    asks=lambda config, on_gpus: TASKS,
     inputs=("outcomes", "plan", "split", "vocabulary"),
     roots=lambda config: (
         *roots_of(config),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from llmaug.config import imported
-from llmaug.core.cluster import has_gpus
+from llmaug.config import Config, imported
+from llmaug.core.gpus import uses_gpus
 from llmaug.core.model_files import fetch_model
+from llmaug.core.placing import Ask
 from llmaug.core.stage import Context
 from llmaug.generate.engines import (
     AnswerEngine,
@@ -40,12 +41,30 @@ def engine_maker(context: Context, generator: Generator) -> EngineMaker:
     )  # fmt: skip
 
 
+def engines(config: Config, on_gpus: bool) -> Ask:
+    """What the pool asks Ray for, when what can use GPUs shall ask for them or not."""
+    own = config.generate
+    return Ask(
+        "engine", own.num_cpus, _num_gpus(config, on_gpus), own.num_actors,
+        fields="generate.num_actors, generate.num_cpus, generate.num_gpus",
+    )  # fmt: skip
+
+
 def num_gpus(context: Context) -> float:
-    """GPUs of each engine: as configured, or one where the cluster has any and the model is
-    a neural one."""
-    config = context.config.generate
-    if config.num_gpus is not None:
-        return config.num_gpus
-    if config.engine != "vllm" or not context.config.lm.is_neural:
-        return 0
-    return 1 if has_gpus(context.config.ray) else 0
+    """GPUs of each engine. Raises UserError where `ray.gpus` requires some and none can come."""
+    config = context.config
+    # Whoever uses none anyway need not know what the cluster could launch.
+    return _num_gpus(config, bool(_num_gpus(config, True)) and uses_gpus(config.ray))
+
+
+def _num_gpus(config: Config, on_gpus: bool) -> float:
+    own = config.generate
+    if own.num_gpus is not None:
+        return own.num_gpus
+    return int(on_gpus and own.engine == "vllm" and config.lm.is_neural)
+
+
+def runs_vllm(config: Config) -> bool:
+    """Whether the engines are vLLM's."""
+    asked = config.plan.strategies and config.generate.engine == "vllm"
+    return bool(asked and config.lm.in_vllm and not config.plan.soft)

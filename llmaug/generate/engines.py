@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.config import STRATEGIES, GenerateConfig
+from llmaug.core.gpus import vllm_build
+from llmaug.errors import UserError
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL
 from llmaug.lm import Answers, SaysChances
@@ -219,6 +221,7 @@ class VllmEngine:
     ) -> None:
         """num_tokens: of the model, control tokens included. letters: of a chat model, the
         tokens of the letters by which it chooses."""
+        _check_build(on_gpu)
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process an engine
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
@@ -294,6 +297,21 @@ class VllmEngine:
             raise ValueError(f"prompt has token ids outside 0..{self._num_tokens - 1}")
         parameters = sampling_params(units, number, self._letters)
         self._engine.add_request(key, {"prompt_token_ids": prompt}, parameters)
+
+
+def _check_build(on_gpu: bool) -> None:
+    """The driver's vLLM may be another than that of the node on which the engine starts."""
+    build = vllm_build()
+    if build == "gpu" and not on_gpu:
+        raise UserError(
+            "the vLLM of this node runs on GPUs alone, and its engine has none: set ray.gpus: "
+            "required, or install llmaug[cpu] on the nodes"
+        )
+    if build == "cpu" and on_gpu:
+        raise UserError(
+            "the engine was given a GPU, and the vLLM of its node runs on CPUs alone: install "
+            "llmaug[gpu] on the nodes that have GPUs, or set ray.gpus: none"
+        )
 
 
 def sampling_params(units: Units, number: int, letters: list[int] | None = None) -> Any:

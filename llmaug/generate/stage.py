@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from llmaug.config import BudgetConfig, Config, modules_of
 from llmaug.core.cluster import connect
 from llmaug.core.formats import OUTCOMES, UNITS
+from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, content_of, map_parts, total_counts
 from llmaug.core.storage import Storage
 from llmaug.core.stored import Kept, need_record
@@ -30,7 +31,7 @@ from llmaug.errors import UserError
 from llmaug.filter.rules import roots_of as roots_of_filters
 from llmaug.generate.board import Board, Limits
 from llmaug.generate.counts import OutcomesCounts
-from llmaug.generate.engine_maker import engine_maker, num_gpus
+from llmaug.generate.engine_maker import engine_maker, engines, num_gpus
 from llmaug.generate.ledger import check_units
 from llmaug.generate.outcome_cache import cache_folder, recall
 from llmaug.generate.part_answer import KEPT, OutcomeFolders, commit, keep
@@ -272,6 +273,7 @@ def _roots(config: Config) -> tuple[str, ...]:
 STAGE = Stage(
     name="outcomes",
     run=run,
+    asks=lambda config, on_gpus: (engines(config, on_gpus), *TASKS),
     inputs=("plan", "vocabulary"),
     independent=True,
     roots=_roots,

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.config import SplitConfig
+from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -170,6 +171,7 @@ def _iso(time_us: int) -> str:
 STAGE = Stage(
     name="split",
     run=run,
+    asks=lambda config, on_gpus: TASKS,
     inputs=("ingest",),
     settings=lambda config: config.split,
     part_folders=(TRAIN, VALIDATION, TEST),

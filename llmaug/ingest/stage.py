@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from llmaug.config import Config, IngestConfig
 from llmaug.config.names import run_folder
+from llmaug.core.placing import TASKS
 from llmaug.core.source_digests import identities
 from llmaug.core.sources import Source, list_sources, prune, resolve_uri
 from llmaug.core.stage import Context, Stage, map_parts, total_counts
@@ -210,6 +211,7 @@ def _ledger(context: Context, counts: Counter[str]) -> dict[str, Any]:
 STAGE = Stage(
     name="ingest",
     run=run,
+    asks=lambda config, on_gpus: TASKS,
     settings=_settings,
     outside=_outside,
 )

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.core.cluster import has_gpus
+from llmaug.core.gpus import uses_gpus
 from llmaug.core.hf_folder import adopt_folder
 from llmaug.core.model_files import fetch_model
+from llmaug.core.placing import Ask
 from llmaug.core.stage import Context, map_parts
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import read_note
@@ -48,7 +49,7 @@ def write_vectors(context: Context, items: pa.Table) -> dict[str, Any]:
         storage, uri, _SETTING, "a sentence encoder", ("config.json", "tokenizer.json"),
         context.progress.note,
     )  # fmt: skip
-    on_gpu = has_gpus(context.config.ray)
+    on_gpu = uses_gpus(context.config.ray)
     parts = [f"part-{n:05d}" for n in range(-(-items.num_rows // _ITEMS_PER_PART))]
     counts = map_parts(
         context, f"{folder}/{TEXT}", parts, _PartEncoder, unit="parts of items",
@@ -64,6 +65,11 @@ def write_vectors(context: Context, items: pa.Table) -> dict[str, Any]:
         "text_encoder_digest": model[1],
         "text_digest": digest([note["digest"] for note in notes]),
     }
+
+
+def encoders(on_gpus: bool) -> tuple[Ask, ...]:
+    """What `write_vectors` asks Ray for."""
+    return (Ask("text encoder", gpus=int(on_gpus), fields="vocabulary.text_encoder"),)
 
 
 def read_vectors(storage: Storage, folder: str, item_ids: pa.ChunkedArray) -> np.ndarray | None:

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.config import VocabularyConfig
+from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
-from llmaug.items.item_text import TEXT, WORD, write_vectors
+from llmaug.items.item_text import TEXT, WORD, encoders, write_vectors
 from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load_vocabulary, of_items
 from llmaug.schema import ITEM
 
@@ -142,6 +143,10 @@ def _quantiles(samples: dict[str, list[float]], actions: Counter[str]) -> dict[s
 STAGE = Stage(
     name="vocabulary",
     run=run,
+    asks=lambda config, on_gpus: (
+        *TASKS,
+        *(encoders(on_gpus) if config.vocabulary.text_encoder else ()),
+    ),
     inputs=("ingest", "split"),
     settings=lambda config: [config.vocabulary, config.seed],
     part_folders=("", TEXT),

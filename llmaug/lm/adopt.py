@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmaug.config import Config, imported, modules_of
+from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage
 from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm.earlier import EarlierModel, find_earlier, refuse_leaks
@@ -44,6 +45,7 @@ def stage(config: Config) -> Stage:
     return Stage(
         name=f"lm/{config.lm.name}",
         run=run,
+        asks=lambda config, on_gpus: TASKS,
         inputs=("split", "vocabulary"),
         roots=lambda config: modules_of(config.lm, named=["answering"]),
         settings=lambda config: [config.lm.name, config.lm.from_run],

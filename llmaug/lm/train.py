@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmaug.config import Config, imported, modules_of
+from llmaug.core.placing import TASKS, Ask, workers
 from llmaug.core.stage import Context, Stage
 from llmaug.errors import UserError
 from llmaug.ingest.users import attributes_digest
@@ -46,11 +47,16 @@ def _outside(context: Context) -> list[Any]:
     ]
 
 
+def _asks(config: Config, on_gpus: bool) -> tuple[Ask, ...]:
+    return (workers("lm", config.lm.optimiser),) if config.lm.optimiser else TASKS
+
+
 def stage(name: str) -> Stage:
     """The stage that trains `lm/<name>`."""
     return Stage(
         name=f"lm/{name}",
         run=run,
+        asks=_asks,
         inputs=("split", "vocabulary"),
         roots=lambda config: modules_of(config.lm, named=["training"]),
         settings=lambda config: [

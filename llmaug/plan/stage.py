@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.config import NewUsersConfig, OfUsersConfig, Strategy
+from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -251,6 +252,7 @@ def stage(lm_stages: tuple[str, ...]) -> Stage:
     return Stage(
         name="plan",
         run=run,
+        asks=lambda config, on_gpus: TASKS,
         inputs=("split", "vocabulary", *lm_stages),
         roots=lambda config: (*roots_of(config), *config.plan.modules),
         outside=attributes_digest,

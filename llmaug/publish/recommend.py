@@ -15,6 +15,7 @@ from llmaug import recommenders
 from llmaug.arms.arms import chosen
 from llmaug.config import RecommendConfig
 from llmaug.core.contents import check_stage
+from llmaug.core.placing import Ask
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_config
@@ -282,6 +283,15 @@ def _scores(
 STAGE = Stage(
     name="recommendations",
     run=run,
+    asks=lambda config, on_gpus: (
+        Ask(
+            "scorer",
+            1,
+            config.recommend.num_gpus,
+            config.recommend.num_actors,
+            fields="recommend.num_actors, recommend.num_gpus",
+        ),
+    ),
     inputs=("publish", "ingest"),
     measured=("users_per_s",),
     roots=lambda config: recommenders.roots_of(config, chosen(config)),

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from llmaug import recommenders
 from llmaug.arms.arms import REAL, Arm
-from llmaug.config import ByDescentConfig, ClosedFormConfig, Config, OfPairsConfig
+from llmaug.config import ByDescentConfig, ClosedFormConfig, Config, OfPairsConfig, TrainConfig
+from llmaug.core.placing import Ask, workers
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -263,12 +264,20 @@ class PairBatches:
         return np.isin(self._key(user, item), self._taken)
 
 
+def _ask(train: TrainConfig) -> Ask:
+    if isinstance(train, ClosedFormConfig):
+        return Ask("task", train.threads_per_worker, num=1, fields="train.threads_per_worker")
+    assert isinstance(train, ByDescentConfig)
+    return workers("train", train)
+
+
 def stage(arm: Arm, config: Config) -> Stage:
     """The stage that trains `model/<arm>`."""
     started = {None: (), REAL: (f"model/{REAL}",), "generator": (f"lm/{config.lm.name}",)}
     return Stage(
         name=f"model/{arm.name}",
         run=partial(run, arm),
+        asks=lambda config, on_gpus: (_ask(arm.train_config(config)),),
         inputs=(f"merged/{arm.shards}", "vocabulary", "split", *started[arm.starts_from(config)]),
         independent=True,
         roots=lambda config: recommenders.roots_of(config, [arm]),

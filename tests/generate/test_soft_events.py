@@ -52,9 +52,7 @@ def make(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Callable
 
     def make(actions: tuple[str, ...] = (), **strategy: Any) -> Context:
         lm = CONFIG.model_dump(exclude={"name"})
-        context = make_context(
-            lm=lm, plan={"strategies": [SOFT | strategy]}, generate={"num_gpus": 0}
-        )
+        context = make_context(lm=lm, plan={"strategies": [SOFT | strategy]}, ray={"gpus": "none"})
         for part, rows in TRAIN.items():
             context.storage.write_part(events(rows), {}, context.folder("split/train"), part)
         write_vocabulary(context, WORDS, {})
