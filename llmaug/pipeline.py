@@ -34,6 +34,7 @@ from llmaug.evaluate import stage as evaluate
 from llmaug.filter import stage as filters
 from llmaug.generate import stage as generate
 from llmaug.generate.engine_maker import engines, runs_vllm
+from llmaug.generate.vllm_arguments import check_engine_args
 from llmaug.ingest import split
 from llmaug.ingest import stage as ingest
 from llmaug.items import stage as vocabulary
@@ -113,7 +114,7 @@ def run(
     run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
     if "vocabulary" in wanted:
         check_packages(config, storage)  # before hours of ingest
-    check_gpus(config, path)
+    check_engines(config, path)
     _refuse_others(storage, folder)
     put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))
     shown = progress(put) if progress else Progress(publish=put)
@@ -128,16 +129,21 @@ def run(
         return {stage.name: run_stage(stage, context) for stage in path}
 
 
-def check_gpus(config: Config, path: Sequence[Stage]) -> None:
+def check_engines(config: Config, path: Sequence[Stage]) -> None:
     """Before anything is paid: raises UserError where what needs a GPU can never have one, be it
-    up or not.
+    up or not, and where vLLM does not know an argument.
 
-    Ray is started or joined only where the config, or a vLLM that runs on GPUs alone, asks for
-    one.
+    Ray is started or joined only where something asks for a GPU whatever the cluster has.
     """
-    served = generate.STAGE in path and runs_vllm(config) and vllm_build() == "gpu"
+    needed = ""
+    if generate.STAGE in path and runs_vllm(config):
+        check_engine_args(config.generate)
+        if vllm_build() == "gpu":
+            needed = "the vLLM that is installed runs on GPUs alone"
+        elif config.generate.num_devices > 1:
+            needed = f"one engine spreads over {config.generate.num_devices} GPUs"
     asks_anyway = any(ask.gpus for stage in path for ask in stage.asks(config, False))
-    if not (served or asks_anyway or config.ray.gpus == "required"):
+    if not (needed or asks_anyway or config.ray.gpus == "required"):
         return
     cluster = machines(config.ray)
     on_gpus = wanted(config.ray, cluster)
@@ -149,11 +155,11 @@ def check_gpus(config: Config, path: Sequence[Stage]) -> None:
     ]
     if found := misfits(asked, cluster):
         raise UserError(found[0])
-    if served and not engines(config, on_gpus).gpus:
+    if needed and not engines(config, on_gpus).gpus:
         why = "generate.num_gpus is 0" if on_gpus else none_can_come(cluster)
         raise UserError(
-            f"the vLLM that is installed runs on GPUs alone, and its engines would have none: {why}"
-            ". On a cluster without GPUs install llmaug[cpu] instead"
+            f"{needed}, and the engines would have none: {why}. On a cluster without GPUs install "
+            "llmaug[cpu]"
         )
 
 

@@ -33,7 +33,9 @@ def baseline_config(config: Config) -> Config:
     raw = config.model_dump(mode="json")
     raw["lm"] = {"model": "ngram", "context_len": config.lm.context_len}
     raw["plan"]["strategies"] = _known(config.plan.strategies)
-    raw["generate"]["engine"] = "vllm"
+    # Counts have no use for GPUs, nor vLLM for counts.
+    raw["generate"] |= {"engine": "vllm", "num_gpus": None, "gpu_memory_utilization": None,
+                        "tensor_parallel_size": 1, "pipeline_parallel_size": 1}  # fmt: skip
     return Config.model_validate(raw)
 
 

@@ -18,6 +18,7 @@ from llmaug.cli import (
     doctor,
     evaluate,
     forecast,
+    plan_cluster,
     publish,
     recommend,
     retry_failed,
@@ -44,6 +45,7 @@ app.command("schema")(print_schema)
 app.command()(run.run)
 app.command()(status.status)
 app.command()(forecast.forecast)
+app.command("plan-cluster")(plan_cluster.plan_cluster)
 app.command()(tune.tune)
 app.command("retry-failed")(retry_failed.retry_failed)
 app.command()(evaluate.evaluate)

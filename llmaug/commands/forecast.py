@@ -29,7 +29,7 @@ from llmaug.generate.part_answer import OutcomeFolders
 from llmaug.generate.stage import STAGE as generate
 from llmaug.generate.stage import run_engines
 from llmaug.lm.generator import generator_of
-from llmaug.pipeline import check_gpus
+from llmaug.pipeline import check_engines
 from llmaug.pipeline import run as run_pipeline
 from llmaug.plan.parts import PlanPart, Source, read_parts, write_source
 from llmaug.report.stage import FORECAST
@@ -55,7 +55,7 @@ def forecast(
     if not config.plan.strategies:
         raise UserError("plan.strategies is empty: there is nothing to forecast")
     run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
-    check_gpus(config, [generate])
+    check_engines(config, [generate])
     run_pipeline(config, storage, run_id, "plan", progress)
     shown = progress(lambda state: None) if progress else Progress()
     with Lease(storage, folder, tell=shown.note) as lease:

@@ -67,6 +67,7 @@ class Config(Section):
             self._check_soft()
         self._check_start()
         self._check_gpus()
+        self._check_parallel()
         untrained = set(self.gate.against or ()) - set(self.train.arms)
         if untrained or self.gate.arm in (self.gate.against or ()):
             raise ValueError(f"gate.against: arms of train.arms other than `{self.gate.arm}`")
@@ -100,6 +101,26 @@ class Config(Section):
             if asks and self.ray.gpus == "none":
                 raise ValueError(f"{field} asks for GPUs, and ray.gpus is none: leave one of them "
                                  "out")  # fmt: skip
+
+    def _check_parallel(self) -> None:
+        own = self.generate
+        if own.num_devices == 1:
+            return
+        if not self.lm.in_vllm:
+            raise ValueError(
+                f"generate.tensor_parallel_size and pipeline_parallel_size are vLLM's, which does "
+                f"not serve lm.model {self.lm.model}: leave them out"
+            )
+        # Of a chat model vLLM says so itself.
+        for field, size, of, num in (
+            ("tensor", own.tensor_parallel_size, "num_heads", getattr(self.lm, "num_heads", None)),
+            ("pipeline", own.pipeline_parallel_size, "num_layers",
+             getattr(self.lm, "num_layers", None)),
+        ):  # fmt: skip
+            if num and num % size:
+                raise ValueError(
+                    f"generate.{field}_parallel_size {size} does not divide lm.{of} {num}"
+                )
 
     def _check_soft(self) -> None:
         if self.generate.engine == "uniform":

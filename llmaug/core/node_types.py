@@ -133,12 +133,14 @@ def autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
     no autoscaler runs. Raises whatever the file or Kubernetes raises."""
     import psutil
 
+    port = gcs_address.rpartition(":")[2]  # a host has several names
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if f"--gcs-address={gcs_address}" in line and any(p.endswith("monitor.py") for p in line):
-            given = [p.partition("=")[2] for p in line if p.startswith("--autoscaling-config=")]
-            if given:
-                return yaml.safe_load(Path(given[0]).expanduser().read_text(encoding="utf-8"))
+        given = dict(part.split("=", 1) for part in line if part.startswith("--") and "=" in part)
+        file = given.get("--autoscaling-config")
+        of_this = given.get("--gcs-address", "").endswith(f":{port}")
+        if of_this and file and any(part.endswith("monitor.py") for part in line):
+            return yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
     name = os.environ.get("RAY_CLUSTER_NAME")  # KubeRay: the autoscaler is another container
     if not name or not _NAMESPACE.is_file():
         return None

@@ -63,6 +63,22 @@ def fits(ask: Ask, node_type: NodeType) -> float:
     return min(shares, default=math.inf)
 
 
+def places(ask: Ask, machines: Machines) -> dict[str, int]:
+    """{node type: how many machines} that the stage needs when nothing else is there: those
+    without GPUs first, as Ray takes them. One at least where there is no number; fewer than it
+    takes where there is no room."""
+    left, found = ask.num or 1, {}
+    # Of those that do, the ones that are left with the least.
+    sizes = sorted(machines.types, key=lambda each: (each.resources.get("GPU", 0), fits(ask, each)))
+    for each in sizes:
+        own = fits(ask, each)
+        if own and each.max_nodes and left:
+            count = int(min(each.max_nodes, math.ceil(left / own)))
+            found[each.name] = count
+            left = int(max(0, left - count * own))
+    return found
+
+
 def misfit(stage: str, ask: Ask, machines: Machines) -> str | None:
     """Why `machines` can never place what the stage asks for; None if they can."""
     if machines.unseen:

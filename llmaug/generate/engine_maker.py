@@ -43,11 +43,20 @@ def engine_maker(context: Context, generator: Generator) -> EngineMaker:
 
 def engines(config: Config, on_gpus: bool) -> Ask:
     """What the pool asks Ray for, when what can use GPUs shall ask for them or not."""
-    own = config.generate
+    own, gpus = config.generate, _num_gpus(config, on_gpus)
+    size = "" if own.num_devices == 1 else ", generate.tensor_parallel_size"
     return Ask(
-        "engine", own.num_cpus, _num_gpus(config, on_gpus), own.num_actors,
-        fields="generate.num_actors, generate.num_cpus, generate.num_gpus",
+        "engine", own.num_cpus, gpus, own.num_actors,
+        fields=f"generate.num_actors, generate.num_cpus, generate.num_gpus{size}",
+        memory=_memory(config, gpus),
     )  # fmt: skip
+
+
+def _memory(config: Config, gpus: float) -> str:
+    own = config.generate
+    if not runs_vllm(config):
+        return ""
+    return f"{own.memory_share:.4g} of a GPU's" if gpus else f"{own.kv_cache_gib:g} GiB and weights"
 
 
 def num_gpus(context: Context) -> float:
@@ -61,7 +70,9 @@ def _num_gpus(config: Config, on_gpus: bool) -> float:
     own = config.generate
     if own.num_gpus is not None:
         return own.num_gpus
-    return int(on_gpus and own.engine == "vllm" and config.lm.is_neural)
+    if not (on_gpus and own.engine == "vllm" and config.lm.is_neural):
+        return 0
+    return own.num_devices if runs_vllm(config) else 1
 
 
 def runs_vllm(config: Config) -> bool:

@@ -22,6 +22,7 @@ from llmaug.config import STRATEGIES, GenerateConfig
 from llmaug.core.gpus import vllm_build
 from llmaug.errors import UserError
 from llmaug.generate.units import Units
+from llmaug.generate.vllm_arguments import vllm_arguments
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL
 from llmaug.lm import Answers, SaysChances
 from llmaug.schema import SOFT
@@ -235,7 +236,13 @@ class VllmEngine:
         arguments = vllm_arguments(model_folder, config, context_len, on_gpu)
         if letters:
             arguments.pop("logits_processors")
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        try:
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"vLLM does not start with these settings of generate (quantization, engine_args, "
+                f"the parallel sizes, dtype): {error}"
+            ) from error
         self._running: set[str] = set()
 
     @property
@@ -339,32 +346,6 @@ def sampling_params(units: Units, number: int, letters: list[int] | None = None)
             "also_seen": units.also_seen[number],
             "may_repeat": units.may_repeat[number],
         },
-    )
-
-
-def vllm_arguments(
-    model_folder: str, config: GenerateConfig, context_len: int, on_gpu: bool
-) -> dict[str, Any]:
-    """Arguments of vLLM's EngineArgs (and of its LLM) for a behaviour model."""
-    return dict(
-        model=model_folder,
-        skip_tokenizer_init=True,
-        trust_remote_code=False,
-        dtype=config.dtype,
-        max_model_len=context_len,
-        max_num_seqs=config.max_num_seqs,
-        enable_prefix_caching=True,
-        # Only whole blocks are shared, and histories are short: the CPU's default of 128
-        # tokens a block would share nothing.
-        block_size=None if on_gpu else 32,
-        # vLLM rewinds a seeded generator after a prompt that was cut into chunks, and dies of
-        # it on CPUs ("CPU Generator does not use offset", vLLM 0.32): prompts of behaviour
-        # models are short, there they go in whole.
-        enable_chunked_prefill=on_gpu,
-        enforce_eager=not on_gpu,
-        disable_log_stats=True,
-        logits_processors=["llmaug.lm.causal.item_logits:ItemLogits"],
-        seed=0,
     )
 
 

@@ -13,7 +13,7 @@ from llmaug.core.node_types import Machines, NodeType
 from llmaug.errors import UserError
 from llmaug.generate import engines as engine_module
 from llmaug.generate.engine_maker import engines
-from llmaug.pipeline import check_gpus, stages
+from llmaug.pipeline import check_engines, stages
 
 HEAD = NodeType("head", {"CPU": 8}, 1)
 CPUS = Machines((HEAD,))
@@ -66,7 +66,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
         monkeypatch.setattr("llmaug.pipeline.machines", found)
         monkeypatch.setattr("llmaug.pipeline.vllm_build", lambda: build)
         config: Config = parse_config({"plan": {"strategies": [ASKED]}, **sections})
-        check_gpus(config, [stage for _, stage in stages(config)])
+        check_engines(config, [stage for _, stage in stages(config)])
 
     return start
 
