@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from llmaug.config import Config
 from llmaug.config.names import check_name, run_folder
@@ -53,7 +53,8 @@ def _rows(
     path: list[Stage], config: Config, on_gpus: bool, found: Machines, storage: Storage, folder: str
 ) -> Iterator[dict[str, Any]]:
     for stage in path:
-        peak = read_object(storage, folder, stage.name, MANIFEST).get("peak_rss_mb")
+        earlier = read_object(storage, folder, stage.name, MANIFEST).get("peak_rss_mb")
+        peak = earlier if isinstance(earlier, int) else None
         for ask in stage.asks(config, on_gpus):
             yield {
                 "stage": stage.name, "what": ask.what, "num": ask.num, "cpus": ask.cpus,
@@ -70,11 +71,16 @@ def _count(number: float) -> int | None:
 def _forecast(storage: Storage, folder: str, pool: Ask) -> dict[str, Any] | None:
     """Of `llmaug forecast` for this run, on the engines that are configured now."""
     known = read_object(storage, folder, FORECAST)
-    if not known:
+    hours, cost = known.get("engine_hours"), known.get("cost")
+    if not (_is_interval(hours) and _is_interval(cost)):  # there is none, or it is damaged
         return None
-    hours = known["engine_hours"]
-    return {
-        "engine_hours": hours,
-        "wall_hours": {bound: value / (pool.num or 1) for bound, value in hours.items()},
-        "cost": known["cost"],
-    }
+    wall = {bound: value / (pool.num or 1) for bound, value in hours.items()}
+    return {"engine_hours": hours, "wall_hours": wall, "cost": cost}
+
+
+def _is_interval(value: Any) -> TypeGuard[dict[str, float]]:
+    return (
+        isinstance(value, dict)
+        and "mean" in value
+        and all(isinstance(bound, int | float) for bound in value.values())
+    )

@@ -28,11 +28,13 @@ from tests.core.test_terminal import HOSTILE, OBEYED
 from tests.nights import NIGHT, make_night, without_ray
 from tests.soak import NIGHTS
 
+ROOT = Path(__file__).parents[2]
 # {root}, {config} and {pairs} are filled in.
 ARGUMENTS = {
     "run": "-c {config} --root {root}",
     "status": "night --root {root}",
     "forecast": "-c {config} --root {root}",
+    "plan-cluster": f"-c {{config}} --root {{root}} --cluster {ROOT / 'cluster.yaml'}",
     "tune": "-c {config} --root {root} --minutes 0 --to tuned.yaml",
     "retry-failed": "night --root {root}",
     "evaluate": "--datasets {config} --root {root}",
@@ -343,9 +345,9 @@ def test_run_ids_that_are_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     root = copy(finished, tmp_path)
-    for command in ("run", "status", "retry-failed", "publish", "forecast"):
+    for command in ("run", "status", "retry-failed", "publish", "forecast", "plan-cluster"):
         monkeypatch.setitem(ARGUMENTS, command, "{id} --root {root}")
-        if command in ("run", "forecast"):
+        if command in ("run", "forecast", "plan-cluster"):
             monkeypatch.setitem(ARGUMENTS, command, "-c {config} --root {root} --run-id {id}")
         assert not (found := wrong(*call(command, root, id=run_id))), f"{command}: {found}"
 
@@ -478,6 +480,6 @@ def test_configs_that_are_none(
 ) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(content, encoding="utf-8")
-    for command in ("run", "forecast", "tune", "evaluate", "config check"):
+    for command in ("run", "forecast", "plan-cluster", "tune", "evaluate", "config check"):
         found = wrong(*call(command, tmp_path / "root", config=config))
         assert not found, f"{command}: {found}"

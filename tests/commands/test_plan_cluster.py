@@ -96,6 +96,8 @@ def test_an_earlier_night_and_its_forecast_are_shown(storage: Storage) -> None:
     found = planned(storage)
     assert row(found, "ingest")["peak_rss_mb"] == 1234
     assert found["forecast"]["wall_hours"]["mean"] == 2.0  # on the four engines that are set now
+    storage.write_json({"engine_hours": "8"}, "runs/night/forecast.json")  # damaged: no figures
+    assert planned(storage)["forecast"] is None
 
 
 def test_the_command_shows_a_plan_and_fails_on_one_without_room(tmp_path: Path) -> None:
