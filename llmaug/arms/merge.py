@@ -36,7 +36,7 @@ from llmaug.arms.arms import AUGMENTED, DUPLICATE, NGRAM, OVERSAMPLED, REAL
 from llmaug.config import MergeConfig
 from llmaug.core.stage import Context, Stage, map_parts, on_track
 from llmaug.core.storage import Storage, digest
-from llmaug.ingest.cleaning import user_hash
+from llmaug.ingest.cleaning import id_hash
 from llmaug.ingest.split import TRAIN
 from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import load_statistics
@@ -176,7 +176,7 @@ def take_users(events: pa.Table, share: float) -> pa.Table:
         return events
     user_ids = events["user_id"].combine_chunks()
     bounds = np.array(group_bounds(user_ids.to_numpy(zero_copy_only=False))).reshape(-1, 2)
-    order = np.argsort(user_hash(user_ids.take(pa.array(bounds[:, 0]))), kind="stable")
+    order = np.argsort(id_hash(user_ids.take(pa.array(bounds[:, 0]))), kind="stable")
     lengths = np.diff(bounds[order]).ravel()
     taken = order[np.cumsum(lengths) - lengths / 2 < share * events.num_rows]
     rows = [np.arange(start, end) for start, end in bounds[np.sort(taken)]]

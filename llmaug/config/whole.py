@@ -19,6 +19,7 @@ from llmaug.config.ingest import IngestConfig
 from llmaug.config.kinds import name_of, unknown_key
 from llmaug.config.lm import BEHAVIOUR_MODELS, CausalConfig, LmConfig
 from llmaug.config.plan import STRATEGIES, ChooseConfig, PlanConfig, StrategyConfig
+from llmaug.config.privacy import PrivacyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
@@ -41,6 +42,7 @@ class Config(Section):
     plan: PlanConfig = PlanConfig()
     budget: BudgetConfig = BudgetConfig()
     generate: GenerateConfig = GenerateConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     filters: FiltersConfig = FiltersConfig()
     merge: MergeConfig = MergeConfig()
     train: Annotated[TrainConfig, RECOMMENDERS] = SasrecConfig()

@@ -142,6 +142,19 @@ class Audit(Contract):
     identifying_share: float
     run_len: int
     min_run_users: int
+    max_skips: int = 0
+    """Events that a run may leave out."""
+
+
+def identifying_text(audit: dict[str, Any]) -> str:
+    """What stage `privacy` found, in words."""
+    skips = audit.get("max_skips", 0)
+    gaps = f" (leaving out up to {skips})" if skips else ""
+    return (
+        f"{audit['identifying']:,} of {audit['synthetic']:,} synthetic histories "
+        f"({audit['identifying_share']:.2%}) hold a run of {audit['run_len']} events{gaps} that "
+        f"fewer than {audit['min_run_users']} real users have"
+    )
 
 
 def candidate_of(decision: dict[str, Any]) -> str:
