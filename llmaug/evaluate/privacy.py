@@ -4,8 +4,9 @@ A run of events that hardly any real user has in its training history (section `
 whose it is, to whoever knows a part of such a history (k-anonymity of runs; Sweeney 2002). The
 audit counts the synthetic histories that hold one, in the merged shards, whatever the filters did
 before: where the filter `identifying` is applied, it finds none. The gate refuses a model that was
-trained on too many of them. It is a check for copies, and no guarantee: nothing here is
-differentially private.
+trained on too many of them. Beside it stands how well members are told from others
+(`llmaug/evaluate/membership.py`), which does not decide. These are checks, and no guarantee:
+nothing here is differentially private.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import pyarrow.compute as pc
 from llmaug.arms.arms import AUGMENTED
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
-from llmaug.evaluate.figures import Audit, identifying_text
+from llmaug.evaluate.figures import Audit, identifying_text, membership_text
+from llmaug.evaluate.membership import membership
 from llmaug.filter.real_runs import REAL_RUNS, RealRuns, item_keys, shared_runs
 from llmaug.items.arrays import group_bounds
 from llmaug.schema import SYNTHETIC
@@ -36,12 +38,15 @@ def run(context: Context) -> dict[str, Any]:
     )  # fmt: skip
     synthetic, identifying = counts["synthetic"], counts["identifying"]
     share = identifying / synthetic if synthetic else 0.0
-    audit = {
+    audit: dict[str, Any] = {
         "synthetic": synthetic, "identifying": identifying, "identifying_share": share,
         "run_len": config.run_len, "min_run_users": config.min_run_users,
         "max_skips": config.max_skips,
+        "membership": membership(context, merged) if synthetic else None,
     }  # fmt: skip
     context.progress.note(identifying_text(audit))
+    if audit["membership"]:
+        context.progress.note(membership_text(audit["membership"]))
     return Audit.keeps(audit)
 
 
@@ -62,6 +67,6 @@ def _audit_part(
 STAGE = Stage(
     name="privacy",
     run=run,
-    inputs=(f"merged/{AUGMENTED}", REAL_RUNS),
-    settings=lambda config: config.privacy,
+    inputs=(f"merged/{AUGMENTED}", REAL_RUNS, "split"),
+    settings=lambda config: [config.privacy, config.split.kind],
 )

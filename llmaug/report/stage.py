@@ -14,7 +14,7 @@ from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import MANIFEST, Manifest, damaged, need_record, read_record
 from llmaug.evaluate.bootstrap import lift_text
-from llmaug.evaluate.figures import candidate_of, identifying_text
+from llmaug.evaluate.figures import candidate_of, identifying_text, membership_text
 from llmaug.report.metrics import Metrics
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 
@@ -241,6 +241,7 @@ def render(
         candidate=candidate_of(metrics["gate"]),
         lift_text=lift_text,
         identifying_text=identifying_text,
+        membership_text=membership_text,
         generator_text=generator_text,
         unfinished=unfinished(metrics["training"]),
         covers=covers(metrics["interval"]),

@@ -61,7 +61,10 @@ def night(
     """(counts of the filters, the audit, the gate's decision) with `NUM_COPIES` outcomes of
     `copy` among those that are made up."""
     context = make_context(
-        generate={"engine": "uniform"}, plan={"strategies": [NEW_USERS]}, **config
+        generate={"engine": "uniform"},
+        plan={"strategies": [NEW_USERS]},
+        split={"kind": "leave_one_out"},
+        **config,
     )
     people, rng = real_people(), np.random.default_rng(1)
     words = {user: "".join(ITEMS[t - NUM_SPECIAL] for t in own) for user, own in people.items()}

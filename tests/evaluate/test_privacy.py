@@ -41,7 +41,9 @@ def audited(
     make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, generated: pa.Table, users: int
 ) -> tuple[dict[str, Any], list[str]]:
     """Counts, and the units that the audit names."""
-    context = make_context(privacy={"run_len": 3, "min_run_users": users})
+    context = make_context(
+        split={"kind": "leave_one_out"}, privacy={"run_len": 3, "min_run_users": users}
+    )
     without_ray(monkeypatch)
     for part, rows in TRAIN.items():
         context.storage.write_part(events(rows), {}, context.folder("split/train"), part)
