@@ -24,14 +24,14 @@ import pyarrow.compute as pc
 
 from llmaug.config import PrivacyConfig
 from llmaug.core.shared import share
-from llmaug.core.stage import Context, Stage, map_parts
+from llmaug.core.stage import Context, Stage, map_parts, total_counts
 from llmaug.core.storage import Storage
 from llmaug.ingest.cleaning import id_hash
 from llmaug.ingest.split import TRAIN
 from llmaug.items.arrays import group_bounds
 
 REAL_RUNS = "real_runs"
-RUNS_A_RANGE = 20_000_000
+RUNS_A_RANGE = 10_000_000  # 110 bytes each while they are added up
 _MOST = np.iinfo(np.uint16).max  # of users are told apart
 
 
@@ -111,9 +111,14 @@ def shared_runs(context: Context) -> Callable[[], RealRuns]:
 
 
 def _load(storage: Storage, folder: str, privacy: PrivacyConfig) -> RealRuns:
-    ranges = [storage.read_part(folder, part) for part in storage.parts(folder)]  # in their order
-    table = pa.concat_tables(ranges)
-    return RealRuns(table["hash"].to_numpy(), table["num_users"].to_numpy(), privacy)
+    size, start = total_counts(storage, folder)["rows"], 0
+    hashes, num_users = np.empty(size, np.uint64), np.empty(size, np.uint16)
+    for part in storage.parts(folder):  # in their order, one in memory beside the whole
+        table = storage.read_part(folder, part)
+        own = slice(start, start + table.num_rows)
+        hashes[own], num_users[own] = table["hash"].to_numpy(), table["num_users"].to_numpy()
+        start = own.stop
+    return RealRuns(hashes, num_users, privacy)
 
 
 # -- the stage -----------------------------------------------------------------------------
