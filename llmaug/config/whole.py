@@ -105,8 +105,6 @@ class Config(Section):
                 f"plan.strategies: train.model {self.train.model} cannot learn from soft_events; "
                 f"{' or '.join(having)} can"
             )
-        if getattr(self.train, "loss", "softmax") != "softmax":
-            raise ValueError("plan.strategies: soft_events needs train.loss softmax")
 
     def _check_strategy(self, strategy: StrategyConfig) -> None:
         room = self.lm.room()

@@ -283,7 +283,6 @@ SOFT = {"strategies": [{"kind": "soft_events"}]}
     [
         ({"lm": {"model": "masked"}}, "soft_events is nothing that lm.model masked can do"),
         ({"generate": {"engine": "uniform"}}, "leave soft_events out"),
-        ({"train": {"loss": "sampled_softmax"}}, "soft_events needs train.loss softmax"),
         ({"train": {"model": "two_tower"}}, "two_tower cannot learn from soft_events; sasrec can"),
         ({"train": {"arms": ["real", "ngram"]}}, "leave ngram out"),
         ({"plan": {"strategies": [{"kind": "soft_events"}, {"kind": "new_users"}]}},
