@@ -162,7 +162,7 @@ def _vllm(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
     from vllm import EngineArgs, LLMEngine, SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    from llmaug.generate.engines import vllm_arguments
+    from llmaug.generate.vllm_engine import vllm_arguments
 
     config = GenerateConfig(dtype="float32")
     started = time.process_time()

@@ -92,7 +92,7 @@ class Config(Section):
         if self.generate.engine == "uniform":
             raise ValueError("plan.strategies: generate.engine uniform knows no chances of items: "
                              "leave soft_events out")  # fmt: skip
-        if "ngram" in self.train.arms:
+        if "ngram" in self.train.arms and not self.plan.has_events:
             raise ValueError(
                 "train.arms: ngram is as many synthetic events as augmented has, and soft_events "
                 "has none: leave ngram out"
