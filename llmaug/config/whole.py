@@ -94,7 +94,7 @@ class Config(Section):
         if self.generate.engine == "uniform":
             raise ValueError("plan.strategies: generate.engine uniform knows no chances of items: "
                              "leave soft_events out")  # fmt: skip
-        if "ngram" in self.train.arms:
+        if "ngram" in self.train.arms and not self.plan.has_events:
             raise ValueError(
                 "train.arms: ngram is as many synthetic events as augmented has, and soft_events "
                 "has none: leave ngram out"
@@ -107,8 +107,6 @@ class Config(Section):
                 f"plan.strategies: train.model {self.train.model} cannot learn from soft_events; "
                 f"{' or '.join(having)} can"
             )
-        if getattr(self.train, "loss", "softmax") != "softmax":
-            raise ValueError("plan.strategies: soft_events needs train.loss softmax")
 
     def _check_strategy(self, strategy: StrategyConfig) -> None:
         room = self.lm.room()

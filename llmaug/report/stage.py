@@ -78,6 +78,7 @@ def collect(
         "events": {
             "real": last_arm["counts"].get("real", 0),
             "synthetic": last_arm["counts"].get("synthetic", 0),
+            "soft": last_arm["counts"].get("soft", 0),
         },
         "num_users": evaluation["num_users"],
         "arms": evaluation["arms"],
@@ -143,6 +144,7 @@ def _training(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
             found[arm.name] = {
                 "real": events.get("real", 0),
                 "synthetic": events.get("synthetic", 0),
+                "soft": events.get("soft", 0),
                 "seeds": [
                     _seed(name.removeprefix("seed-"), facts) for name, facts in seeds.items()
                 ],

@@ -14,7 +14,7 @@ from llmaug.config import GenerateConfig
 from llmaug.core.hf_folder import adopt_folder
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.generate.engines import vllm_arguments
+from llmaug.generate.vllm_engine import vllm_arguments
 
 ROOT = Path(__file__).parents[2]
 DATA = ["chat_template.jinja", "config.json", "model.safetensors", "spm.model", "vocab.txt"]
