@@ -31,10 +31,10 @@ from llmaug.config import Config, parse_config
 from llmaug.core.cluster import WORKER_ENV, connect, disconnect
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
-from llmaug.generate.engines import sampling_params
 from llmaug.generate.stage import run
 from llmaug.generate.units import Units
 from llmaug.generate.vllm_arguments import vllm_arguments
+from llmaug.generate.vllm_engine import sampling_params
 
 
 def main(

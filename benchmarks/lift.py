@@ -8,12 +8,14 @@ DATASET is `ml-100k`, `ml-100k-thin`, a config (.yaml), or a folder with events.
 item_id and, if there is one, timestamp: without one the rows are in order) and maybe
 items.parquet (item_id, title, tags).
 
-Each recipe says what is generated. The one with the best mean validation NDCG@10 of the arm
-`augmented` over all seeds is chosen; `none` (the arm `real`) is among them. Without `--open-test`
-nothing behind training runs and no test figure exists. With it the chosen recipe alone is
-measured on the test events, with paired bootstrap intervals over users and seeds against `real`
-and against `oversampled`; that, when and how often is recorded in OUTPUT/test_openings.json: each
-look at the test events that was followed by another choice makes the figures worth less.
+A recipe is an arm and what is generated for it, as for `llmaug tune`. The one with the best mean
+validation NDCG@10 over all seeds is chosen; `none` (the arm `real`) is among them. Beside each
+stands its lift over `none` on up to 20,000 validation users, with its interval. Without
+`--open-test` nothing behind training runs and no test figure exists. With it the chosen recipe
+alone is measured on the test events, with paired bootstrap intervals over users and seeds against
+`real` and against the control of its arm; that, when and how often is recorded in
+OUTPUT/test_openings.json: each look at the test events that was followed by another choice makes
+the figures worth less.
 
 The same command again goes on where it was. `llmaug tune` chooses the arm, too, under a budget of
 minutes; this is for the figures of a claim.
@@ -28,13 +30,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-import yaml
 
 from llmaug import pipeline
+from llmaug.arms.arms import AUGMENTED, CONTROLS, REAL
 from llmaug.commands.datasets import write_ml_100k
 from llmaug.commands.tune import by_seed
-from llmaug.commands.tune_candidates import NONE
+from llmaug.commands.tune_candidates import NONE, REAL_ALONE, Candidate, from_file
 from llmaug.commands.tune_candidates import changed as with_sections
+from llmaug.commands.validation_lift import validation_lift
 from llmaug.config import Config, load_config, parse_config
 from llmaug.core.cluster import disconnect
 from llmaug.core.storage import Storage, digest
@@ -53,22 +56,24 @@ def main(
         Path | None, typer.Option(help="Folder of the run and figures; default: demo/lift-DATASET.")
     ] = None,
     recipes: Annotated[
-        Path | None, typer.Option(help="YAML: {name: {plan: ..., lm: ..., train: ...}}.")
+        Path | None, typer.Option(help="YAML: {name: {arm: ..., plan: ..., lm: ..., train: ...}}.")
     ] = None,
     arms: Annotated[
-        str, typer.Option(help="Arms of the test table, with commas.")
-    ] = "real,oversampled,augmented",
+        str, typer.Option(help="More arms for the test table, with commas: `oversampled,fusion`.")
+    ] = "",
     num_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each arm.")] = 3,
     open_test: Annotated[bool, typer.Option("--open-test", help="Measure on test events.")] = False,
 ) -> None:
     storage = Storage(str(output or Path("demo", f"lift-{Path(dataset).stem}")))
     base = base_config(dataset, storage, num_seeds)
     try:
-        found = validate(base, storage, recipes)
+        known = from_file(recipes, base) if recipes else default_recipes(base, storage)
+        found = validate(base, storage, known)
         chosen = choose(found)
         test = None
         if open_test:
-            test = measure(base, storage, found[chosen]["recipe"], chosen, arms.split(","))
+            candidate = next((one for one in known if one.name == chosen), REAL_ALONE)
+            test = measure(base, storage, candidate, [arm for arm in arms.split(",") if arm])
     finally:
         disconnect()
     openings = len(storage.read_json(OPENINGS) or [])
@@ -119,61 +124,65 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
     return with_sections(config, changes).model_copy(update={"name": RUN})
 
 
-def default_recipes(base: Config, counts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def default_recipes(base: Config, storage: Storage) -> list[Candidate]:
     """As many synthetic users as real ones, or three times as many, about as long as real
     histories; closer to the likeliest items, or as the model says. And what the config says."""
+    counts = pipeline.run(changed(base, {}), storage, RUN, until="split")["split"]["counts"]
     users = max(1, counts["train_users"])
     num_events = int(np.clip(2 * counts["train"] / users, 10, min(50, base.lm.context_len - 2)))
-    grid = {
-        f"x{times}-t{temperature}": {
-            "plan": {
-                "strategies": [
-                    {"kind": "new_users", "num_users": times * users, "num_events": num_events,
-                     "temperature": temperature}
-                ]
-            }
-        }
+    preset = [Candidate("preset", AUGMENTED)] if base.plan.strategies else []
+    grid = [
+        Candidate(f"x{times}-t{temperature}", AUGMENTED, {"plan": {"strategies": [
+            {"kind": "new_users", "num_users": times * users, "num_events": num_events,
+             "temperature": temperature}
+        ]}})
         for times in (1, 3)
         for temperature in (0.8, 1.0)
-    }  # fmt: skip
-    preset = base.model_dump(mode="json")["plan"]["strategies"]
-    return {**({"preset": {"plan": {"strategies": preset}}} if preset else {}), **grid}
+    ]  # fmt: skip
+    return [*preset, *grid]
 
 
-def validate(base: Config, storage: Storage, file: Path | None) -> dict[str, dict[str, Any]]:
-    """{recipe: {validation_ndcg: mean over seeds, by_seed, synthetic, recipe}}, `none` first.
+def validate(base: Config, storage: Storage, known: list[Candidate]) -> dict[str, dict[str, Any]]:
+    """{recipe: {arm, validation_ndcg: mean over seeds, by_seed, best_steps, lift over none,
+    synthetic}}, `none` first.
 
     One after another in one run folder, so that what they share is done once; what is known of
     a recipe stands in OUTPUT/recipes/ and is not trained again.
     """
-    arms = ["real", "augmented"]
-    counts = pipeline.run(changed(base, {}), storage, RUN, until="split")["split"]["counts"]
-    known = (
-        yaml.safe_load(file.read_text(encoding="utf-8")) if file else default_recipes(base, counts)
-    )
+    content = pipeline.run(changed(base, {}), storage, RUN, until="split")["split"]["counts"]
     found: dict[str, dict[str, Any]] = {}
-    for name, recipe in known.items():
-        config = changed(base, {**recipe, "train": {**recipe.get("train", {}), "arms": arms}})
-        basis = digest([config.model_dump(mode="json"), counts])
+    for candidate in known:
+        name, arm = candidate.name, candidate.arm
+        config = candidate.config(base).model_copy(update={"name": RUN})
+        basis = digest([config.model_dump(mode="json"), content])
         done = storage.read_json("recipes", f"{name}.json")
         if not done or done["basis"] != basis:
             manifests = pipeline.run(config, storage, RUN, until="train")
+            real, own = (manifests[f"model/{each}"]["counts"] for each in (REAL, arm))
+            merged = manifests["merged/augmented"]["counts"] if candidate.generates else {}
             done = {
                 "basis": basis,
-                "recipe": recipe,
-                "synthetic": manifests["merged/augmented"]["counts"]["synthetic"],
-                **{arm: by_seed(manifests[f"model/{arm}"]["counts"]) for arm in arms},
+                NONE: {"arm": REAL, **_trained(real), "synthetic": 0, "lift": None},
+                name: {
+                    "arm": arm,
+                    **_trained(own),
+                    "synthetic": merged.get("synthetic", 0),
+                    "lift": validation_lift(storage, RUN, config, arm, REAL),
+                },
             }
             storage.write_json(done, "recipes", f"{name}.json")
-        found.setdefault(
-            NONE, {**_mean(done["real"]), "synthetic": 0, "recipe": {"plan": {"strategies": []}}}
-        )
-        found[name] = {**_mean(done["augmented"]), "synthetic": done["synthetic"], "recipe": recipe}
+        found.setdefault(NONE, done[NONE])
+        found[name] = done[name]
     return found
 
 
-def _mean(seeds: dict[str, float]) -> dict[str, Any]:
-    return {"validation_ndcg": float(np.mean(list(seeds.values()))), "by_seed": seeds}
+def _trained(counts: dict[str, Any]) -> dict[str, Any]:
+    seeds = by_seed(counts)
+    return {
+        "validation_ndcg": float(np.mean(list(seeds.values()))),
+        "by_seed": seeds,
+        "best_steps": [facts["best_step"] for facts in counts.values()],
+    }
 
 
 def choose(found: dict[str, dict[str, Any]]) -> str:
@@ -182,15 +191,17 @@ def choose(found: dict[str, dict[str, Any]]) -> str:
 
 
 def measure(
-    base: Config, storage: Storage, recipe: dict[str, Any], name: str, arms: list[str]
+    base: Config, storage: Storage, candidate: Candidate, more: list[str]
 ) -> dict[str, Any]:
-    """Figures of the chosen recipe on the test events; the opening is recorded first."""
-    wanted = ["real"] if name == NONE else list(dict.fromkeys(["real", *arms]))
-    train = {**recipe.get("train", {}), "arms": wanted}
-    config = changed(base, {**recipe, "train": train})
+    """Figures of the chosen recipe on the test events, beside `real`, its control and `more` arms;
+    the opening is recorded first."""
+    others = [] if candidate == REAL_ALONE else [CONTROLS[candidate.arm], *more]
+    wanted = list(dict.fromkeys([REAL, *others, candidate.arm]))
+    sections = candidate.sections(base, wanted)
+    config = changed(base, sections)
     openings = storage.read_json(OPENINGS) or []
     opened = {
-        "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "recipe": name,
+        "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "recipe": candidate.name,
         "arms": wanted, "config": digest(config.model_dump(mode="json")),
     }  # fmt: skip
     storage.write_json([*openings, opened], OPENINGS)
@@ -208,25 +219,28 @@ def measure(
 def show(
     found: dict[str, dict[str, Any]], chosen: str, test: dict[str, Any] | None, openings: int
 ) -> None:
-    print(f"{'recipe':16} {'synthetic':>10} {'validation NDCG@10':>20}   by seed")
+    print(f"{'recipe':16} {'arm':18} {'synthetic':>10} {'NDCG@10':>8}   by seed (best step)")
     for name, row in found.items():
-        seeds = ", ".join(f"{value:.4f}" for value in row["by_seed"].values())
+        figures = f"{row['synthetic']:>10,} {row['validation_ndcg']:>8.4f}"
+        each = zip(row["by_seed"].values(), row["best_steps"], strict=True)
+        seeds = ", ".join(f"{value:.4f} ({step})" for value, step in each)
+        lift = f"; {lift_text(row['lift'])} over none" if row["lift"] else ""
         mark = " <- chosen" if name == chosen else ""
-        print(f"{name:16} {row['synthetic']:>10,} {row['validation_ndcg']:>20.4f}   {seeds}{mark}")
+        print(f"{name:16} {row['arm']:18} {figures}   {seeds}{lift}{mark}")
     print(f"test events were opened {openings} times in this folder")
     if not test:
         print("not opened now: --open-test measures the chosen recipe")
         return
     print(f"\n{test['num_users']:,} test users, recipe {chosen}")
-    print(f"{'arm':16} {test['metric']:>8}  95% interval      over real; over oversampled")
+    print(f"{'arm':18} {test['metric']:>8}  95% interval")
     for arm, value in test["arms"].items():
         over = [
             f"{lift_text(lift)} over {lift['against']}"
             for lift in test["lifts"]
-            if lift["arm"] == arm and lift["against"] in ("real", "oversampled")
+            if lift["arm"] == arm
         ]
         interval = f"{value['low']:.4f} - {value['high']:.4f}"
-        print(f"{arm:16} {value['mean']:>8.4f}  {interval}   {'; '.join(over)}")
+        print(f"{arm:18} {value['mean']:>8.4f}  {interval}   {'; '.join(over)}")
     print(covers(test["interval"]))
 
 

@@ -26,9 +26,9 @@ import typer
 
 from llmaug.config import CausalConfig, parse_config
 from llmaug.core.storage import Storage
-from llmaug.generate.engines import sampling_params
 from llmaug.generate.units import Units
 from llmaug.generate.vllm_arguments import vllm_arguments
+from llmaug.generate.vllm_engine import sampling_params
 from llmaug.items.semantic_ids import SemanticIds, Trie, build, read_ids
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL, of_items
 from llmaug.lm.language import Language

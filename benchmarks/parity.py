@@ -25,8 +25,8 @@ import typer
 from llmaug.config import STRATEGIES, Config, GenerateConfig, parse_config
 from llmaug.core.formats import RUN
 from llmaug.core.storage import Storage
-from llmaug.generate.engines import VllmEngine
 from llmaug.generate.units import Units
+from llmaug.generate.vllm_engine import VllmEngine
 from llmaug.items.vocabulary import EOS, load_vocabulary
 from llmaug.lm.language import Language, load_language
 from llmaug.schema import UNIT

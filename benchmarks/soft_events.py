@@ -3,11 +3,14 @@
 For each event of many histories the k likeliest items and their probabilities: by the product
 (`llmaug/lm/causal/chances.py`), by its parts, and by vLLM, which is asked once a user (BOS +
 history, one new token, `prompt_logprobs` and `logprobs` of k). All of it in float32 on one core, in
-CPU seconds of the process: other load does not count. Random weights.
+CPU seconds of the process: other load does not count. Random weights. With `--losses`: what it
+costs to learn from them, against the same loss without.
 
     python benchmarks/soft_events.py --num-users 500 --k 50
+    python benchmarks/soft_events.py --losses --num-items 17000
 
-2026-11-28, on a busy machine: vLLM took 2.4 and 4.9 times the CPU of our own pass.
+2026-11-28, on a busy machine: vLLM took 2.4 and 4.9 times the CPU of our own pass. Losses: see
+notes/train.md.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import pyarrow as pa
 import typer
 
 from llmaug.config import CausalConfig, GenerateConfig
+from llmaug.core.cluster import WORKER_ENV
 from llmaug.core.storage import Storage
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL, of_items
 from llmaug.schema import ITEM
@@ -39,7 +43,11 @@ def main(
     k: Annotated[int, typer.Option(help="Items of each event.")] = 50,
     num_items: Annotated[int, typer.Option(help="Items in the catalogue.")] = 2000,
     vllm: Annotated[bool, typer.Option(help="Ask vLLM, too.")] = True,
+    losses: Annotated[bool, typer.Option("--losses", help="Only the losses.")] = False,
 ) -> None:
+    if losses:
+        print(json.dumps(_apart("", "losses", num_users, k, num_items)))
+        return
     with tempfile.TemporaryDirectory() as root:
         folder = f"{root}/model"
         _make_model(folder, num_items)
@@ -59,12 +67,16 @@ def _make_model(folder: str, num_items: int) -> None:
     from llmaug.lm.causal.model import CausalLm, save
 
     torch.manual_seed(0)
-    rows = [{"item_id": f"{n:05d}", "origin": "real"} for n in range(num_items)]
-    vocabulary = of_items(pa.Table.from_pylist(rows, schema=ITEM))
+    vocabulary = of_items(_catalogue(num_items))
     model = CausalLm(CausalConfig(context_len=CONTEXT_LEN), vocabulary, 1)
     with torch.no_grad():  # as far from uniform as a trained model
         model.llama.model.embed_tokens.weight.mul_(15)
     save(Storage(str(Path(folder).parent)), Path(folder).name, model, vocabulary, {})
+
+
+def _catalogue(num_items: int) -> pa.Table:
+    rows = [{"item_id": f"{n:05d}", "origin": "real"} for n in range(num_items)]
+    return pa.Table.from_pylist(rows, schema=ITEM)
 
 
 def _prompts(num_users: int, num_items: int) -> list[list[int]]:
@@ -77,9 +89,8 @@ def _prompts(num_users: int, num_items: int) -> list[list[int]]:
 def _apart(folder: str, way: str, *numbers: int) -> dict[str, Any]:
     """In a process of its own: vLLM sets state of the whole process."""
     command = [sys.executable, __file__, "--child", folder, way, *map(str, numbers)]
-    done = subprocess.run(
-        command, text=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    own = {**os.environ, **WORKER_ENV, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, env=own)
     assert done.returncode == 0, f"{way} failed"
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -186,6 +197,64 @@ def _vllm(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
     return figures
 
 
+# -- losses ------------------------------------------------------------------------------------
+
+
+def _losses(prompts: list[list[int]], k: int, num_items: int) -> dict[str, Any]:
+    """CPU milliseconds of a loss and its gradients, and of a training step of SASRec, at 3,000
+    events: plain and with soft targets, in turn. Popular items come more often."""
+    import torch
+    from torch import Tensor
+
+    from llmaug import recommenders
+    from llmaug.config import SasrecConfig
+    from llmaug.training import losses
+    from llmaug.training.soft import Soft, sampled_soft_softmax
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    popularity = 1 / torch.arange(1, num_items + 1) ** 0.8
+    vocabulary = of_items(_catalogue(num_items))
+    rows = torch.randperm(len(prompts))[: max(1, 3000 * len(prompts) // sum(map(len, prompts)))]
+    lengths = torch.tensor([len(prompts[row]) for row in rows])
+    width = int(lengths.max())
+    tokens = NUM_SPECIAL + torch.multinomial(popularity, len(rows) * width, True).view(-1, width)
+    tokens[:, 0] = BOS
+    tokens[torch.arange(width) >= lengths[:, None]] = 0
+    weights = (tokens >= NUM_SPECIAL).float()
+    top = torch.stack([torch.multinomial(popularity, k) for _ in range(tokens.numel())])
+    soft = (NUM_SPECIAL + top).view(*tokens.shape, k), torch.rand(*tokens.shape, k).softmax(2) * 0.8
+    counts = np.bincount(tokens[weights > 0], minlength=num_items + NUM_SPECIAL)
+    config = SasrecConfig(loss="sampled_softmax")
+    model = recommenders.build(config, recommenders.DataFacts(vocabulary, target_counts=counts))
+    table, real = model.table(), weights[:, 1:] > 0
+    users = torch.randn(int(real.sum()), config.embedding_dim, requires_grad=True)
+    targets = tokens[:, 1:][real]
+    of_targets = Soft(*(each[:, 1:][real] for each in soft))
+    ones = torch.ones(len(targets))
+
+    def sampled(with_soft: bool) -> Tensor:
+        negatives = model._negatives(targets)
+        if with_soft:
+            return sampled_soft_softmax(users, table, targets, ones, of_targets, 0.5, negatives)
+        return losses.sampled_softmax(users, table, targets, negatives).mean()
+
+    found: dict[str, Any] = {"events": len(targets), "items": num_items, "k": k}
+    for name, run in {
+        "loss": sampled,
+        "step": lambda with_soft: model(tokens, weights, *(soft if with_soft else ())),
+    }.items():
+        times: dict[bool, list[float]] = {False: [], True: []}
+        for number in range(2 * 16):
+            started = time.process_time()
+            run(number % 2 == 1).backward()
+            times[number % 2 == 1].append(time.process_time() - started)
+        plain, soft_ = (1000 * statistics.median(each[1:]) for each in times.values())
+        found |= {f"{name}_ms": round(plain, 1), f"soft_{name}_ms": round(soft_, 1),
+                  f"{name}_ratio": round(soft_ / plain, 3)}  # fmt: skip
+    return found
+
+
 # -- common ------------------------------------------------------------------------------------
 
 
@@ -231,7 +300,11 @@ if __name__ == "__main__":
     if "--child" in sys.argv:
         folder, way = sys.argv[2:4]
         num_users, k, num_items = map(int, sys.argv[4:])
-        ways = {"forward": _forward, "vllm": _vllm}
-        print(json.dumps(ways[way](folder, _prompts(num_users, num_items), k)))
+        prompts = _prompts(num_users, num_items)
+        if way == "losses":
+            print(json.dumps(_losses(prompts, k, num_items)))
+        else:
+            ways = {"forward": _forward, "vllm": _vllm}
+            print(json.dumps(ways[way](folder, prompts, k)))
     else:
         typer.run(main)

@@ -31,6 +31,7 @@ from llmaug.core.stored import read_config, read_run
 from llmaug.errors import UserError
 from llmaug.evaluate import gate, privacy
 from llmaug.evaluate import stage as evaluate
+from llmaug.filter import real_runs
 from llmaug.filter import stage as filters
 from llmaug.generate import stage as generate
 from llmaug.generate.engine_maker import engines, runs_vllm
@@ -69,6 +70,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]
     if augment:
         asked = uses_lm and config.generate.engine == "vllm"
+        path += [("plan", real_runs.STAGE)]
         path += [("plan", plan.stage((lm_name,) if asked else ()))]
         path += [("generate", generate.STAGE)]
         path += [("filter", filters.STAGE)]

@@ -12,10 +12,11 @@ import yaml
 from llmaug.config import load_config
 from llmaug.core.stage import MANIFEST, Context, fingerprint
 from llmaug.core.storage import Storage
+from llmaug.filter import real_runs
 from llmaug.ingest import stage as ingest
 from llmaug.pipeline import run as run_pipeline
 from llmaug.recommenders import train
-from tests.tables import Row, events, histories, map_parts_here
+from tests.tables import Row, events, histories, map_parts_here, share_here
 
 NIGHT = "night"
 CONFIG: dict[str, Any] = {
@@ -34,6 +35,7 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("llmaug.") and hasattr(module, "map_parts"):
             patch.setattr(module, "map_parts", map_parts_here)
+    patch.setattr(real_runs, "share", share_here)
     patch.setattr(train, "_solve", lambda context, *arguments: train.solve(*arguments))
 
 
@@ -61,11 +63,11 @@ def write_ingest(context: Context, rows: list[Row]) -> None:
     """What stage `ingest` leaves behind."""
     import pyarrow as pa
 
-    from llmaug.ingest.cleaning import user_hash
+    from llmaug.ingest.cleaning import id_hash
 
     folder, parts, num_users = context.folder("ingest"), 2, len({user for user, _, _ in rows})
     for part in range(parts):
-        own = [row for row in rows if user_hash(pa.array([row[0]]))[0] % parts == part]
+        own = [row for row in rows if id_hash(pa.array([row[0]]))[0] % parts == part]
         counts = {"users": len({row[0] for row in own})}
         context.storage.write_part(events(own), counts, folder, f"part-{part:05d}")
     manifest = {

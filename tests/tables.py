@@ -31,6 +31,7 @@ __all__ = [
     "hour",
     "map_parts_here",
     "read_rows",
+    "share_here",
     "write_finished",
     "write_plan",
     "write_vocabulary",
@@ -67,6 +68,11 @@ def map_parts_here(
         if part not in done:
             work(part)
     return total_counts(context.storage, folder)
+
+
+def share_here(context: Context, make: Callable[[], Any]) -> Callable[[], Any]:
+    """`shared.share` without Ray: everybody makes its own."""
+    return make
 
 
 class VllmConfig:

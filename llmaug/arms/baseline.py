@@ -26,9 +26,9 @@ from llmaug.core.stage import Context, Stage, on_track
 def baseline_config(config: Config) -> Config:
     """`config` with a trigram model as its generator.
 
-    Strategies that counts cannot do ask for as many events behind the history of users
-    instead; what is asked about the same users with the same sampling is one strategy, since
-    equal questions are equal units.
+    Without soft_events, which are no events. Strategies that counts cannot do ask for as many
+    events behind the history of users instead; what is asked about the same users with the same
+    sampling is one strategy, since equal questions are equal units.
     """
     raw = config.model_dump(mode="json")
     raw["lm"] = {"model": "ngram", "context_len": config.lm.context_len}
@@ -43,7 +43,7 @@ def _known(strategies: Sequence[StrategyConfig]) -> list[StrategyConfig]:
     found = [strategy for strategy in strategies if isinstance(strategy, NewUsersConfig)]
     behind: dict[tuple[Any, ...], dict[str, Any]] = {}
     for strategy in strategies:
-        if not isinstance(strategy, OfUsersConfig):
+        if not isinstance(strategy, OfUsersConfig) or strategy.soft:
             continue
         wanted = {n: getattr(strategy, n) for n in OfUsersConfig.model_fields if n != "kind"}
         question = tuple(wanted[n] for n in ("num_events", "temperature", "top_p", "top_k"))

@@ -2,8 +2,8 @@
 
 real: the training parts themselves, cut to the same schema.
 augmented: for each part, its users' real events, then what was generated for them (one run
-of events a unit, with their places in the history), and further parts with the new users. Of
-soft_events: the real events alone, each with what could as well have come in its stead.
+of events a unit, with their places in the history), and further parts with the new users. With
+soft_events, real events say what could as well have come in their stead.
 ngram: the same with what the baseline's generator wrote.
 duplicate: `real`, and every user once more as a synthetic user. The classic baseline: more
 data without anything new in it. For a model without user vectors that is one repeat of
@@ -37,7 +37,7 @@ from llmaug.config import MergeConfig
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts, on_track
 from llmaug.core.storage import Storage, digest
-from llmaug.ingest.cleaning import user_hash
+from llmaug.ingest.cleaning import id_hash
 from llmaug.ingest.split import TRAIN
 from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import load_statistics
@@ -56,9 +56,9 @@ class Shard:
     twins: bool = False
     """The part's users stand here as synthetic users."""
     synthetic: list[str] = field(default_factory=list)
-    """Parts of the filtered outcomes."""
-    soft: bool = False
-    """Those are soft targets of the real events, and no events."""
+    """Parts of the filtered outcomes whose events stand here."""
+    soft: list[str] = field(default_factory=list)
+    """Those of soft_events: what they say goes with the real events."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +92,22 @@ def run(shards: str, context: Context) -> dict[str, Any]:
         plan |= repeats(list(plan), counts["synthetic"] / max(1, counts["real"]))
     folder = context.folder(f"merged/{shards}")
     merged = _MergedPart(
-        storage, train, context.folder("filtered"), folder, plan, context.config.merge, provenance
-    )
+        storage, train, context.folder("filtered"), folder, plan, context.config.merge, provenance,
+        has_soft=shards == AUGMENTED and context.config.plan.soft,
+    )  # fmt: skip
     return dict(map_parts(context, folder, list(plan), merged))
 
 
 def _add_outcomes(plan: dict[str, Shard], context: Context) -> None:
     there = set(context.storage.parts(context.folder("filtered")))
     asked = read_parts(context.storage, context.folder("plan"))
+    # The baseline's strategies are others than those of the config, and never soft.
+    strategies = [] if context.track == NGRAM else context.config.plan.strategies
+    soft = {number for number, strategy in enumerate(strategies) if strategy.soft}
     for part in sorted(asked, key=lambda part: part.name):
         if part.name in there:  # continuations lie beside the users they continue
             shard = plan.setdefault(part.train_part or part.name, Shard(None))
-            shard.synthetic.append(part.name)
-    if context.track != NGRAM and context.config.plan.soft:
-        plan |= {name: replace(shard, soft=True) for name, shard in plan.items()}
+            (shard.soft if part.strategy in soft else shard.synthetic).append(part.name)
 
 
 def repeats(parts: list[str], times: float) -> dict[str, Shard]:
@@ -128,28 +130,22 @@ class _MergedPart:
     plan: dict[str, Shard]
     config: MergeConfig
     provenance: Provenance
+    has_soft: bool = False
+    """Whether soft targets were asked for: then all shards have columns for them."""
 
     def __call__(self, part: str) -> dict[str, Any]:
         shard = self.plan[part]
-        if shard.soft:
-            return self._with_soft_targets(shard, part)
+        real, schema, counts = self._real(shard), EVENT, {}
+        if self.has_soft:
+            outcomes = [self.storage.read_part(self.filtered, name) for name in shard.soft]
+            real, num_soft = with_soft_targets(validate(real, EVENT, part), outcomes)
+            schema, counts = SOFT_EVENT, {"soft": num_soft}
         events = order_events(
-            pa.concat_tables(
-                [self._real(shard), *self._synthetic(shard)], promote_options="permissive"
-            )
+            pa.concat_tables([real, *self._synthetic(shard)], promote_options="permissive")
         )
         num_synthetic = pc.sum(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC)).as_py() or 0
-        counts = {"real": events.num_rows - num_synthetic, "synthetic": num_synthetic}
-        self.storage.write_part(validate(events, EVENT, part), counts, self.folder, part)
-        return counts
-
-    def _with_soft_targets(self, shard: Shard, part: str) -> dict[str, Any]:
-        events, num_soft = with_soft_targets(
-            validate(self._real(shard), EVENT, part),
-            [self.storage.read_part(self.filtered, outcomes) for outcomes in shard.synthetic],
-        )
-        counts = {"real": events.num_rows, "synthetic": 0, "soft": num_soft}
-        self.storage.write_part(events, counts, self.folder, part)
+        counts |= {"real": events.num_rows - num_synthetic, "synthetic": num_synthetic}
+        self.storage.write_part(validate(events, schema, part), counts, self.folder, part)
         return counts
 
     def _real(self, shard: Shard) -> pa.Table:
@@ -177,7 +173,7 @@ def take_users(events: pa.Table, share: float) -> pa.Table:
         return events
     user_ids = events["user_id"].combine_chunks()
     bounds = np.array(group_bounds(user_ids.to_numpy(zero_copy_only=False))).reshape(-1, 2)
-    order = np.argsort(user_hash(user_ids.take(pa.array(bounds[:, 0]))), kind="stable")
+    order = np.argsort(id_hash(user_ids.take(pa.array(bounds[:, 0]))), kind="stable")
     lengths = np.diff(bounds[order]).ravel()
     taken = order[np.cumsum(lengths) - lengths / 2 < share * events.num_rows]
     rows = [np.arange(start, end) for start, end in bounds[np.sort(taken)]]

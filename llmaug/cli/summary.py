@@ -49,11 +49,12 @@ def print_summary(
 
 
 def _print_generation(console: Terminal, metrics: dict[str, Any]) -> None:
-    ledger = metrics["ledger"]
+    ledger, num_soft = metrics["ledger"], metrics["events"].get("soft", 0)
+    soft = f" ({num_soft:,} with soft targets)" if num_soft else ""
     console.print(
         f"units: {ledger['units']:,} = {ledger['accepted']:,} accepted + "
         f"{ledger['rejected']:,} rejected + {ledger['failed']:,} failed; events: "
-        f"{metrics['events']['real']:,} real, {metrics['events']['synthetic']:,} synthetic"
+        f"{metrics['events']['real']:,} real{soft}, {metrics['events']['synthetic']:,} synthetic"
     )
     planned, left_out = ledger["planned"], ledger["left_out"]
     if planned != ledger["units"]:

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from llmaug import __version__, pipeline
-from llmaug.arms.arms import AUGMENTED, CONTROLS
+from llmaug.arms.arms import AUGMENTED, CONTROLS, REAL
 from llmaug.commands.tune_candidates import REAL_ALONE, Candidate, Facts, built_in, shortened
+from llmaug.commands.validation_lift import validation_lift
 from llmaug.config import ByDescentConfig, Config
 from llmaug.core.progress import Progress
 from llmaug.core.storage import Storage, digest
@@ -50,6 +51,8 @@ class Row:
     synthetic: int = 0
     seconds: float = 0.0
     """Of all its trainings, those of earlier calls, too."""
+    lift: dict[str, Any] | None = None
+    """Over `none` after all steps, on validation events, with its interval (`validation_lift`)."""
     why: str = ""
     """Why it was not trained further."""
 
@@ -197,10 +200,12 @@ class _Tuning:
                 "steps": steps,
                 "by_seed": by_seed(manifests[f"model/{arm}"]["counts"]),
                 "synthetic": merged["counts"]["synthetic"] if merged else 0,
+                "lift": self._lift(config, arm) if share == 1.0 and row is not real else None,
                 "seconds": round(self._clock() - begin, 2),
             }
             self._storage.write_json(done, *place)
         row.by_steps[steps], row.synthetic = done["by_seed"], done["synthetic"]
+        row.lift = done.get("lift")
         row.seconds += done["seconds"]
         self._tell(row, steps, real)
 
@@ -253,6 +258,10 @@ class _Tuning:
         )  # fmt: skip
         has_features = vocabulary.has_features(config.vocabulary.min_tag_items).any()
         return bool(has_features), len(users.user_ids)
+
+    def _lift(self, config: Config, arm: str) -> dict[str, Any]:
+        """Of what was just trained: the candidate, and `none` beside it."""
+        return validation_lift(self._storage, self._run_id, config, arm, REAL)
 
     def _pipeline(self, config: Config, until: str) -> dict[str, Any]:
         return pipeline.run(config, self._storage, self._run_id, until, self._progress)

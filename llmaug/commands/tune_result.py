@@ -16,6 +16,7 @@ from llmaug.config import Config, load_config
 from llmaug.config.file import read_config_file
 from llmaug.core.terminal import plain
 from llmaug.errors import UserError
+from llmaug.evaluate.bootstrap import lift_text
 
 _FIRST_LINE = "# Chosen by `llmaug tune`"
 _MADE_BY = {
@@ -71,6 +72,7 @@ def summary(config: Config, tuned: Tuned) -> dict[str, Any]:
                 "synthetic": row.synthetic,
                 "validation_ndcg": {str(s): row.ndcg(s) for s in sorted(row.by_steps)},
                 "by_seed": {str(s): row.by_steps[s] for s in sorted(row.by_steps)},
+                "lift_over_none": row.lift,
                 "minutes": round(row.seconds / 60, 2),
                 "why": row.why,
                 "changes": row.candidate.sections(config, arms_of(row)),
@@ -103,7 +105,7 @@ def statement(config: Config, tuned: Tuned) -> str:
             f"`{winner.candidate.name}` (arm {arm}) is best: validation NDCG@10 "
             f"{winner.ndcg(steps):.4f}, arm real {own}."
         )
-        said += [_MADE_BY.get(arm, ""), _control(tuned, winner)]
+        said += [_MADE_BY.get(arm, ""), _control(tuned, winner), _proved(winner)]
     if tuned.generator and not tuned.generator["ahead"]:
         said.append(
             "The generator ranks validation events no better than real: candidates with its "
@@ -134,7 +136,7 @@ def table(tuned: Tuned) -> Table:
 
 def header(tuned: Tuned) -> list[str]:
     lengths = [f"{steps:,}" if steps else "closed form" for steps in tuned.rungs]
-    return ["candidate", "arm", "synthetic", *lengths, "to none", "min", ""]
+    return ["candidate", "arm", "synthetic", *lengths, "to none", "95% interval", "min", ""]
 
 
 def cells(row: Row, tuned: Tuned) -> list[str]:
@@ -151,9 +153,17 @@ def cells(row: Row, tuned: Tuned) -> list[str]:
         f"{row.synthetic:,}",
         *("" if ndcg is None else f"{ndcg:.4f}" for ndcg in figures),
         against,
+        _interval(row),
         f"{row.seconds / 60:.1f}",
         "<- chosen" if row is tuned.winner else row.why,
     ]
+
+
+def _interval(row: Row) -> str:
+    if row.lift is None or row.lift["relative"] is None:
+        return ""
+    low, high = row.lift["low"], row.lift["high"]
+    return f"{low:+.1%} to " + ("?" if high is None else f"{high:+.1%}")
 
 
 def arms_of(row: Row) -> list[str]:
@@ -186,6 +196,15 @@ def write(place: Path, given: Path, config: Config, tuned: Tuned) -> None:
     body = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
     place.write_text(f"{plain(text)}\n{body}", encoding="utf-8")
     load_config(place)  # it has to be one
+
+
+def _proved(winner: Row) -> str:
+    """Whether the gain is more than chance, as far as validation users can tell."""
+    lift = winner.lift
+    if lift is None or lift["relative"] is None:
+        return ""
+    said = f"Over `none` that is {lift_text(lift)} for {lift['num_users']:,} validation users"
+    return f"{said}." if lift["low"] > 0 else f"{said}: it may be nothing."
 
 
 def _control(tuned: Tuned, winner: Row) -> str:

@@ -15,6 +15,7 @@ from llmaug.config.filters import (
     CopiedConfig,
     FilterConfig,
     FiltersConfig,
+    IdentifyingConfig,
     MergeConfig,
     RepeatedConfig,
     TooShortConfig,
@@ -48,6 +49,7 @@ from llmaug.config.plan import (
     StrategyConfig,
     SubstituteConfig,
 )
+from llmaug.config.privacy import PrivacyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
@@ -88,6 +90,7 @@ __all__ = [
     "Format",
     "GateConfig",
     "GenerateConfig",
+    "IdentifyingConfig",
     "InfillConfig",
     "IngestConfig",
     "InstructConfig",
@@ -108,6 +111,7 @@ __all__ = [
     "PlanConfig",
     "PopularityConfig",
     "PrefixConfig",
+    "PrivacyConfig",
     "PublishConfig",
     "Ability",
     "RECOMMENDERS",

@@ -48,8 +48,6 @@ class GateConfig(Section):
     worse in none."""
     min_segment_users: int = Field(default=30, ge=1)
     """Segments with fewer users are shown but do not decide."""
-    min_run_users: int = Field(default=5, ge=2)
-    """A run of `filters.copied_ngram` events that fewer real users than this have in their
-    training histories identifies them (k-anonymity)."""
     max_identifying_share: float = Field(default=0.01, ge=0, le=1)
-    """A larger share of synthetic histories that hold such a run fails the gate."""
+    """A larger share of synthetic histories that hold a run by which a real user is known (section
+    `privacy`) fails the gate. The filter `identifying` takes them out before."""

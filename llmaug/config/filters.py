@@ -60,13 +60,24 @@ class CopiedConfig(FilterConfig):
     kind: Literal["copied"] = "copied"
     """The filter."""
     max_copied_share: float = Field(default=0.5, ge=0, lt=1)
-    """New users of whose runs (`filters.copied_ngram`) more than this share occur in training
+    """New users of whose runs (`privacy.run_len`) more than this share occur in training
     histories are rejected as copies of real people."""
+
+
+class IdentifyingConfig(FilterConfig):
+    """Outcomes that hold a run of events by which somebody real is known: what the privacy audit
+    counts, and the gate refuses, by section `privacy`."""
+
+    implementation = "llmaug.filter.rules:identifying"
+    judges = "outcome"
+
+    kind: Literal["identifying"] = "identifying"
+    """The filter."""
 
 
 FILTERS: Kinds[FilterConfig] = Kinds(
     "filter", (FilterConfig,), "kind", "llmaug.filters",
-    RepeatedConfig, TooShortConfig, CopiedConfig,
+    RepeatedConfig, TooShortConfig, CopiedConfig, IdentifyingConfig,
 )  # fmt: skip
 
 
@@ -74,7 +85,7 @@ class FiltersConfig(Section):
     """What generated events must be."""
 
     rules: list[Annotated[FilterConfig, FILTERS]] = [
-        RepeatedConfig(), TooShortConfig(), CopiedConfig()
+        RepeatedConfig(), TooShortConfig(), CopiedConfig(), IdentifyingConfig()
     ]  # fmt: skip
     """The filters, in this order: the first that objects gives the reason. What lies outside the
     catalogue is always dropped, before all others."""
@@ -82,9 +93,6 @@ class FiltersConfig(Section):
     """forbid: an item already in the history (films); allow: news, groceries. With action
     tokens: the same item with the same action. Or by action, `{view: allow, buy: forbid}`; an
     action without an entry is forbidden. Counts while events are drawn, too."""
-    copied_ngram: int = Field(default=5, ge=2)
-    """Length of the runs of events by which copies of real people are recognised, here and in the
-    privacy audit."""
 
     @model_validator(mode="after")
     def _each_once(self) -> FiltersConfig:
@@ -92,6 +100,18 @@ class FiltersConfig(Section):
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
         if twice:
             raise ValueError(f"filters.rules names {', '.join(twice)} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _runs_are_final(self) -> FiltersConfig:
+        kinds = [rule.kind for rule in self.rules]
+        if "identifying" in kinds:
+            for rule in self.rules[kinds.index("identifying") :]:
+                if rule.judges == "events":
+                    raise ValueError(
+                        f"filters.rules: {rule.kind} stands after identifying and drops events, "
+                        "so that others come together to runs: let identifying be the last"
+                    )
         return self
 
     def may_repeat(self, action: str) -> bool:

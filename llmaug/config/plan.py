@@ -233,15 +233,19 @@ class PlanConfig(Section):
 
     @property
     def soft(self) -> bool:
-        """Whether chances of items are asked for, and no events."""
+        """Whether chances of items are asked for."""
         return any(strategy.soft for strategy in self.strategies)
 
+    @property
+    def has_events(self) -> bool:
+        """Whether events are asked for."""
+        return not all(strategy.soft for strategy in self.strategies)
+
     @model_validator(mode="after")
-    def _soft_events_stand_alone(self) -> PlanConfig:
-        if self.soft and len(self.strategies) > 1:
+    def _one_set_of_soft_targets(self) -> PlanConfig:
+        if sum(strategy.soft for strategy in self.strategies) > 1:
             raise ValueError(
-                "plan.strategies: soft_events are answered by another engine than events are: "
-                "leave out the other strategies, or soft_events"
+                "plan.strategies: an event has one set of soft targets: leave one soft_events"
             )
         return self
 

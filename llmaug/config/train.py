@@ -153,7 +153,7 @@ class SasrecConfig(OfHistoriesConfig):
     num_heads: int = Field(default=2, ge=1)
     """Attention heads."""
     loss: Literal["softmax", "sampled_softmax"] = "softmax"
-    """softmax over the catalogue, or sampled_softmax over some of it, for catalogues of 100,000
+    """softmax over the catalogue, or sampled_softmax over some of it, for catalogues of 10,000
     items and more."""
     soft_share: float = Field(default=0.5, ge=0, le=1)
     """How much the chances of strategy soft_events count in the loss of an event that has them; the

@@ -19,6 +19,7 @@ from llmaug.config.ingest import IngestConfig
 from llmaug.config.kinds import name_of, unknown_key
 from llmaug.config.lm import BEHAVIOUR_MODELS, CausalConfig, LmConfig
 from llmaug.config.plan import STRATEGIES, ChooseConfig, PlanConfig, StrategyConfig
+from llmaug.config.privacy import PrivacyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
@@ -41,6 +42,7 @@ class Config(Section):
     plan: PlanConfig = PlanConfig()
     budget: BudgetConfig = BudgetConfig()
     generate: GenerateConfig = GenerateConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     filters: FiltersConfig = FiltersConfig()
     merge: MergeConfig = MergeConfig()
     train: Annotated[TrainConfig, RECOMMENDERS] = SasrecConfig()
@@ -126,7 +128,7 @@ class Config(Section):
         if self.generate.engine == "uniform":
             raise ValueError("plan.strategies: generate.engine uniform knows no chances of items: "
                              "leave soft_events out")  # fmt: skip
-        if "ngram" in self.train.arms:
+        if "ngram" in self.train.arms and not self.plan.has_events:
             raise ValueError(
                 "train.arms: ngram is as many synthetic events as augmented has, and soft_events "
                 "has none: leave ngram out"
@@ -139,8 +141,6 @@ class Config(Section):
                 f"plan.strategies: train.model {self.train.model} cannot learn from soft_events; "
                 f"{' or '.join(having)} can"
             )
-        if getattr(self.train, "loss", "softmax") != "softmax":
-            raise ValueError("plan.strategies: soft_events needs train.loss softmax")
 
     def _check_strategy(self, strategy: StrategyConfig) -> None:
         room = self.lm.room()

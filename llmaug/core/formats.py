@@ -200,6 +200,23 @@ def _with_rules(filters: dict[str, Any]) -> dict[str, Any]:
     return {**others, "rules": rules}
 
 
+def _with_privacy(run: dict[str, Any]) -> dict[str, Any]:
+    """The two numbers by which the audit knows a run that identifies somebody stood in two
+    sections."""
+    config = run.get("config")
+    if not isinstance(config, dict):
+        return run
+    made, privacy = dict(config), {}
+    for section, old, new in (
+        ("filters", "copied_ngram", "run_len"),
+        ("gate", "min_run_users", "min_run_users"),
+    ):
+        if isinstance(fields := config.get(section), dict) and old in fields:
+            made[section] = {name: value for name, value in fields.items() if name != old}
+            privacy[new] = fields[old]
+    return {**run, "config": {**made, "privacy": privacy} if privacy else made}
+
+
 def _with_soft_targets(outcomes: pa.Table) -> pa.Table:
     """There was no strategy soft_events."""
     for field in SOFT:
@@ -208,7 +225,7 @@ def _with_soft_targets(outcomes: pa.Table) -> pa.Table:
     return outcomes
 
 
-RUN = Format("run.json", (_run_of_its_kinds,))
+RUN = Format("run.json", (_run_of_its_kinds, _with_privacy))
 MANIFEST = Format("manifest")
 NOTE = Format("note of a part")
 CARD = Format("card of a published model", (_night_of_card,))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.ingest.cleaning import user_hash
+from llmaug.ingest.cleaning import id_hash
 
 _USERS_AT_ONCE = 512
 
@@ -31,7 +31,7 @@ def resampled_sums(
     group (1 + num_samples, 1 + K): row 0 is the data, the others are resamples; column 0 is
     the number of users (the sum of their weights), the others are weighted sums.
     """
-    hashes = user_hash(pa.array(user_ids, pa.string()))
+    hashes = id_hash(pa.array(user_ids, pa.string()))
     out = [np.zeros((1 + num_samples, 1 + values.shape[1])) for _, values in groups]
     for start in range(0, len(user_ids), _USERS_AT_ONCE):
         weights = _weights(hashes[start : start + _USERS_AT_ONCE], num_samples, seed)

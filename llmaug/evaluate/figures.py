@@ -132,6 +132,21 @@ class Decision(Contract):
     segments: list[SegmentTest]
 
 
+class Membership(Contract):
+    """How well the training users are told from held-out ones by the synthetic events."""
+
+    pairs: int
+    """Of a training user and a held-out one."""
+    auc: float
+    """0.5 is chance."""
+    low: float
+    """Lower end of the 95% interval."""
+    high: float
+    tpr: float
+    """Share of the training users that are found where 1% of the others are taken for such, too;
+    0.01 is chance."""
+
+
 class Audit(Contract):
     """Counts of stage `privacy`."""
 
@@ -142,6 +157,29 @@ class Audit(Contract):
     identifying_share: float
     run_len: int
     min_run_users: int
+    max_skips: int = 0
+    """Events that a run may leave out."""
+    membership: Membership | None = None
+    """Null where there is nothing synthetic, or where too few users are held out."""
+
+
+def membership_text(found: dict[str, Any]) -> str:
+    return (
+        f"by their likeness to synthetic histories {found['pairs']:,} training users are told from "
+        f"as many held-out ones with an AUC of {found['auc']:.3f} ({found['low']:.3f} to "
+        f"{found['high']:.3f}; chance: 0.5), and {found['tpr']:.1%} of them at 1% false alarms"
+    )
+
+
+def identifying_text(audit: dict[str, Any]) -> str:
+    """What stage `privacy` found, in words."""
+    skips = audit.get("max_skips", 0)
+    gaps = f" (leaving out up to {skips})" if skips else ""
+    return (
+        f"{audit['identifying']:,} of {audit['synthetic']:,} synthetic histories "
+        f"({audit['identifying_share']:.2%}) hold a run of {audit['run_len']} events{gaps} that "
+        f"fewer than {audit['min_run_users']} real users have"
+    )
 
 
 def candidate_of(decision: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from llmaug.arms.arms import CONTROLS, REAL
 from llmaug.config import EvaluateConfig, GateConfig
 from llmaug.core.stage import Context, Stage
 from llmaug.evaluate.bootstrap import lift_text
-from llmaug.evaluate.figures import Decision
+from llmaug.evaluate.figures import Decision, identifying_text
 from llmaug.evaluate.significance import holm
 
 
@@ -59,7 +59,7 @@ def decide(
         )
     if audit and audit["identifying_share"] > gate.max_identifying_share:
         objections.append(
-            f"privacy: {_identifying(audit)}; at most {gate.max_identifying_share:.2%} may"
+            f"privacy: {identifying_text(audit)}; at most {gate.max_identifying_share:.2%} may"
         )
     tested = [{name: e[name] for name in ("segment", "p", "adjusted_p")} for e in segments]
     if objections:
@@ -67,7 +67,7 @@ def decide(
     shown = [_shown(lift) for lift in lifts]
     reasons = [*shown, f"none of {len(segments)} segments is significantly worse"]
     if audit:
-        reasons.append(f"privacy: {_identifying(audit)}")
+        reasons.append(f"privacy: {identifying_text(audit)}")
     decided = {"passed": True, "candidate": gate.arm, "arm": gate.arm}
     return {**decided, "reasons": reasons, "segments": tested}
 
@@ -78,14 +78,6 @@ def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:
     if lift["low"] <= gate.min_lift:
         return [f"{_shown(lift)}; its lower end must be above {gate.min_lift:+.1%}"]
     return []
-
-
-def _identifying(audit: dict[str, Any]) -> str:
-    return (
-        f"{audit['identifying']:,} of {audit['synthetic']:,} synthetic histories "
-        f"({audit['identifying_share']:.2%}) hold a run of {audit['run_len']} events that fewer "
-        f"than {audit['min_run_users']} real users have"
-    )
 
 
 def _shown(lift: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from llmaug.config import (
     CopiedConfig,
     FilterConfig,
     FiltersConfig,
+    IdentifyingConfig,
     NewUsersConfig,
     RepeatedConfig,
     StrategyConfig,
@@ -27,7 +28,7 @@ from llmaug.config import (
     modules_of,
 )
 from llmaug.errors import UserError
-from llmaug.filter.copied import is_among, run_hashes
+from llmaug.filter.real_runs import RealRuns
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 
 Verdict = tuple[str, str]
@@ -79,15 +80,20 @@ class Candidate:
     """Event tokens of the user's training history; empty for new users."""
     num_items: int
     """Items of the vocabulary."""
-    real_runs: np.ndarray
-    """Sorted hashes of the runs of `copied_ngram` items in all training histories; none while
-    events are still being generated."""
-    copied_ngram: int
-    """As in section `filters`."""
+    real_runs: RealRuns | None = None
+    """How many training users have each run; None while events are still being generated."""
+    item_keys: np.ndarray | None = None
+    """(I,) uint64: what `real_runs` knows the items of the vocabulary by; None as well."""
     may_repeat: tuple[bool, ...] = (False,)
     """Whether an event of each action may come again."""
     items: Items | None = None
     """Titles and tags, where a filter `sees_items`."""
+
+    def keys(self, tokens: list[int]) -> np.ndarray:
+        """(N,) events to (N,) uint64: what `real_runs` knows their items by, whatever was done
+        with them."""
+        assert self.item_keys is not None
+        return self.item_keys[(np.array(tokens, np.int64) - NUM_SPECIAL) % self.num_items]
 
     def is_event(self, token: int) -> bool:
         """Whether it stands for an item of the catalogue (with an action)."""
@@ -124,14 +130,25 @@ def too_short(config: TooShortConfig, candidate: Candidate, kept: list[int]) -> 
 
 def copied(config: CopiedConfig, candidate: Candidate, kept: list[int]) -> Verdict | None:
     """A new user who is mostly runs of real people's histories."""
-    length = candidate.copied_ngram
-    if not isinstance(candidate.strategy, NewUsersConfig) or len(kept) < length:
+    runs = candidate.real_runs
+    if runs is None or not isinstance(candidate.strategy, NewUsersConfig):
         return None
-    items = (np.array(kept) - NUM_SPECIAL) % candidate.num_items + NUM_SPECIAL
-    share = float(is_among(run_hashes(items, length), candidate.real_runs).mean())
+    users = runs.users_with(candidate.keys(kept))
+    share = float((users > 0).mean()) if len(users) else 0.0
     if share <= config.max_copied_share:
         return None
-    return "copied", f"{share:.0%} of the runs of {length} events are in real histories"
+    return "copied", f"{share:.0%} of the runs of {runs.length} events are in real histories"
+
+
+def identifying(config: IdentifyingConfig, candidate: Candidate, kept: list[int]) -> Verdict | None:
+    """A run of events that hardly any real user has."""
+    runs = candidate.real_runs
+    if runs is None:
+        return None
+    found = runs.identifying(candidate.keys(kept))
+    if not found.any():
+        return None
+    return "identifying", f"{found.sum()} of {len(found)} runs are of {runs.few}"
 
 
 def judge(

@@ -9,6 +9,7 @@ is asked about them: see `llmaug/filter/soft.py`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.filter.copied import count_real_runs, real_runs
+from llmaug.filter.real_runs import REAL_RUNS, RealRuns, item_keys, shared_runs
 from llmaug.filter.rules import Candidate, Items, items_seen, judge
 from llmaug.filter.rules import roots_of as roots_of_rules
 from llmaug.filter.soft import on_soft_targets
@@ -63,7 +64,6 @@ def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Count
     config, storage = context.config, context.storage
     folder = context.folder(name)
     generator = generator_of(context)
-    runs = count_real_runs(context, folder, generator.vocabulary, config.filters.copied_ngram)
     groups = _groups(storage, context.folder(plan), storage.parts(context.folder(outcomes)))
     work = _OfGroups(
         storage=storage,
@@ -73,7 +73,7 @@ def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Count
         folder=folder,
         train=f"{context.folder('split')}/{TRAIN}",
         statistics=context.folder("vocabulary"),
-        runs=runs,
+        real_runs=shared_runs(context),
         generator=generator,
         may_repeat=repeatable(context, generator),
         strategies=tuple(config.plan.strategies),
@@ -82,7 +82,6 @@ def filter_parts(context: Context, plan: str, outcomes: str, name: str) -> Count
     )
     written = {group: [part.name for part in parts] for group, parts in groups.items()}
     counts = map_parts(context, folder, list(groups), work, outputs=written)
-    storage.delete(runs)
     counts["units"] = counts["rows"]
     for status in (ACCEPTED, REJECTED, FAILED):
         counts.setdefault(status, 0)
@@ -121,7 +120,7 @@ class _OfGroups:
     folder: str
     train: str
     statistics: str
-    runs: str
+    real_runs: Callable[[], RealRuns]
     generator: Generator
     may_repeat: tuple[bool, ...]
     strategies: tuple[StrategyConfig, ...]
@@ -136,7 +135,8 @@ class _OfGroups:
             vocabulary=vocabulary,
             prompts=prompts_of(storage, self.generator),
             statistics=load_statistics(storage, self.statistics),
-            real_runs=real_runs(storage, self.runs),
+            real_runs=self.real_runs(),
+            item_keys=item_keys(vocabulary.items["item_id"]),
             items=items_seen(self.filters.rules, vocabulary),
             may_repeat=self.may_repeat,
             filters=self.filters,
@@ -190,7 +190,8 @@ class _Judge:
     vocabulary: Vocabulary
     prompts: Prompts
     statistics: Statistics
-    real_runs: np.ndarray
+    real_runs: RealRuns
+    item_keys: np.ndarray
     items: Items | None
     may_repeat: tuple[bool, ...]
     filters: FiltersConfig
@@ -223,7 +224,7 @@ class _Judge:
             history=frozenset(history.tokens),
             num_items=self.vocabulary.num_items,
             real_runs=self.real_runs,
-            copied_ngram=self.filters.copied_ngram,
+            item_keys=self.item_keys,
             may_repeat=self.may_repeat,
             items=self.items,
         )
@@ -270,11 +271,11 @@ STAGE = Stage(
     name="filtered",
     run=run,
     asks=lambda config, on_gpus: TASKS,
-    inputs=("outcomes", "plan", "split", "vocabulary"),
+    inputs=("outcomes", "plan", "split", "vocabulary", REAL_RUNS),
     roots=lambda config: (
         *roots_of(config),
         *roots_of_rules(config.filters),
         *config.plan.modules,
     ),  # fmt: skip
-    settings=lambda config: config.filters,
+    settings=lambda config: [config.filters, config.privacy],
 )

@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-from llmaug.config import Config, imported
+from collections.abc import Iterable
+
+from llmaug.config import Config, StrategyConfig, imported
 from llmaug.core.gpus import uses_gpus
 from llmaug.core.model_files import fetch_model
 from llmaug.core.placing import Ask
 from llmaug.core.stage import Context
 from llmaug.generate.engines import (
     AnswerEngine,
+    BothEngines,
     ChancesEngine,
     EngineMaker,
     UniformEngine,
-    VllmEngine,
 )
+from llmaug.generate.vllm_engine import VllmEngine
 from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm import ByItself
 from llmaug.lm.generator import Generator
 
 
-def engine_maker(context: Context, generator: Generator) -> EngineMaker:
-    """What an actor calls to start its engine; picklable and small."""
+def engine_maker(
+    context: Context, generator: Generator, strategies: Iterable[StrategyConfig]
+) -> EngineMaker:
+    """What an actor calls to start its engine, for units of these strategies; picklable and
+    small."""
+    kinds = {strategy.soft for strategy in strategies}
+    if kinds == {True}:
+        return _of_chances(context, generator)
+    of_events = _of_events(context, generator)
+    if kinds == {False}:
+        return of_events
+    of_chances = _of_chances(context, generator)
+    # That of events last: vLLM takes what is left of a GPU's memory.
+    return lambda: BothEngines(of_chances(), of_events())
+
+
+def _of_chances(context: Context, generator: Generator) -> EngineMaker:
+    storage, config = context.storage, context.config
+    assert config.lm.chances is not None, config.lm.model
+    vocabulary = load_vocabulary(storage, generator.vocabulary)
+    load = imported(config.lm.chances)(storage, generator, vocabulary)
+    num_threads, on_gpu = max(1, int(config.generate.num_cpus)), num_gpus(context) > 0
+    return lambda: ChancesEngine(load(num_threads, on_gpu))
+
+
+def _of_events(context: Context, generator: Generator) -> EngineMaker:
     storage, config = context.storage, context.config
     vocabulary = load_vocabulary(storage, generator.vocabulary)
     if generator.model is None:
         num_items, rate = vocabulary.num_items, config.generate.simulated_tokens_per_s
         return lambda: UniformEngine(num_items, rate)
     on_gpu = num_gpus(context) > 0
-    if config.plan.soft:
-        assert config.lm.chances is not None, config.lm.model
-        load = imported(config.lm.chances)(storage, generator, vocabulary)
-        num_threads = max(1, int(config.generate.num_cpus))
-        return lambda: ChancesEngine(load(num_threads, on_gpu))
     served = imported(config.lm.answering)(storage, generator, vocabulary)
     if isinstance(served, ByItself):
         return lambda: AnswerEngine(served.load())
@@ -76,6 +98,5 @@ def _num_gpus(config: Config, on_gpus: bool) -> float:
 
 
 def runs_vllm(config: Config) -> bool:
-    """Whether the engines are vLLM's."""
-    asked = config.plan.strategies and config.generate.engine == "vllm"
-    return bool(asked and config.lm.in_vllm and not config.plan.soft)
+    """Whether vLLM is among the engines."""
+    return config.generate.engine == "vllm" and config.lm.in_vllm and config.plan.has_events

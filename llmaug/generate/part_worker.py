@@ -210,9 +210,6 @@ class PartWorker:
             tokens=self._prompts.events(strategy, tokens, units.candidates[number]),
             history=frozenset(history),
             num_items=self._vocabulary.num_items,
-            # Copies of new users are looked for by stage `filter`.
-            real_runs=np.empty(0, np.uint64),
-            copied_ngram=self._filters.copied_ngram,
             may_repeat=self._may_repeat,
             items=self._items,
         )

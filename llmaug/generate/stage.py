@@ -143,13 +143,14 @@ def run_engines(
     pending = [part for part in parts if part.name not in done]
     if not pending:
         return "", {}
+    asked = [config.plan.strategies[number] for number in {part.strategy for part in pending}]
     connect(config.ray)
     spent = Spent(storage, folders.outcomes)
     board = _start_board(context, spent)
     num_units = sum(part.num_units for part in parts)
     worker = {
         "folders": folders,
-        "engine": engine_maker(context, generator),
+        "engine": engine_maker(context, generator, asked),
         "board": board,
         "preview": _preview(context, num_units),
         "quotas": _quotas(config),
@@ -266,8 +267,10 @@ def _roots(config: Config) -> tuple[str, ...]:
     if config.generate.engine == "uniform":
         return roots
     if config.plan.soft:
-        return *roots, *modules_of(config.lm, named=["chances"])
-    return *roots, *modules_of(config.lm, named=["answering"]), *config.lm.by_name
+        roots = *roots, *modules_of(config.lm, named=["chances"])
+    if config.plan.has_events:
+        roots = *roots, *modules_of(config.lm, named=["answering"]), *config.lm.by_name
+    return roots
 
 
 STAGE = Stage(

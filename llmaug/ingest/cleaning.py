@@ -130,9 +130,9 @@ def float_twins(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
     return pc.replace_substring_regex(floats, r"[.]0+$", "")
 
 
-def user_hash(user_ids: pa.Array) -> np.ndarray:
-    """A stable 64-bit hash of each user id: the same in every run and on every machine."""
-    coded = user_ids.dictionary_encode()
+def id_hash(ids: pa.Array) -> np.ndarray:
+    """A stable 64-bit hash of each id: the same in every run and on every machine."""
+    coded = ids.dictionary_encode()
     values = coded.dictionary.cast(pa.binary()).to_pylist()
     digests = b"".join(hashlib.blake2b(value, digest_size=8).digest() for value in values)
     return np.frombuffer(digests, ">u8").astype(np.uint64)[coded.indices.to_numpy()]

@@ -21,7 +21,7 @@ from llmaug.config import IngestConfig
 from llmaug.core.sources import Source, resolve_uri
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
-from llmaug.ingest.cleaning import EVENT_COLUMNS, clean_piece, clean_users, float_twins, user_hash
+from llmaug.ingest.cleaning import EVENT_COLUMNS, clean_piece, clean_users, float_twins, id_hash
 from llmaug.ingest.layout import Layout, Piece
 from llmaug.ingest.readers import count_rows, read_pieces
 
@@ -144,7 +144,7 @@ def _shuffled(
 ) -> pa.Table:
     cleaned = clean_piece(piece, config, source.name, now, first_line)
     events = cleaned.events
-    hashes = user_hash(events["user_id"].combine_chunks())
+    hashes = id_hash(events["user_id"].combine_chunks())
     sampled = hashes / 2.0**64 < config.sample_users
     if config.sample_users == 1:
         sampled[:] = True  # the largest hashes round to 1
@@ -176,7 +176,7 @@ def _shuffled(
 
 def _twins(user_ids: pa.ChunkedArray, num_parts: int) -> pa.Table:
     twins = float_twins(user_ids)
-    parts = (user_hash(twins) % np.uint64(num_parts)).astype(np.int32)
+    parts = (id_hash(twins) % np.uint64(num_parts)).astype(np.int32)
     return _conform(
         pa.table({"part": parts, "user_id": twins, "reason": pa.repeat(TWIN, len(twins))})
     )

@@ -20,7 +20,7 @@ from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_config
 from llmaug.errors import UserError
-from llmaug.ingest.cleaning import user_hash
+from llmaug.ingest.cleaning import id_hash
 from llmaug.items.sequences import user_histories
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 from llmaug.publish import pointer
@@ -152,7 +152,7 @@ class Served:
             )
         users = list(dict.fromkeys(user_ids))
         found: dict[str, list[int] | None] = dict.fromkeys(users)
-        places = user_hash(pa.array(users, pa.string())) % len(parts)
+        places = id_hash(pa.array(users, pa.string())) % len(parts)
         for place in sorted(set(places.tolist())):
             there = user_histories(self.storage, [events], parts[place], self.vocabulary)
             for user, own in zip(users, places, strict=True):

@@ -25,7 +25,7 @@ from llmaug.items.vocabulary import BOS, PAD
 from llmaug.recommenders import DataFacts
 from llmaug.recommenders.dropout import Dropout
 from llmaug.training import losses
-from llmaug.training.soft import Soft, soft_softmax
+from llmaug.training.soft import Soft, sampled_soft_softmax, soft_softmax
 
 _TOKENS_A_PASS = 256
 """A pass through the blocks costs about as much as so many tokens in it (measured on a CPU)."""
@@ -62,7 +62,10 @@ class SASRec(nn.Module):
         """`loss` with soft targets: (B, T + 1, K) tokens, -1 where there are fewer, and chances."""
         table = self.table()
         users, targets, weights, *soft = self._targets(tokens, weights, table, others, chances)
-        return soft_softmax(users, table, targets, weights, Soft(*soft), self._soft_share)
+        given = users, table, targets, weights, Soft(*soft), self._soft_share
+        if self._loss == "softmax":
+            return soft_softmax(*given)
+        return sampled_soft_softmax(*given, self._negatives(targets))
 
     def loss(self, tokens: Tensor, weights: Tensor) -> Tensor:
         """Weighted mean cross-entropy; tokens (B, T + 1), weights (B, T + 1), scalar out."""
@@ -70,8 +73,11 @@ class SASRec(nn.Module):
         users, targets, weights = self._targets(tokens, weights, table)
         if self._loss == "softmax":
             return losses.softmax(users, table, targets, weights)
-        loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)
+        loss = losses.sampled_softmax(users, table, targets, self._negatives(targets))
         return (loss * weights).sum() / weights.sum()
+
+    def _negatives(self, targets: Tensor) -> losses.Negatives:
+        return losses.draw_negatives(targets, self._share, self._max_negatives)
 
     def _targets(
         self, tokens: Tensor, weights: Tensor, table: Tensor, *soft: Tensor

@@ -55,7 +55,8 @@ class TwoTower(nn.Module):
         if self._loss == "bpr":
             loss = losses.bpr(users, table, targets)
         else:
-            loss = losses.sampled_softmax(users, table, targets, self._share, self._max_negatives)
+            negatives = losses.draw_negatives(targets, self._share, self._max_negatives)
+            loss = losses.sampled_softmax(users, table, targets, negatives)
         return (loss * weights[real]).sum() / weights[real].sum()
 
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:

@@ -51,6 +51,8 @@ class Events(Contract):
 
     real: int
     synthetic: int
+    soft: int = 0
+    """Of the real ones, those with soft targets."""
 
 
 class TrainedSeed(Contract):

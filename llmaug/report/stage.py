@@ -14,7 +14,7 @@ from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import MANIFEST, Manifest, damaged, need_record, read_record
 from llmaug.evaluate.bootstrap import lift_text
-from llmaug.evaluate.figures import candidate_of
+from llmaug.evaluate.figures import candidate_of, identifying_text, membership_text
 from llmaug.report.metrics import Metrics
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 
@@ -78,6 +78,7 @@ def collect(
         "events": {
             "real": last_arm["counts"].get("real", 0),
             "synthetic": last_arm["counts"].get("synthetic", 0),
+            "soft": last_arm["counts"].get("soft", 0),
         },
         "num_users": evaluation["num_users"],
         "arms": evaluation["arms"],
@@ -143,6 +144,7 @@ def _training(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
             found[arm.name] = {
                 "real": events.get("real", 0),
                 "synthetic": events.get("synthetic", 0),
+                "soft": events.get("soft", 0),
                 "seeds": [
                     _seed(name.removeprefix("seed-"), facts) for name, facts in seeds.items()
                 ],
@@ -240,6 +242,8 @@ def render(
         augmented="outcomes" in manifests,
         candidate=candidate_of(metrics["gate"]),
         lift_text=lift_text,
+        identifying_text=identifying_text,
+        membership_text=membership_text,
         generator_text=generator_text,
         unfinished=unfinished(metrics["training"]),
         covers=covers(metrics["interval"]),

@@ -1,12 +1,12 @@
 """Losses over next items that sequence models share.
 
-Shapes: P targets, D width, V tokens.
+Shapes: P targets, D width, V tokens, N negatives.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,27 +70,40 @@ def softmax(hidden: Tensor, table: Tensor, targets: Tensor, weights: Tensor) -> 
         return _SoftmaxLoss.apply(hidden.to(at_least), table.to(at_least), targets, share)
 
 
-def sampled_softmax(
-    hidden: Tensor, table: Tensor, targets: Tensor, share: Tensor, max_negatives: int
-) -> Tensor:
-    """(P,) estimates of the cross-entropy over all items that cost P x max_negatives, not P x V.
+class Negatives(NamedTuple):
+    """Items that stand for all of a catalogue, for one batch."""
 
-    One half of the negatives are targets of the same batch. The other half are drawn
+    tokens: Tensor
+    """(N,) int64, different ones."""
+    log_weights: Tensor
+    """(N,) log of how often each was drawn over how often that is expected: added to its logit,
+    the sum over the sample is on average that over all items (logQ correction)."""
+
+
+def draw_negatives(targets: Tensor, share: Tensor, max_negatives: int) -> Negatives:
+    """Of `max_negatives` draws one half are targets of the same batch. The other half are drawn
     uniformly: items that are never a target would else never be pushed down (Yang et al.
-    2020, mixed negative sampling). Popular items are drawn more often, so each logit is
-    lowered by the log of how often it is expected (logQ correction, Yi et al. 2019). The
-    target itself is always there: it is not sampled, so not corrected (Khrylchenko et al.
-    2025), and leaves the negatives.
+    2020, mixed negative sampling). Popular items are drawn more often: see `Negatives` (Yi et al.
+    2019).
 
     share: (V,) each token's share of all targets.
     """
     num_drawn = min(len(targets), max(1, max_negatives // 2))
     places = torch.randperm(len(targets), device=targets.device)[:num_drawn]
-    uniform = torch.randint(NUM_SPECIAL, len(table), (num_drawn,), device=targets.device)
-    negatives = torch.cat([targets[places], uniform])
-    expected = num_drawn * (share[negatives] + 1 / (len(table) - NUM_SPECIAL))
-    others = hidden @ table[negatives].T - expected.log()  # (P, negatives)
-    others = others.masked_fill(targets[:, None] == negatives[None], -math.inf)
+    uniform = torch.randint(NUM_SPECIAL, len(share), (num_drawn,), device=targets.device)
+    tokens, times = torch.cat([targets[places], uniform]).unique(return_counts=True)
+    expected = num_drawn * (share[tokens] + 1 / (len(share) - NUM_SPECIAL))
+    return Negatives(tokens, (times / expected).log())
+
+
+def sampled_softmax(hidden: Tensor, table: Tensor, targets: Tensor, negatives: Negatives) -> Tensor:
+    """(P,) estimates of the cross-entropy over all items that cost P x N, not P x V.
+
+    The target itself is always there: it is not sampled, so not corrected (Khrylchenko et al.
+    2025), and leaves the negatives.
+    """
+    others = hidden @ table[negatives.tokens].T + negatives.log_weights
+    others = others.masked_fill(targets[:, None] == negatives.tokens, -math.inf)
     own = (hidden * table[targets]).sum(-1)
     return torch.logsumexp(torch.cat([own[:, None], others], 1), 1) - own
 

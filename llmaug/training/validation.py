@@ -56,14 +56,18 @@ def load_validation(
     seed: int,
     max_users: int = _MAX_USERS,
 ) -> ValidationUsers:
-    """At most `max_users` users, the same ones for one seed."""
+    """At most `max_users` users, drawn from all and the same ones for one seed; one part more than
+    these is in memory."""
+    rng = np.random.default_rng(seed)
     rows: list[tuple[str, list[int], int]] = []
+    keys = np.empty(0)
     for part in storage.parts(validation):
         histories = user_histories(storage, [train], part, vocabulary)
-        for user, targets in user_histories(storage, [validation], part, vocabulary).items():
-            if user in histories and targets:
-                rows.append((user, histories[user], targets[0]))
-    if len(rows) > max_users:
-        chosen = np.random.default_rng(seed).choice(len(rows), max_users, replace=False)
-        rows = [rows[index] for index in sorted(chosen)]
+        targets = user_histories(storage, [validation], part, vocabulary)
+        found = [(u, histories[u], own[0]) for u, own in targets.items() if own and u in histories]
+        # The users with the smallest random keys of all that were seen so far.
+        rows, keys = rows + found, np.concatenate([keys, rng.random(len(found))])
+        if len(rows) > max_users:
+            kept = np.sort(np.argpartition(keys, max_users)[:max_users])
+            rows, keys = [rows[index] for index in kept], keys[kept]
     return ValidationUsers([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows])

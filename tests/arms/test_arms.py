@@ -151,6 +151,7 @@ def test_the_ngram_arm_is_asked_for_as_much_as_the_augmented_one() -> None:
         {"kind": "infill", "num_events": 2, "samples_per_user": 2},
         {"kind": "substitute", "num_events": 2},
         {"kind": "prefix", "num_events": 3, "max_history_len": 4},
+        {"kind": "soft_events"},  # which are no events
     ]
     lm = {"directions": {"forward": 1, "reverse": 1, "infill": 1}}
     config = config_of("real", "ngram", plan={"strategies": asked}, lm=lm)

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from llmaug.arms import merge
 from llmaug.core.stage import Context
 from llmaug.items.sequences import load_sequences
+from llmaug.items.vocabulary import BOS
 from llmaug.schema import EVENT, OUTCOME
 from tests.tables import (
     catalogue,
@@ -205,6 +207,49 @@ def test_soft_targets_lie_beside_the_real_events(
     assert rows == read_rows(context.storage, context.folder("split/train"))
     nothing = (None, None)
     assert found == [nothing, ([7], [0.125]), ([4, 3], [0.5, 0.25]), nothing, nothing, nothing]
+
+
+def test_soft_targets_and_synthetic_events_stand_in_the_same_shards(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "map_parts", map_parts_here)
+    strategies = [{"kind": "new_users"}, {"kind": "soft_events"}, {"kind": "continue"}]
+    context = make_context(plan={"strategies": strategies})
+    for part, rows in TRAIN.items():
+        context.storage.write_part(events(rows), {}, context.folder("split/train"), part)
+    write_vocabulary(context, catalogue("abcde"), {})
+    soft, behind = soft_outcome("u2", [4, 3], [0.5, 0.25]), outcome("behind u2", "d", user="u2")
+    answers = [(outcome("new", "cd"), None), (soft, "p0"), (behind, "p0")]
+    for number, (row, train_part) in enumerate(answers):
+        units = [{"unit_id": row["unit_id"], "strategy": row["strategy"], "sample": 0,
+                  "prompt": [], "sampling": {"max_tokens": 1}, "seed": 1}]  # fmt: skip
+        part = write_plan(context, f"{number}-source", train_part, units)
+        table = pa.Table.from_pylist([row], schema=OUTCOME)
+        context.storage.write_part(table, {}, context.folder("filtered"), part)
+    write_finished(context, "plan", generator="causal@1234")
+
+    counts = merge.run("augmented", context)
+
+    assert counts == {"rows": 8, "real": 5, "synthetic": 3, "soft": 1}
+    rows = read_rows(context.storage, context.folder("merged/augmented"))
+    found = [(row["user_id"], row["item_id"], row["strategy"], row["soft_tokens"]) for row in rows
+             if row["soft_tokens"] or row["strategy"]]  # fmt: skip
+    assert sorted(found, key=str) == [
+        ("synthetic:new", "c", "new_users", None), ("synthetic:new", "d", "new_users", None),
+        ("u2", "c", None, [4, 3]), ("u2", "d", "continue", None),
+    ]  # fmt: skip
+    # What is learned: the real history of u2 with them, what was generated behind it without.
+    sequences = load_sequences(
+        context.storage, context.folder("merged/augmented"), catalogue("abcde"), soft=True
+    )
+    assert sequences.soft is not None
+    number = np.diff(sequences.soft.offsets)
+    own = [slice(*sequences.offsets[row : row + 2])
+           for row in np.flatnonzero(sequences.user_ids == "u2")]  # fmt: skip
+    assert [(sequences.tokens[some].tolist(), number[some].tolist()) for some in own] == [
+        ([BOS, 5], [0, 2]), ([BOS, 5, 6], [0, 0, 0])
+    ]  # fmt: skip
+    assert number.sum() == 2
 
 
 # -- controls without anything new in them ----------------------------------------------------

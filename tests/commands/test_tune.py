@@ -29,6 +29,7 @@ from llmaug.core.terminal import Terminal
 from llmaug.errors import Interrupted, UserError
 
 FACTS = Facts(100, 2_000, True, 90, "content")
+LIFT = {"num_users": 90, "relative": 0.985, "low": 0.2, "high": 1.5}
 STEPS = {"train": {"num_steps": 400, "warmup_steps": 40, "seeds": [1, 2]}}
 
 
@@ -82,6 +83,7 @@ def tuned(
 ) -> Tuned:
     monkeypatch.setattr(pipeline, "run", logs.run)
     monkeypatch.setattr(_Tuning, "_contents", lambda self: (True, 90))
+    monkeypatch.setattr(_Tuning, "_lift", lambda self, config, arm: LIFT)
     options.setdefault("config", base())
     config = options.pop("config")
     return tune(config, Storage(str(root)), minutes, clock=lambda: 60 * logs.minute, **options)
@@ -339,12 +341,26 @@ def test_table_and_json_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
     console = Terminal(width=200, record=True, quiet=False)
     console.print(result.table(found))
     [line] = [one for one in console.export_text().splitlines() if "<- chosen" in one]
-    assert line.split()[:2] == ["started", "started"] and "+98.5%" in line
+    assert line.split()[:2] == ["started", "started"]
+    assert "+98.5%" in line and "+20.0% to +150.0%" in line
+    assert rows["started"]["lift_over_none"] == LIFT and rows["none"]["lift_over_none"] is None
+
+
+def test_it_says_whether_the_gain_may_be_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tuned(Logs(started=0.2), tmp_path, monkeypatch)
+    said = result.statement(base(), found)
+    assert "Over `none` that is +98.5% (+20.0% to +150.0%) for 90 validation users." in said
+    found.winner.lift = {**LIFT, "low": -0.01}
+    said = result.statement(base(), found)
+    assert "(-1.0% to +150.0%) for 90 validation users: it may be nothing." in said
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "run", Logs(started=0.2).run)
     monkeypatch.setattr(_Tuning, "_contents", lambda self: (True, 90))
+    monkeypatch.setattr(_Tuning, "_lift", lambda self, config, arm: LIFT)
     given, root = tmp_path / "night.yaml", str(tmp_path / "root")
     given.write_text(yaml.safe_dump({"name": "night", **STEPS}))
     call = ["tune", "--config", str(given), "--root", root]

@@ -283,14 +283,14 @@ SOFT = {"strategies": [{"kind": "soft_events"}]}
     [
         ({"lm": {"model": "masked"}}, "soft_events is nothing that lm.model masked can do"),
         ({"generate": {"engine": "uniform"}}, "leave soft_events out"),
-        ({"train": {"loss": "sampled_softmax"}}, "soft_events needs train.loss softmax"),
         ({"train": {"model": "two_tower"}}, "two_tower cannot learn from soft_events; sasrec can"),
         ({"train": {"arms": ["real", "ngram"]}}, "leave ngram out"),
-        ({"plan": {"strategies": [{"kind": "soft_events"}, {"kind": "new_users"}]}},
-         "leave out the other strategies"),
+        ({"plan": {"strategies": [{"kind": "soft_events"},
+                                  {"kind": "soft_events", "num_candidates": 20}]}},
+         "leave one soft_events"),
         ({"plan": {"strategies": [{"kind": "soft_events", "samples_per_user": 2}]}}, "samples_per"),
     ],
 )  # fmt: skip
-def test_soft_events_stand_alone(config: dict[str, Any], told: str) -> None:
+def test_what_soft_events_cannot_do(config: dict[str, Any], told: str) -> None:
     assert parse_config({"plan": SOFT}).plan.soft
     assert told in refusal({"plan": SOFT, **config})

@@ -112,7 +112,7 @@ def run_again(copy: Path, module: str, config: Config, more: str = "\nedited = 1
         ("generate.engine_loop", {"outcomes", "ngram/outcomes"}),
         ("filter.stage", {"filtered", "ngram/filtered"}),
         ("filter.rules", {"filtered", "ngram/filtered"}),
-        ("filter.copied", {"filtered", "ngram/filtered", "privacy"}),
+        ("filter.real_runs", {"real_runs", "filtered", "ngram/filtered", "privacy"}),
         ("arms.baseline", BASELINE),
         ("arms.merge", {"merged/real", "merged/ngram", "merged/augmented"}),
         ("publish.pointer", {"publish", "recommendations"}),

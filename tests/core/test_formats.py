@@ -22,6 +22,7 @@ from llmaug.config import (
     FiltersConfig,
     LinearConfig,
     NgramConfig,
+    PrivacyConfig,
     SasrecConfig,
     YardsticksConfig,
 )
@@ -191,7 +192,8 @@ def test_sections_that_had_the_fields_of_all_kinds_keep_those_of_their_own(old: 
     run = old.read_json(NIGHT_RUN, "run.json")
     run["config"]["train"] |= {"model": "linear", "loss": None, "ease_l2": 2.0, "num_negatives": 1}
     run["config"]["lm"] |= {"model": "ngram", "order": 2}
-    run["config"]["filters"] |= {"min_events": 3, "repeats": "allow"}
+    run["config"]["filters"] |= {"min_events": 3, "repeats": "allow", "copied_ngram": 4}
+    run["config"]["gate"]["min_run_users"] = 6
     old.write_json(run, NIGHT_RUN, "run.json")
     config = read_config(old, NIGHT)
     assert config.train == LinearConfig(num_negatives=1, yardsticks=YardsticksConfig(ease_l2=2.0))
@@ -199,6 +201,7 @@ def test_sections_that_had_the_fields_of_all_kinds_keep_those_of_their_own(old: 
     assert config.filters == FiltersConfig(
         repeats="allow", rules=[RepeatedConfig(), TooShortConfig(min_events=3), CopiedConfig()]
     )
+    assert config.privacy == PrivacyConfig(run_len=4, min_run_users=6)
 
 
 @pytest.mark.parametrize("lm", ["causal", "masked", "ngram", "instruct"])

@@ -11,7 +11,7 @@ from llmaug.core import gpus
 from llmaug.core.gpus import vllm_build, wanted
 from llmaug.core.node_types import Machines, NodeType
 from llmaug.errors import UserError
-from llmaug.generate import engines as engine_module
+from llmaug.generate import vllm_engine as engine_module
 from llmaug.generate.engine_maker import engines
 from llmaug.pipeline import check_engines, stages
 

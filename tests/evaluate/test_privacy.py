@@ -12,16 +12,15 @@ from llmaug.arms.merge import order_events
 from llmaug.config import EvaluateConfig, GateConfig
 from llmaug.core.stage import Context
 from llmaug.evaluate import gate, privacy
+from llmaug.filter import real_runs
 from llmaug.schema import EVENT, SYNTHETIC
 from tests.evaluate.test_gate import figures
+from tests.nights import without_ray
 from tests.tables import (
-    catalogue,
     events,
     histories,
-    map_parts_here,
     read_rows,
     write_finished,
-    write_vocabulary,
 )
 
 MakeContext = Callable[..., Context]
@@ -42,15 +41,17 @@ def audited(
     make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, generated: pa.Table, users: int
 ) -> tuple[dict[str, Any], list[str]]:
     """Counts, and the units that the audit names."""
-    context = make_context(filters={"copied_ngram": 3}, gate={"min_run_users": users})
-    monkeypatch.setattr(privacy, "map_parts", map_parts_here)
-    write_vocabulary(context, catalogue("abcdexyz"), {})
+    context = make_context(
+        split={"kind": "leave_one_out"}, privacy={"run_len": 3, "min_run_users": users}
+    )
+    without_ray(monkeypatch)
     for part, rows in TRAIN.items():
         context.storage.write_part(events(rows), {}, context.folder("split/train"), part)
     write_finished(context, "split")
     merged = context.folder("merged/augmented")
     both = order_events(pa.concat_tables([events(TRAIN["p"]), generated]))
     context.storage.write_part(both, {}, merged, "p")
+    real_runs.run(context)
     found = privacy.run(context)
     named = [row["unit_id"] for row in read_rows(context.storage, context.folder("privacy"))]
     return found, named

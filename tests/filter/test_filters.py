@@ -13,7 +13,7 @@ import pytest
 from llmaug.core.stage import Context
 from llmaug.core.storage import digest
 from llmaug.errors import UserError
-from llmaug.filter import copied
+from llmaug.filter import real_runs
 from llmaug.filter import stage as filters
 from llmaug.filter.times import event_times
 from llmaug.items.vocabulary import BOS, Statistics
@@ -28,6 +28,7 @@ from tests.tables import (
     hour,
     map_parts_here,
     read_rows,
+    share_here,
     write_finished,
     write_plan,
     write_vocabulary,
@@ -119,7 +120,8 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
     make_context: MakeContext, ray_session: None
 ) -> None:
     plan = {"strategies": [{"kind": "continue"}, NEW_USERS]}
-    context = make_context(filters={"copied_ngram": 3}, generate={"engine": "uniform"}, plan=plan)
+    privacy = {"run_len": 3, "min_run_users": 2}
+    context = make_context(privacy=privacy, generate={"engine": "uniform"}, plan=plan)
     context.storage.write_part(
         events(histories(u1="ab", u2="cdefg")), {}, context.folder("split/train"), "part-00000"
     )
@@ -135,6 +137,7 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
     write_finished(context, "split")
     write_finished(context, "outcomes", units=5)
 
+    real_runs.run(context)
     counts = filters.run(context)
 
     assert counts == {
@@ -171,8 +174,9 @@ def test_every_unit_gets_its_verdict_and_the_ledger_adds_up(
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (filters, copied):
+    for module in (filters, real_runs):
         monkeypatch.setattr(module, "map_parts", map_parts_here)
+    monkeypatch.setattr(real_runs, "share", share_here)
 
 
 def three_new_users(
@@ -189,6 +193,7 @@ def three_new_users(
     context.storage.write_part(events([]), {}, context.folder("split/train"), "part-00000")
     write_finished(context, "split")
     write_finished(context, "outcomes", units=3)
+    real_runs.run(context)
     return context
 
 
@@ -258,6 +263,7 @@ def test_what_was_generated_gets_its_place_and_time_in_the_history(
     write_outcomes(context, "0-part-00000", "part-00000", [of("prefix")], places=[0])
     write_outcomes(context, "1-part-00000", "part-00000", [of("infill")], places=[2])
     write_outcomes(context, "2-part-00000", "part-00000", [of("substitute")], places=[0, 2])
+    real_runs.run(context)
     filters.run(context)
     rows = {row["strategy"]: row for row in read_rows(context.storage, context.folder("filtered"))}
     placed = {

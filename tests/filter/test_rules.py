@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from llmaug.config import (
@@ -15,12 +14,14 @@ from llmaug.config import (
     CopiedConfig,
     FilterConfig,
     FiltersConfig,
+    IdentifyingConfig,
+    PrivacyConfig,
     RepeatedConfig,
     TooShortConfig,
     parse_config,
 )
 from llmaug.errors import UserError
-from llmaug.filter.copied import run_hashes
+from llmaug.filter.real_runs import item_keys, runs_of
 from llmaug.filter.rules import Candidate, items_seen, judge, roots_of
 from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL, PAD
 from tests.filter.own_filters import HERE
@@ -38,15 +39,16 @@ def candidate(
     real: Sequence[list[int]] = (),
 ) -> Candidate:
     """Letters of `history` are items; `real` are the training histories, in runs of 3."""
-    hashes = [run_hashes(np.array(tokens), 3) for tokens in real]
+    keys = item_keys(catalogue("abcdefg").items["item_id"])
+    histories = [keys[[token - NUM_SPECIAL for token in tokens]] for tokens in real]
     return Candidate(
         unit_id="0123abc",
         strategy=STRATEGIES.make({"kind": strategy}),
         tokens=tokens,
         history=frozenset(ord(letter) - ord("a") + A for letter in history),
         num_items=NUM_TOKENS - 3,
-        real_runs=np.unique(np.concatenate([np.empty(0, np.uint64), *hashes])),
-        copied_ngram=3,
+        real_runs=runs_of(histories, PrivacyConfig(run_len=3, min_run_users=2)),
+        item_keys=keys,
     )
 
 
@@ -108,12 +110,30 @@ def test_a_copy_is_recognised_by_the_events_that_are_kept() -> None:
     assert verdict is not None and verdict[0] == "copied"
 
 
-def test_run_hashes_tell_order_and_content_apart() -> None:
-    assert len(run_hashes(np.array([A, B, C, D]), 3)) == 2
-    assert run_hashes(np.array([G, A, B, C]), 3)[1] == run_hashes(np.array([A, B, C]), 3)[0]
-    every = [[a, b, c] for a in range(3, 13) for b in range(3, 13) for c in range(3, 13)]
-    assert len({int(run_hashes(np.array(run), 3)[0]) for run in every}) == 1000
-    assert len(run_hashes(np.array([A, B]), 3)) == 0
+@pytest.mark.parametrize("strategy", ["new_users", "continue", "prefix"])
+def test_a_run_of_one_real_user_alone_is_rejected(strategy: str) -> None:
+    rules = [IdentifyingConfig()]
+    real = [[A, B, C, D], [A, B, C, E], [F, G, A]]
+    # ABC is of two users, BCD of one.
+    assert judge(candidate([G, A, B, C, F], strategy, real=real), rules)[1] is None
+    assert judge(candidate([A, B, C, D], strategy, real=real), rules)[1] == (
+        "identifying", "1 of 2 runs are of fewer than 2 real users"
+    )  # fmt: skip
+    assert judge(candidate([B, C], strategy, real=real), rules)[1] is None  # no run at all
+    assert judge(candidate([D, C, B], strategy, real=real), rules)[1] is None  # nobody's
+
+
+def test_runs_are_those_of_what_the_filters_before_left() -> None:
+    rules = FiltersConfig().rules
+    found = candidate([B, BOS, C, B, D], real=[[B, C, D]])
+    assert judge(found, rules)[1] == ("identifying", "1 of 1 runs are of fewer than 2 real users")
+    with pytest.raises(UserError, match="filters.rules: repeated stands after identifying"):
+        parse_config({"filters": {"rules": [{"kind": "identifying"}, {"kind": "repeated"}]}})
+
+
+def test_nothing_is_said_of_runs_while_events_are_generated() -> None:
+    found = replace(candidate([A, B, C], "new_users", real=[[A, B, C]]), real_runs=None)
+    assert judge(found, FiltersConfig().rules) == ([None] * 3, None)
 
 
 # -- the list ------------------------------------------------------------------------------

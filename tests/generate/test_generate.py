@@ -13,10 +13,11 @@ import pytest
 
 from llmaug.config import CausalConfig, ContinueConfig, GenerateConfig
 from llmaug.core.storage import Storage
-from llmaug.generate.engines import EngineMaker, UniformEngine, VllmEngine
+from llmaug.generate.engines import EngineMaker, UniformEngine
 from llmaug.generate.part_answer import OutcomeFolders
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
+from llmaug.generate.vllm_engine import VllmEngine
 from llmaug.items.vocabulary import BOS, ITEMS_PART, NUM_SPECIAL, Vocabulary
 from llmaug.lm.generator import Generator
 from llmaug.lm.language import Language

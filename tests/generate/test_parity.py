@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from llmaug.config import CausalConfig, GenerateConfig
 from llmaug.core.storage import Storage
-from llmaug.generate.engines import VllmEngine
 from llmaug.generate.units import Units
+from llmaug.generate.vllm_engine import VllmEngine
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL
 from llmaug.lm.language import Language
 from llmaug.schema import UNIT

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from llmaug.errors import UserError
 from llmaug.filter import copied
 from llmaug.filter import stage as filters
 from llmaug.generate.engine_maker import engine_maker
-from llmaug.generate.engines import ChancesEngine
+from llmaug.generate.engines import BothEngines, ChancesEngine, UniformEngine
 from llmaug.generate.part_answer import OutcomeFolders
 from llmaug.generate.part_worker import PartWorker
 from llmaug.items.sequences import Batches, load_sequences
@@ -50,9 +53,12 @@ def make(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Callable
     for module in (plan, copied, filters, merge):
         monkeypatch.setattr(module, "map_parts", map_parts_here)
 
-    def make(actions: tuple[str, ...] = (), **strategy: Any) -> Context:
+    def make(*others: dict[str, Any], actions: tuple[str, ...] = (), **strategy: Any) -> Context:
         lm = CONFIG.model_dump(exclude={"name"})
-        context = make_context(lm=lm, plan={"strategies": [SOFT | strategy]}, ray={"gpus": "none"})
+        strategies = [SOFT | strategy, *others]
+        context = make_context(
+            lm=lm, plan={"strategies": strategies, "units_per_part": 2}, ray={"gpus": "none"}
+        )
         for part, rows in TRAIN.items():
             context.storage.write_part(events(rows), {}, context.folder("split/train"), part)
         write_vocabulary(context, WORDS, {})
@@ -80,7 +86,7 @@ def test_from_plan_to_batches(make: Callable[..., Context]) -> None:
         "temperature": 1.0, "top_p": 1.0, "top_k": 3, "max_tokens": 1, "forbid_repeats": True
     }  # fmt: skip
 
-    engine = engine_maker(context, generator)()
+    engine = engine_maker(context, generator, context.config.plan.strategies)()
     assert isinstance(engine, ChancesEngine)
     folders = OutcomeFolders(
         storage, context.folder("plan"), context.folder("outcomes"), "test", generator.name
@@ -120,6 +126,71 @@ def test_from_plan_to_batches(make: Callable[..., Context]) -> None:
     assert tokens[row, :4].tolist() == [BOS, A, B, C]
     assert others[row, 1:4].tolist() == by_user["u1"]
     assert (chances.sum(2) <= 1).all()
+
+
+def test_beside_strategies_of_events(make: Callable[..., Context]) -> None:
+    """Each kind of unit is answered by an engine of its own, and each is counted as what it is."""
+    others = [
+        {"kind": "new_users", "num_users": 4, "num_events": 2},
+        {"kind": "continue", "num_events": 2, "samples_per_user": 3, "accepted_per_user": 1},
+    ]
+    context = make(*others)
+    storage, generator = context.storage, generator_of(context)
+    counts = plan.run(context)
+    assert [counts[kind] for kind in ("new_users", "soft_events", "continue")] == [4, 3, 9]
+    parts = plan.read_parts(storage, context.folder("plan"))
+    assert [part.strategy for part in parts] != sorted(part.strategy for part in parts)  # mixed
+
+    soft, *_ = context.config.plan.strategies
+    of_chances = engine_maker(context, generator, [soft])()
+    assert isinstance(of_chances, ChancesEngine)
+    both = BothEngines(of_chances, UniformEngine(WORDS.num_items))
+    folders = OutcomeFolders(
+        storage, context.folder("plan"), context.folder("outcomes"), "test", generator.name
+    )
+    worker = PartWorker(
+        folders, lambda: both, quotas={2: 1}, train=context.folder("split/train"),
+        generator=generator, strategies=context.config.plan.strategies,
+    )  # fmt: skip
+    with ThreadPoolExecutor(len(parts)) as pool:  # several parts are in the engine at a time
+        answered = list(pool.map(worker, map(vars, parts)))
+    done: Counter[str] = Counter()
+    for each in answered:
+        done.update(json.loads(each["counts"]))
+    assert done["units"] + done["not_needed"] == 4 + 3 + 9 and done["generated"] == done["units"]
+    outcomes = read_rows(storage, context.folder("outcomes"))
+    assert {(row["strategy"], row["soft_k"]) for row in outcomes} == {
+        ("soft_events", 3), ("new_users", None), ("continue", None)
+    }  # fmt: skip
+    write_finished(context, "outcomes", units=len(outcomes))
+
+    judged = filters.run(context)
+    assert judged["units"] == len(outcomes) == judged["accepted"] + judged["rejected"]
+    assert (judged["soft_events"], judged["soft_events_kept"]) == (7, 7)
+    by_kind = Counter((row["strategy"], row["status"])
+                      for row in read_rows(storage, context.folder("filtered")))  # fmt: skip
+    assert by_kind["soft_events", "accepted"] == 3
+    assert by_kind["continue", "accepted"] <= 3  # one a user
+    write_finished(context, "plan", generator=generator.name)
+    merged = merge.run("augmented", context)
+    assert (merged["real"], merged["soft"]) == (10, 7)
+    assert merged["synthetic"] == judged["events_kept"] > 0
+    assert merged["rows"] == merged["real"] + merged["synthetic"]
+
+    # The same answers beside others as alone.
+    alone = make()
+    for stage in ("plan", "outcomes"):
+        storage.delete(alone.folder(stage))
+    plan.run(alone)
+    worker = PartWorker(
+        folders, lambda: of_chances, generator=generator, strategies=alone.config.plan.strategies
+    )
+    for part in plan.read_parts(storage, alone.folder("plan")):
+        worker(vars(part))
+    names = ("unit_id", "tokens", "soft_tokens", "soft_chances")
+    assert [
+        [row[name] for name in names] for row in read_rows(storage, alone.folder("outcomes"))
+    ] == [[row[name] for name in names] for row in outcomes if row["strategy"] == "soft_events"]
 
 
 def test_events_of_several_tokens_are_refused(make: Callable[..., Context]) -> None:

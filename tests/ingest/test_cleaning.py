@@ -17,7 +17,7 @@ from llmaug.config import IngestConfig
 from llmaug.core.sources import Source
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ingest.cleaning import Cleaned, clean_piece, float_twins, user_hash
+from llmaug.ingest.cleaning import Cleaned, clean_piece, float_twins, id_hash
 from llmaug.ingest.ledger import NOTED, check_sums, judge_quarantine, note_oddities
 from llmaug.ingest.readers import Piece
 from llmaug.ingest.user_parts import _shuffled, _write_part
@@ -144,7 +144,7 @@ def test_users_that_are_called_1_and_1_0_are_counted(tmp_path: Path) -> None:
     parts = [Storage(str(tmp_path)).read_part("out/clean", f"part-{i:05d}") for i in range(4)]
     kept = pa.concat_tables(parts)["user_id"].to_pylist()
     check_sums("x", counts["rows_read"], len(kept), {"d": counts["dropped.duplicate"]})
-    assert {user_hash(pa.array([user]))[0] % 4 for user in kept}  # no question became an event
+    assert {id_hash(pa.array([user]))[0] % 4 for user in kept}  # no question became an event
     notes: list[str] = []
     note_oddities(counts, notes.append)
     assert notes == [NOTED["twin_users"].format(2)]

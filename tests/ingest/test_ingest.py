@@ -19,7 +19,7 @@ import pytest
 from llmaug import schema
 from llmaug.core.stage import Context, Stage, map_parts, run_stage
 from llmaug.errors import UserError
-from llmaug.ingest.cleaning import EVENT_COLUMNS, user_hash
+from llmaug.ingest.cleaning import EVENT_COLUMNS, id_hash
 from llmaug.ingest.stage import STAGE
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -287,7 +287,7 @@ def test_the_same_sample_of_users_every_night(tmp_path: Path, make_context: Make
     settings = {"path": str(path), "format": "csv", "sample_users": 0.3, "num_parts": 3}
     context = make_context(ingest=settings)
     counts = ingest(context)
-    hashes = user_hash(pa.array(users))
+    hashes = id_hash(pa.array(users))
     expected = {user for user, h in zip(users, hashes.tolist(), strict=True) if h / 2**64 < 0.3}
     assert set(histories(context)) == expected
     assert 30 < len(expected) < 90 and counts["dropped.sampled_out"] == 200 - len(expected)

@@ -16,7 +16,7 @@ from llmaug.config import FilesConfig, IngestConfig
 from llmaug.core.sources import list_sources, prune
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ingest.cleaning import Cleaned, clean_piece, user_hash
+from llmaug.ingest.cleaning import Cleaned, clean_piece, id_hash
 from llmaug.ingest.columns import parse_times
 from llmaug.ingest.layout import Layout, Piece
 from llmaug.ingest.readers import check_columns, count_rows, read_pieces
@@ -266,7 +266,7 @@ def test_mixed_units_are_caught() -> None:
 
 
 def test_hashes_are_the_same_on_every_machine() -> None:
-    assert user_hash(pa.array(["用户1", "u2", "用户1"])).tolist() == [
+    assert id_hash(pa.array(["用户1", "u2", "用户1"])).tolist() == [
         int.from_bytes(digest, "big")
         for digest in map(_blake, ("用户1", "u2", "用户1"))
     ]  # fmt: skip

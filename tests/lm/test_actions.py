@@ -16,10 +16,12 @@ from llmaug.config import (
     ContinueConfig,
     FiltersConfig,
     NewUsersConfig,
+    PrivacyConfig,
     StrategyConfig,
     parse_config,
 )
 from llmaug.core.stage import Context
+from llmaug.filter.real_runs import item_keys, runs_of
 from llmaug.filter.rules import Candidate, judge
 from llmaug.items.semantic_ids import SemanticIds, Trie
 from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL
@@ -91,8 +93,6 @@ def candidate(
         tokens=tokens,
         history=frozenset(history),
         num_items=4,
-        real_runs=np.empty(0, np.uint64),
-        copied_ngram=3,
         may_repeat=may_repeat,
     )
 
@@ -106,11 +106,10 @@ def test_each_action_repeats_or_not() -> None:
 
 
 def test_a_copy_is_a_copy_whatever_was_done_with_the_items() -> None:
-    from llmaug.filter.copied import run_hashes
-
-    real = run_hashes(np.array([VIEW_A, VIEW_B, VIEW_C]), 3)
+    keys = item_keys(pa.array(["a", "b", "c", "d"]))
+    real = runs_of([keys[:3]], PrivacyConfig(run_len=3))
     found = candidate(NewUsersConfig(), [BUY_A, BUY_B, BUY_C], (False, False))
-    verdict = judge(replace(found, real_runs=real), FiltersConfig().rules)[1]
+    verdict = judge(replace(found, real_runs=real, item_keys=keys), FiltersConfig().rules)[1]
     assert verdict and verdict[0] == "copied"
 
 

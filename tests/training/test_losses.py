@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from llmaug.items.vocabulary import NUM_SPECIAL
 from llmaug.training import losses
-from llmaug.training.losses import bpr, sampled_softmax, softmax, target_share
+from llmaug.training.losses import bpr, draw_negatives, sampled_softmax, softmax, target_share
 
 NUM_ITEMS, DIM = 30, 4
 V = NUM_SPECIAL + NUM_ITEMS
@@ -43,6 +43,12 @@ def full(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     """Softmax over the items alone."""
     logits = hidden @ table[NUM_SPECIAL:].T
     return cross_entropy(logits, targets - NUM_SPECIAL, reduction="none")
+
+
+def sampled(
+    hidden: Tensor, table: Tensor, targets: Tensor, share: Tensor, max_negatives: int
+) -> Tensor:
+    return sampled_softmax(hidden, table, targets, draw_negatives(targets, share, max_negatives))
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 64, 10_000])
@@ -90,7 +96,7 @@ def test_the_sample_estimates_the_softmax_over_all_items(
 ) -> None:
     hidden, table, targets, share = batch
     expected = full(hidden, table, targets)
-    found = sampled_softmax(hidden, table, targets, share, max_negatives=12_000)
+    found = sampled(hidden, table, targets, share, 12_000)
     assert found.mean().item() == pytest.approx(expected.mean().item(), rel=0.02)
     assert np.corrcoef(found, expected)[0, 1] > 0.99
 
@@ -107,7 +113,7 @@ def test_without_the_correction_popular_items_are_held_down(
         if share is None:
             loss = full(hidden, whole, targets)
         else:
-            loss = sampled_softmax(hidden, whole, targets, share, max_negatives=12_000)
+            loss = sampled(hidden, whole, targets, share, 12_000)
         loss.mean().backward()
         assert items.grad is not None
         return items.grad
@@ -124,10 +130,7 @@ def test_few_negatives_are_enough_on_average(
 ) -> None:
     hidden, table, targets, share = batch
     expected = full(hidden, table, targets).mean().item()
-    draws = [
-        sampled_softmax(hidden, table, targets, share, max_negatives=200).mean().item()
-        for _ in range(20)
-    ]
+    draws = [sampled(hidden, table, targets, share, 200).mean().item() for _ in range(20)]
     assert np.mean(draws) == pytest.approx(expected, rel=0.05)
     assert len(set(draws)) == 20  # other negatives each time
 
@@ -135,7 +138,7 @@ def test_few_negatives_are_enough_on_average(
 def test_the_target_is_no_negative_of_itself() -> None:
     """In a catalogue of one item there is nothing to tell it apart from."""
     table, targets = torch.randn(NUM_SPECIAL + 1, DIM), torch.full((5,), NUM_SPECIAL)
-    loss = sampled_softmax(torch.randn(5, DIM), table, targets, torch.ones(4), 5)
+    loss = sampled(torch.randn(5, DIM), table, targets, torch.ones(4), 5)
     assert loss.abs().max() < 1e-6
 
 
@@ -143,7 +146,7 @@ def test_items_that_are_never_a_target_are_pushed_down() -> None:
     table = torch.zeros(V, DIM).requires_grad_()
     targets = torch.full((200,), NUM_SPECIAL)
     share = target_share(np.bincount(targets, minlength=V), V)
-    sampled_softmax(torch.ones(200, DIM), table, targets, share, 200).mean().backward()
+    sampled(torch.ones(200, DIM), table, targets, share, 200).mean().backward()
     assert table.grad is not None
     assert (table.grad[NUM_SPECIAL] < 0).all()
     pushed = (table.grad[NUM_SPECIAL + 1 :] > 0).all(1).double().mean()

@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from llmaug.items.vocabulary import NUM_SPECIAL
 from llmaug.training import losses
-from llmaug.training.soft import Soft, soft_cross_entropy, soft_softmax
+from llmaug.training import soft as soft_losses
+from llmaug.training.losses import Negatives
+from llmaug.training.soft import Soft, sampled_soft_softmax, soft_cross_entropy, soft_softmax
 
 V, DIM, P, K = 30, 4, 200, 5
 
@@ -176,3 +179,92 @@ def test_what_is_left_beside_a_sure_top_k_is_not_rounded_away(gap: float) -> Non
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad[0, 2:], -0.2 * rest.softmax(0), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(logits.grad[0, :2], torch.tensor([0.1, 0.1]))
+
+
+def test_a_sample_of_all_items_is_no_estimate(batch: tuple[Tensor, Tensor, Tensor, Soft]) -> None:
+    """Each item once, none more likely than others: losses and gradients are the dense ones,
+    whatever of it is among the top k, the real item too."""
+    hidden, table, targets, soft = batch
+    among_top = (soft.tokens == targets[:, None]).any(1)
+    assert 10 < among_top.sum() < P - 10
+    weights = torch.rand(P).double()
+    found = [hidden.clone().requires_grad_(), table.clone().requires_grad_()]
+    expected = [hidden.clone().requires_grad_(), table.clone().requires_grad_()]
+    everything = Negatives(torch.arange(V), torch.zeros(V).double())
+    for at_once in (1024, 7):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(soft_losses, "_SAMPLED_AT_ONCE", at_once)
+            mine = sampled_soft_softmax(*found, targets, weights, soft, 0.4, everything)
+        each = dense(expected[0] @ expected[1].T, targets, soft, 0.4)
+        theirs = (each * weights).sum() / weights.sum()
+        torch.testing.assert_close(mine, theirs)
+        (3 * mine).backward()
+        (3 * theirs).backward()
+        for one_, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one_.grad, other.grad)
+
+
+def test_of_a_sample_by_hand() -> None:
+    """Chances of the student: 1, 2, 4, 1, 8 of 16. Item 4 was drawn, thrice as often as expected;
+    item 1 was, too, but is among the top k and known."""
+    table = torch.tensor([1.0, 2, 4, 1, 8]).double().log()[:, None]
+    negatives = Negatives(torch.tensor([1, 4]), torch.tensor([5.0, 3.0]).double().log())
+    top = Soft(torch.tensor([[1, 2]]), torch.tensor([[0.25, 0.5]]).double())
+    ones = torch.ones(1, 1).double()
+    loss = sampled_soft_softmax(ones, table, torch.tensor([0]), ones[0], top, 0.5, negatives)
+    # Outside are the real item and thrice item 4: 25, and with the top k 31.
+    expected = 0.5 * math.log(31) + 0.5 * (
+        0.25 * math.log(31 / 2) + 0.5 * math.log(31 / 4) + 0.25 * math.log(31 / 25)
+    )
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_gradients_of_a_sample_are_those_of_its_loss() -> None:
+    """By differences; a negative that is a target, one that is of the top k, and one of neither."""
+    torch.manual_seed(0)
+    hidden, table = torch.randn(4, 3).double(), torch.randn(9, 3).double()
+    tokens = torch.tensor([[0, 1], [2, -1], [3, 4], [-1, -1]])
+    top = Soft(tokens, torch.full((4, 2), 0.3).double())
+    negatives = Negatives(torch.tensor([1, 3, 5, 6]), torch.randn(4).double())
+    targets, weights = torch.tensor([1, 3, 5, 7]), torch.tensor([1.0, 2, 1, 0.5]).double()
+
+    def loss(hidden: Tensor, table: Tensor) -> Tensor:
+        return sampled_soft_softmax(hidden, table, targets, weights, top, 0.5, negatives)
+
+    given = hidden.requires_grad_(), table.requires_grad_()
+    assert torch.autograd.gradcheck(loss, given)
+
+
+def test_a_sample_estimates_the_loss_over_all_items() -> None:
+    torch.manual_seed(0)
+    counts = 1000 / torch.arange(1, V - NUM_SPECIAL + 1)
+    share = torch.cat([torch.zeros(NUM_SPECIAL), counts / counts.sum()])
+    targets = torch.multinomial(share, 6000, replacement=True)
+    hidden, table = torch.randn(6000, DIM), torch.randn(V, DIM)
+    table[:NUM_SPECIAL] = 0
+    tokens = NUM_SPECIAL + torch.rand(6000, V - NUM_SPECIAL).topk(K, 1).indices
+    top = Soft(tokens, torch.rand(6000, K).softmax(1) * 0.7)
+    logits = hidden @ table.T
+    logits[:, :NUM_SPECIAL] = -math.inf
+    expected = soft_cross_entropy(logits, targets, top, 0.5).mean().item()
+    draws = []
+    for _ in range(20):
+        negatives = losses.draw_negatives(targets, share, 200)
+        loss = sampled_soft_softmax(hidden, table, targets, torch.ones(6000), top, 0.5, negatives)
+        draws.append(loss.item())
+    assert sum(draws) / 20 == pytest.approx(expected, rel=0.02)
+    assert len(set(draws)) == 20
+
+
+def test_of_a_sample_without_any_soft_targets_it_is_the_plain_loss(
+    batch: tuple[Tensor, Tensor, Tensor, Soft],
+) -> None:
+    hidden, table, targets, soft = batch
+    none = Soft(torch.full_like(soft.tokens, -1), soft.chances)
+    negatives = losses.draw_negatives(targets.clamp(min=NUM_SPECIAL), torch.full((V,), 1 / V), 20)
+    weights = torch.rand(P).double()
+    plain = losses.sampled_softmax(hidden, table, targets, negatives)
+    torch.testing.assert_close(
+        sampled_soft_softmax(hidden, table, targets, weights, none, 0.5, negatives),
+        (plain * weights).sum() / weights.sum(),
+    )

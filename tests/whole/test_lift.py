@@ -23,6 +23,7 @@ assert SPEC and SPEC.loader
 lift = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(lift)
 
+LIFT = {"num_users": 20, "relative": 0.4, "low": 0.1, "high": 0.7}
 REAL_NDCG = 0.05
 AUGMENTED_NDCG = {7: 0.07, 3: 0.06}  # by the number of synthetic users
 
@@ -40,10 +41,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], int]]:
         asked.append((until, arms, num_users))
         if until == "split":
             return {"split": {"counts": {"train_users": 20, "train": 400}}}
-        ndcg = {"real": REAL_NDCG, "augmented": AUGMENTED_NDCG.get(num_users, 0.0)}
+        ndcg = {"real": REAL_NDCG, "augmented": AUGMENTED_NDCG.get(num_users, 0.0), "started": 0.06}
         found = {
             f"model/{arm}": {
-                "counts": {f"seed-{seed}": {"validation_ndcg": ndcg.get(arm, 0.0) + seed / 1000}
+                "counts": {f"seed-{seed}": {"validation_ndcg": ndcg.get(arm, 0.0) + seed / 1000,
+                                             "best_step": 9}
                            for seed in config.train.seeds}
             }
             for arm in arms
@@ -65,6 +67,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], int]]:
         return found
 
     monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(lift, "validation_lift", lambda *_: LIFT)
     return asked
 
 
@@ -89,7 +92,7 @@ def logs(folder: Path, timed: bool = False) -> Path:
 def run(
     tmp_path: Path, capsys: pytest.CaptureFixture, file: Path, **options: Any
 ) -> dict[str, Any]:
-    arguments = {"arms": "real,oversampled,augmented", "num_seeds": 2, "open_test": False}
+    arguments = {"arms": "", "num_seeds": 2, "open_test": False}
     lift.main(str(logs(tmp_path)), tmp_path / "out", file, **{**arguments, **options})
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -146,9 +149,20 @@ def test_logs_without_times_are_left_one_out_in_their_order(tmp_path: Path) -> N
         lift.base_config("nothing", storage, 1)
 
 
-def test_recipes_fit_the_data() -> None:
-    found = lift.default_recipes(Config(), {"train_users": 20, "train": 400})
-    strategies = {name: recipe["plan"]["strategies"][0] for name, recipe in found.items()}
+def test_arms_are_chosen_among_and_measured_beside_their_controls(
+    tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "arms.yaml"
+    file.write_text("reads: {arm: fusion}\nstarts: {arm: started}\n")
+    found = run(tmp_path, capsys, file, open_test=True, arms="fusion")
+    assert found["recipes"]["starts"]["lift"] == LIFT and found["recipes"]["none"]["lift"] is None
+    assert found["chosen"] == "starts"
+    assert asked[-1] == ("evaluate", ["real", "fusion", "restarted", "started"], 0)
+
+
+def test_recipes_fit_the_data(tmp_path: Path, asked: list[Any]) -> None:
+    found = lift.default_recipes(Config(), Storage(str(tmp_path)))
+    strategies = {one.name: one.changes["plan"]["strategies"][0] for one in found}
     assert set(strategies) == {"x1-t0.8", "x1-t1.0", "x3-t0.8", "x3-t1.0"}
     assert {s["num_users"] for s in strategies.values()} == {20, 60}
     assert {s["num_events"] for s in strategies.values()} == {40}

@@ -32,6 +32,9 @@ def test_a_candidate_and_none(
     none, few = found.rows
     assert none.candidate == REAL_ALONE and set(none.by_steps) == set(few.by_steps) == {8}
     assert few.synthetic > 20
+    assert few.lift and few.lift["num_users"] == found.facts.validation_users
+    mean = {row.candidate.name: row.ndcg(8) for row in found.rows}
+    assert few.lift["relative"] == pytest.approx(mean["few"] / mean["none"] - 1, abs=1e-4)
     assert found.facts.has_features and found.facts.validation_users > 40
     assert {"fusion", "x1", "x3-before"} <= {c.name for c in built_in(config, found.facts)}
     # Nothing has asked the test events: no stage of this run stands behind training.

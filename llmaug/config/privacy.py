@@ -1,0 +1,23 @@
+"""Section `privacy`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from llmaug.config.base import Section
+
+
+class PrivacyConfig(Section):
+    """What of a training history identifies its user, for the filters and the audit alike: a run
+    of `run_len` events that fewer than `min_run_users` real users have (k-anonymity of runs)."""
+
+    run_len: int = Field(default=5, ge=2, le=32)
+    """Events of a run, in their order. The filter `copied` looks at runs of this length, too."""
+    min_run_users: int = Field(default=5, ge=2, le=1000)
+    """Who shares a run with fewer real users than this, itself included, is known by it."""
+    max_skips: int = Field(default=0, ge=0, le=2)
+    """Near copies: a run may leave out up to so many events between its first and its last, in a
+    real history as in a generated one (skip-grams; Guthrie et al. 2006). Then it is found although
+    one of its events was swapped, put in or taken away. Counts some times as many runs (5 at 1 and
+    15 at 2, where `run_len` is 5), and more honest histories share one: a larger `run_len` goes
+    with it."""

@@ -1,0 +1,139 @@
+"""Who was trained on, told by the synthetic events: of a generator that copies, and of one that
+does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from llmaug.core.stage import Context
+from llmaug.evaluate import membership as attacks
+from llmaug.evaluate.membership import attack, likeness_to_nearest, membership
+from llmaug.schema import EVENT, SYNTHETIC
+from tests.nights import without_ray
+from tests.tables import events, histories
+
+MakeContext = Callable[..., Context]
+ITEMS = [chr(code) for code in range(0x100, 0x100 + 60)]
+
+
+def test_likeness_is_that_of_the_sets_of_items() -> None:
+    asked, others = pa.array(list("abc" + "xyzz" + "q")), pa.array(list("abcd" + "bcx" + "zyx"))
+    found = likeness_to_nearest(asked, np.array([3, 4, 1]), others, np.array([4, 3, 3]))
+    assert found.tolist() == [3 / 4, 1.0, 0.0]
+    none = likeness_to_nearest(
+        asked, np.array([3, 4, 1]), pa.array([], pa.string()), np.zeros(0, int)
+    )
+    assert none.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_auc_is_the_usual_one_and_its_interval_covers_it() -> None:
+    """Of normal scores that lie 1 apart the true AUC is 0.760 (the normal's value at 1/sqrt(2))."""
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        members, others = rng.normal(1, 1, 60).round(1), rng.normal(0, 1, 60).round(1)
+        found = attack(members, others)
+        labels = np.repeat([1, 0], 60)
+        usual = roc_auc_score(labels, np.concatenate([members, others]))
+        assert found["auc"] == pytest.approx(usual)
+        covered += found["low"] <= 0.760 <= found["high"]
+    assert 0.90 * 200 <= covered <= 0.99 * 200
+
+
+def test_true_positives_are_counted_at_one_false_alarm_in_a_hundred() -> None:
+    others = np.arange(200) / 200  # two of them may lie above: 0.99 and 0.995
+    assert attack(np.array([0.5, 0.986, 0.99, 1.0]), others)["tpr"] == 0.75
+    assert attack(np.array([0.1, 0.2]), others)["tpr"] == 0.0
+    # Of fewer than a hundred none may.
+    assert attack(np.array([0.9, 1.0]), np.array([0.0, 0.9]))["tpr"] == 0.5
+
+
+def found_of(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, generated: list[str],
+    members: dict[str, str], others: dict[str, str], **config: Any,
+) -> dict[str, Any] | None:  # fmt: skip
+    without_ray(monkeypatch)
+    context = make_context(**config)
+    storage, split = context.storage, context.folder("split")
+    for fold, people in (("train", members), ("validation", {}), ("test", others)):
+        for part, last in (("p", "02468"), ("q", "13579")):
+            own = {user: items for user, items in people.items() if user[-1] in last}
+            storage.write_part(events(histories(**own)), {}, f"{split}/{fold}", part)
+    rows = events(histories(**{f"s{n}": own for n, own in enumerate(generated)})).to_pylist()
+    for row in rows:
+        row |= {"origin": SYNTHETIC, "unit_id": f"unit {row['user_id']}"}
+    merged = context.folder("merged/augmented")
+    for part in range(2):
+        own = [row for row in rows if int(row["user_id"][1:]) % 2 == part]
+        storage.write_part(pa.Table.from_pylist(own, schema=EVENT), {}, merged, f"m{part}")
+    found = membership(context, merged)
+    assert storage.names(context.folder("privacy")) == []
+    return found
+
+
+def people(name: str, number: int, seed: int) -> dict[str, str]:
+    rng = np.random.default_rng(seed)
+    return {
+        f"{name}{n:02d}": "".join(rng.permutation(ITEMS)[: rng.integers(6, 16)])
+        for n in range(number)
+    }
+
+
+MEMBERS, OTHERS = people("u", 60, seed=1), people("v", 30, seed=2)
+
+
+def test_a_generator_that_copies_gives_its_users_away(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = list(MEMBERS.values())
+    found = found_of(make_context, monkeypatch, copies, MEMBERS, OTHERS)
+    assert found is not None and 20 <= found["pairs"] <= 30
+    assert found["auc"] > 0.9 and found["low"] > 0.8 and found["tpr"] > 0.5
+
+
+def test_one_that_makes_histories_up_does_not(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = list(people("s", 60, seed=3).values())
+    found = found_of(make_context, monkeypatch, made_up, MEMBERS, OTHERS)
+    assert found is not None and found["low"] < 0.5 < found["high"]
+
+
+def test_lengths_alone_tell_nobody(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members have thrice the events of the others: they are cut to as many."""
+    longer = {user: items + "".join(ITEMS[40:]) for user, items in MEMBERS.items()}
+    asked: list[np.ndarray] = []
+    monkeypatch.setattr(
+        attacks, "likeness_to_nearest",
+        lambda items, sizes, others, other_sizes: (asked.append(sizes), np.zeros(len(sizes)))[1],
+    )  # fmt: skip
+    found = found_of(make_context, monkeypatch, ["abc"], longer, OTHERS)
+    assert found is not None and found["auc"] == 0.5
+    assert (asked[0][0::2] == asked[0][1::2]).all()
+
+
+@pytest.mark.parametrize(
+    ("others", "config"),
+    [
+        (dict(list(OTHERS.items())[:19]), {}),
+        ({user.replace("v", "u"): items for user, items in OTHERS.items()}, {}),  # all have both
+        ({user: items[:4] for user, items in OTHERS.items()}, {}),
+        (OTHERS, {"split": {"kind": "leave_one_out"}}),
+    ],
+    ids=["too few", "nobody without a history", "too short", "no user is held out"],
+)
+def test_nothing_is_said_where_it_cannot_be_measured(
+    make_context: MakeContext,
+    monkeypatch: pytest.MonkeyPatch,
+    others: dict[str, str],
+    config: dict[str, Any],
+) -> None:
+    assert found_of(make_context, monkeypatch, ["abc"], MEMBERS, others, **config) is None
