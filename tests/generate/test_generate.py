@@ -150,7 +150,7 @@ def test_a_gap_ends_where_the_model_ends_it_and_holds_items_alone(
     assert drawn <= set(range(NUM_SPECIAL, LANGUAGE.num_words))
 
 
-def _on_vllm(folder: str) -> list[dict[str, Any]]:
+def _on_vllm(folder: str, **settings: Any) -> list[dict[str, Any]]:
     """In a worker: vLLM sets process-wide state that the test process should not have."""
     import torch
 
@@ -160,7 +160,7 @@ def _on_vllm(folder: str) -> list[dict[str, Any]]:
     storage = Storage(folder)
     vocabulary = write_catalogue(storage)
     save(storage, "lm", CausalLm(LM, vocabulary, 1, LANGUAGE), vocabulary, {})
-    config = GenerateConfig(max_num_seqs=1024)
+    config = GenerateConfig(max_num_seqs=1024, **settings)
     local, context_len = storage.fetch_folder("lm", "v1"), LM.context_len
     on_gpu = torch.cuda.is_available()
     return outcomes(
@@ -198,3 +198,19 @@ def test_the_engine_runs_on_a_gpu(tmp_path: Path, ray_session: None) -> None:
 
     rows = ray.get(ray.remote(num_gpus=1)(_on_vllm).remote(str(tmp_path)))
     assert sum(row["status"] == GENERATED for row in rows) == len(ALL) - 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{"num_gpus": 0.5}, {"num_gpus": 0.5, "quantization": "fp8"}])
+def test_two_engines_share_a_gpu_and_its_memory(
+    tmp_path: Path, ray_session: None, settings: dict[str, Any]
+) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU and the extra `gpu`")
+    import ray
+
+    engine = ray.remote(num_gpus=0.5)(_on_vllm)
+    both = ray.get([engine.remote(str(tmp_path / name), **settings) for name in ("a", "b")])
+    for rows in both:
+        assert sum(row["status"] == GENERATED for row in rows) == len(ALL) - 4
