@@ -20,7 +20,7 @@ from tests.whole.test_leakage import MAY_KNOW, PLANTED, mentions, plant
 
 
 @pytest.mark.slow
-def test_soft_events_in_the_job(tmp_path: Path, ray_session: None, fits_here: None) -> None:
+def test_soft_events_in_the_job(tmp_path: Path, ray_session: None, stages_here: None) -> None:
     write_logs(str(tmp_path))
     plant(tmp_path)
     strategy = {"kind": "soft_events", "num_candidates": 10}
