@@ -147,7 +147,9 @@ def test_the_gate_decides_what_is_published(storage: Storage) -> None:
     assert metrics["gate"]["reasons"][0].split(",")[0] in page
 
 
-def test_the_published_model_recommends_unseen_items_with_titles(storage: Storage) -> None:
+def test_the_published_model_recommends_unseen_items_with_titles(
+    storage: Storage, stages_here: None
+) -> None:
     user = events(storage, "ingest")[0]["user_id"]
     seen = {e["item_id"] for e in events(storage, "ingest") if e["user_id"] == user}
     answer = for_user(storage, "recommender", user, k=10)
@@ -174,7 +176,7 @@ def test_the_published_model_recommends_unseen_items_with_titles(storage: Storag
 
 
 def test_a_second_run_skips_everything_and_a_change_runs_only_what_depends_on_it(
-    storage: Storage, fits_here: None
+    storage: Storage, stages_here: None
 ) -> None:
     again = run(storage, JOB)
     assert all(manifest["skipped"] for manifest in again.values())
