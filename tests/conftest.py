@@ -83,10 +83,18 @@ def fits_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Train's local mode: a fit of the pipeline happens in this process, where a worker of
     its own takes 15 seconds to start. For tests of what is learnt; those of whole jobs and of
     kills have real workers."""
-    import ray.train
+    from tests.nights import fit_here
 
-    scaling = ray.train.ScalingConfig
-    monkeypatch.setattr(ray.train, "ScalingConfig", lambda **_: scaling(num_workers=0))
+    fit_here(monkeypatch)
+
+
+@pytest.fixture
+def stages_here(fits_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a job only the reading of logs and the engines are left to Ray: what it spreads besides
+    takes seconds a stage, and more for the workers that import it. For tests of what comes out."""
+    from tests.nights import without_ray
+
+    without_ray(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -84,24 +84,30 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def wait_until(
-    condition: Callable[[], bool], run: subprocess.Popen[str], timeout_s: float = 400
-) -> None:
-    """Wait for `condition`; fails when the command ends before."""
+    condition: Callable[[], bool], run: subprocess.Popen[str], timeout_s: float = 400,
+    every_s: float = 0.02,
+) -> None:  # fmt: skip
+    """Wait for `condition`, asked every `every_s` seconds; fails when the command ends before."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert run.poll() is None, f"ended too early: {run.stderr.read()}"  # type: ignore[union-attr]
         assert time.monotonic() < deadline, "the moment did not come"
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
-def kill_when(condition: Callable[[], bool], *arguments: str) -> None:
-    """Start the command, and kill -9 its driver as soon as `condition` holds."""
+def kill_when(condition: Callable[[], bool], *arguments: str, every_s: float = 0.02) -> None:
+    """Start the command, and kill -9 its driver as soon as `condition`, asked `every_s` seconds,
+    holds."""
     run = start(*arguments)
     try:
-        wait_until(condition, run)
+        wait_until(condition, run, every_s=every_s)
     finally:
         run.kill()
         run.wait()
+
+
+LOOK_EVERY_S = 0.2
+"""A look at all processes of the machine takes a tenth of that."""
 
 
 def processes_named(name: str, parent: int) -> list[psutil.Process]:
@@ -120,7 +126,7 @@ def kill_process(name: str, run: subprocess.Popen[str], below: int | None = None
     """kill -9 a process below the command, or below `below` where Ray is another process's
     child, as soon as there is one of that name."""
     parent = below or run.pid
-    wait_until(lambda: bool(processes_named(name, parent)), run)
+    wait_until(lambda: bool(processes_named(name, parent)), run, every_s=LOOK_EVERY_S)
     processes_named(name, parent)[0].kill()
 
 

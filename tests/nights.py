@@ -39,6 +39,14 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(train, "_solve", lambda context, *arguments: train.solve(*arguments))
 
 
+def fit_here(patch: pytest.MonkeyPatch) -> None:
+    """What is trained by steps is trained in this process: Ray Train's local mode."""
+    import ray.train
+
+    scaling = ray.train.ScalingConfig
+    patch.setattr(ray.train, "ScalingConfig", lambda **_: scaling(num_workers=0))
+
+
 def make_night(
     root: Path, home: Path, rows: list[Row] | None = None, **sections: dict[str, Any]
 ) -> Path:

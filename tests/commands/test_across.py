@@ -182,7 +182,7 @@ def test_ctrl_c_stops_them_all(
 
 
 def test_two_real_runs_that_publish_nothing_and_are_not_run_twice(
-    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_session: None, stages_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(across, "disconnect", lambda: None)  # one Ray serves all tests
     write_logs(str(tmp_path))

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from llmaug import pipeline
+from llmaug.commands.forecast import forecast
+from llmaug.config import parse_config
 from llmaug.core.stage import MANIFEST
 from llmaug.core.storage import Storage
+from llmaug.errors import UserError
 from llmaug.report.stage import _against_actual
 from tests.jobs import SMALL, changed, llmaug, write_config, write_logs
-
-pytestmark = pytest.mark.usefixtures("shared_ray")
 
 CONFIG = changed(
     SMALL,
@@ -28,19 +30,19 @@ CONFIG = changed(
 )
 
 
-def test_a_forecast_comes_true(tmp_path: Path) -> None:
+def test_a_forecast_comes_true(tmp_path: Path, shared_ray: None, stages_here: None) -> None:
     write_logs(str(tmp_path))
-    config = ("-c", str(write_config(tmp_path, CONFIG)), "--root", str(tmp_path))
-    asked = llmaug("forecast", *config, "--probe-units", "400", "--json")
+    config = str(write_config(tmp_path, CONFIG))
+    asked = llmaug("forecast", "-c", config, "--root", str(tmp_path), "--probe-units", "400",
+                   "--json")  # fmt: skip
     assert asked.returncode == 0, asked.stderr
     predicted = json.loads(asked.stdout)
     assert predicted["units"] == 3000 + 4 * 60
     assert 300 <= predicted["probe_units"] <= 600
     assert predicted["cost"]["mean"] == 2.0 * predicted["engine_hours"]["mean"] > 0
 
-    done = llmaug("run", *config, "--until", "filter")
-    assert done.returncode == 0, done.stderr
-    storage = Storage(str(tmp_path))
+    storage, night = Storage(str(tmp_path)), parse_config(CONFIG)
+    pipeline.run(night, storage, "small", until="filter")
     outcomes = storage.read_json("runs/small/outcomes", MANIFEST)["counts"]
     filtered = storage.read_json("runs/small/filtered", MANIFEST)["counts"]
     assert outcomes["cache_hits"] == predicted["probe_units"], "the probe is not paid twice"
@@ -53,12 +55,11 @@ def test_a_forecast_comes_true(tmp_path: Path) -> None:
     accepted = compared["accepted"]
     assert accepted["low"] <= accepted["actual"] <= accepted["high"]
 
-    again = llmaug("forecast", *config, "--probe-units", "40", "--json")
-    assert json.loads(again.stdout)["cache_hits"] == predicted["units"], "nothing is left to pay"
+    again = forecast(night, storage, "small", num_units=40)
+    assert again["cache_hits"] == predicted["units"], "nothing is left to pay"
 
 
 def test_an_empty_plan_is_an_error(tmp_path: Path) -> None:
-    config = write_config(tmp_path, changed(CONFIG, plan={"strategies": []}))
-    asked = llmaug("forecast", "-c", str(config), "--root", str(tmp_path))
-    assert asked.returncode == 1
-    assert "plan.strategies is empty" in asked.stderr
+    config = parse_config(changed(CONFIG, plan={"strategies": []}))
+    with pytest.raises(UserError, match=r"plan.strategies is empty"):
+        forecast(config, Storage(str(tmp_path)), "small")

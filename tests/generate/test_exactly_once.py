@@ -25,6 +25,7 @@ from llmaug.core.stage import MANIFEST
 from llmaug.core.storage import Storage
 from llmaug.generate.part_answer import ATTEMPTS
 from tests.jobs import (
+    LOOK_EVERY_S,
     SMALL,
     add_events,
     changed,
@@ -36,6 +37,7 @@ from tests.jobs import (
     write_config,
     write_logs,
 )
+from tests.nights import without_ray
 from tests.soak import NIGHTS
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("shared_ray")]
@@ -64,7 +66,9 @@ def planned(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Path:
     """A run up to its plan."""
     root = tmp_path_factory.mktemp("planned")
     write_logs(str(root))
-    pipeline.run(parse_config(CONFIG), Storage(str(root)), "small", until="plan")
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        pipeline.run(parse_config(CONFIG), Storage(str(root)), "small", until="plan")
     return root
 
 
@@ -201,7 +205,9 @@ def test_a_lost_node_takes_nothing_with_it(planned: Path) -> None:
     try:
         address = cluster.stdout.readline().strip()
         run = start(*night.command, RAY_ADDRESS=address)
-        wait_until(lambda: len(processes_named("PartWorker", cluster.pid)) == 2, run)
+        wait_until(
+            lambda: len(processes_named("PartWorker", cluster.pid)) == 2, run, every_s=LOOK_EVERY_S
+        )
         before = night.num_finished()
         wait_until(lambda: night.num_finished() >= before + 40, run)
         cluster.stdin.write("\n")

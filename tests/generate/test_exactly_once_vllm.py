@@ -15,6 +15,7 @@ from llmaug.core.stage import MANIFEST
 from llmaug.core.storage import Storage
 from tests.generate.test_exactly_once import attempts_of_parts, command, ids
 from tests.jobs import (
+    LOOK_EVERY_S,
     SMALL,
     add_events,
     changed,
@@ -24,11 +25,12 @@ from tests.jobs import (
     wait_until,
     write_logs,
 )
+from tests.nights import fit_here, without_ray
 from tests.soak import NIGHTS
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
-NUM_NEW, NUM_USERS, SAMPLES, PER_PART = 6000 if NIGHTS else 3000, 60, 5, 40
+NUM_NEW, NUM_USERS, SAMPLES, PER_PART = 6000 if NIGHTS else 1500, 60, 5, 40
 DRIVER_KILLS = (3, 15) if NIGHTS else ()  # as soon as so many parts are there
 PROCESS_KILLS = ("EngineCore", "PartWorker") if NIGHTS else ("EngineCore",)
 NUM_UNITS = NUM_NEW + NUM_USERS * SAMPLES
@@ -47,7 +49,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Path:
     """A run up to its plan, with a behaviour model."""
     root = tmp_path_factory.mktemp("vllm")
     write_logs(str(root))
-    pipeline.run(parse_config(CONFIG), Storage(str(root)), "monday", until="plan")
+    with pytest.MonkeyPatch.context() as patch:
+        fit_here(patch)
+        without_ray(patch)
+        pipeline.run(parse_config(CONFIG), Storage(str(root)), "monday", until="plan")
     return root
 
 
@@ -68,7 +73,7 @@ def test_engines_are_killed(root: Path) -> None:
     # The engine in a process of its own, as it is where a model spans several GPUs.
     run = start(*monday, VLLM_ENABLE_V1_MULTIPROCESSING="1")
     # It is starting, and may not be killed yet.
-    wait_until(lambda: bool(processes_named("EngineCore", os.getpid())), run)
+    wait_until(lambda: bool(processes_named("EngineCore", os.getpid())), run, every_s=LOOK_EVERY_S)
 
     def wait_for_five_more_parts() -> None:
         before = num_finished()

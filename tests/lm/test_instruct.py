@@ -21,6 +21,7 @@ from llmaug.items.sequences import user_histories
 from llmaug.items.vocabulary import NUM_SPECIAL, load_vocabulary
 from llmaug.lm.chat.choices import LETTERS, adopt_model, choices_in, neighbours
 from tests.jobs import NUM_USERS, SMALL, changed, write_logs
+from tests.nights import without_ray
 from tests.tables import catalogue, events, histories
 
 A, B, C, D, E = range(NUM_SPECIAL, NUM_SPECIAL + 5)
@@ -57,7 +58,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Stor
     root = tmp_path_factory.mktemp("root")
     write_logs(str(root))
     write_chat_model(root / "chat")
-    run(Storage(str(root)))
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        run(Storage(str(root)))
     return Storage(str(root))
 
 

@@ -16,6 +16,7 @@ from llmaug import pipeline
 from llmaug.config import parse_config
 from llmaug.core.storage import Storage
 from tests.jobs import SMALL, changed, processes_named, write_logs
+from tests.nights import without_ray
 
 pytestmark = pytest.mark.faults
 
@@ -38,7 +39,9 @@ def merged(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
     """A root with a run up to its training shards."""
     root = tmp_path_factory.mktemp("merged")
     write_logs(str(root))
-    pipeline.run(parse_config(CONFIG), Storage(str(root)), "small", until="merge")
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        pipeline.run(parse_config(CONFIG), Storage(str(root)), "small", until="merge")
     return root
 
 

@@ -1,6 +1,7 @@
 """The whole job on real logs with the real engine: read it to see what llmaug does.
 
-Sixty MovieLens users, a behaviour model trained for a few steps, vLLM on this machine.
+Sixty MovieLens users, a behaviour model trained for a few steps, vLLM on this machine, all files
+on a real S3 server. The job is run by the command, and killed on its way.
 Numbers are too small to show a lift; what is shown is that nothing is lost, nothing leaks, that
 a second run does only what changed, and that one that was killed ends as an undisturbed one.
 """
@@ -8,6 +9,7 @@ a second run does only what changed, and that one that was killed ends as an und
 from __future__ import annotations
 
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -19,7 +21,11 @@ from llmaug.core.storage import Storage
 from llmaug.publish.recommend import for_user, score_pairs
 from llmaug.report.stage import load_metrics
 from tests.jobs import NUM_USERS, SMALL, changed, kill_when, llmaug, write_config, write_logs
+from tests.servers import BUCKET, SECRET_KEY
 
+pytestmark = pytest.mark.s3
+
+ROOT = f"s3://{BUCKET}/team/llmaug"
 RUN = "runs/small"
 # Enough checkpoints to be killed between.
 JOB = changed(SMALL, train={"num_steps": 60, "validate_every": 5, "patience": 100})
@@ -28,18 +34,34 @@ STRICTER = changed(JOB, filters={"rules": [{"kind": "repeated"}, LONG, {"kind": 
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Storage:
+def done(
+    endpoint: str, shared_ray: None, tmp_path_factory: pytest.TempPathFactory
+) -> CompletedProcess[str]:
+    """The command that ended the job; the one before was killed while it trained a model."""
+    write_logs(ROOT, endpoint)
+    config = write_config(tmp_path_factory.mktemp("config"), JOB)
+    command = ("run", "-c", str(config), "--root", ROOT, "--endpoint-url", endpoint)
+    storage = Storage(ROOT, endpoint)
+
+    def has_checkpoint() -> bool:
+        files = storage.sizes(f"{RUN}/model/real/seed-1/_train")
+        return any(name.endswith("/state.json") for name in files)
+
+    kill_when(has_checkpoint, *command, every_s=0.1)
+    assert not storage.exists(f"{RUN}/model/real", "_manifest.json")
+    done = llmaug(*command)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def storage(endpoint: str, done: CompletedProcess[str]) -> Storage:
     """A finished run."""
-    root = tmp_path_factory.mktemp("root")
-    write_logs(str(root))
-    storage = Storage(str(root))
-    manifests = run(storage, JOB)
-    assert not any(manifest["skipped"] for manifest in manifests.values())
-    return storage
+    return Storage(ROOT, endpoint)
 
 
-def run(storage: Storage, config: dict[str, Any]) -> dict[str, Any]:
-    return pipeline.run(parse_config(config), storage, "small")
+def run(storage: Storage, config: dict[str, Any], until: str = "report") -> dict[str, Any]:
+    return pipeline.run(parse_config(config), storage, "small", until)
 
 
 def events(storage: Storage, folder: str) -> list[dict[str, Any]]:
@@ -47,6 +69,27 @@ def events(storage: Storage, folder: str) -> list[dict[str, Any]]:
     return [
         row for part in storage.parts(folder) for row in storage.read_part(folder, part).to_pylist()
     ]
+
+
+def test_a_killed_job_goes_on_from_s3_and_leaks_no_secret(
+    storage: Storage, endpoint: str, done: CompletedProcess[str]
+) -> None:
+    skipped = [line for line in done.stderr.splitlines() if "unchanged, skipped" in line]
+    assert [line.split()[-3] for line in skipped] == [
+        "ingest", "split", "vocabulary", "lm/causal", "plan", "outcomes", "filtered",
+        "merged/real", "merged/augmented", "privacy",
+    ]  # fmt: skip
+    assert storage.read_json(RUN, "lease.json") is None, "the lease was not released"
+
+    answer = llmaug("recommend", "--user", "1", "--k", "3", "--root", ROOT,
+                    "--endpoint-url", endpoint)  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert "model published/recommender/versions/small-" in answer.stdout
+
+    names = [name for name in storage.fs.find(storage.path("runs")) if name.endswith(".json")]
+    texts = [done.stdout, done.stderr, *(storage.fs.cat_file(name).decode() for name in names)]
+    assert len(texts) > 20
+    assert not any(SECRET_KEY in text for text in texts)
 
 
 def test_every_unit_has_exactly_one_outcome(storage: Storage) -> None:
@@ -97,13 +140,16 @@ def test_the_gate_decides_what_is_published(storage: Storage) -> None:
         == metrics["gate"]["arm"]
         == ("augmented" if metrics["gate"]["passed"] else "real")
     )
+    assert card["run_id"] == "small"
     assert metrics["gate"]["reasons"]
     assert metrics["privacy"]["synthetic"] == metrics["ledger"]["accepted"]
     page = storage.read(f"{RUN}/report", "report.html").decode()
     assert metrics["gate"]["reasons"][0].split(",")[0] in page
 
 
-def test_the_published_model_recommends_unseen_items_with_titles(storage: Storage) -> None:
+def test_the_published_model_recommends_unseen_items_with_titles(
+    storage: Storage, stages_here: None
+) -> None:
     user = events(storage, "ingest")[0]["user_id"]
     seen = {e["item_id"] for e in events(storage, "ingest") if e["user_id"] == user}
     answer = for_user(storage, "recommender", user, k=10)
@@ -130,7 +176,7 @@ def test_the_published_model_recommends_unseen_items_with_titles(storage: Storag
 
 
 def test_a_second_run_skips_everything_and_a_change_runs_only_what_depends_on_it(
-    storage: Storage,
+    storage: Storage, stages_here: None
 ) -> None:
     again = run(storage, JOB)
     assert all(manifest["skipped"] for manifest in again.values())
@@ -144,33 +190,39 @@ def test_a_second_run_skips_everything_and_a_change_runs_only_what_depends_on_it
 
 
 @pytest.mark.soak
-def test_a_killed_run_ends_as_an_undisturbed_one(
-    storage: Storage, shared_ray: None, tmp_path: Path
-) -> None:
+def test_a_killed_run_ends_as_an_undisturbed_one(shared_ray: None, tmp_path: Path) -> None:
     """kill -9 of the driver while it generates and while it trains, then the same command again:
     nothing is lost, nothing is there twice, and one seed gives one result."""
-    write_logs(str(tmp_path))
-    command = ("run", "-c", str(write_config(tmp_path, STRICTER)), "--root", str(tmp_path),
+    undisturbed, killed = (Storage(str(tmp_path / name)) for name in ("undisturbed", "killed"))
+    for storage in (undisturbed, killed):
+        write_logs(storage.root)
+    run(undisturbed, JOB, until="evaluate")
+
+    command = ("run", "-c", str(write_config(tmp_path, JOB)), "--root", killed.root,
                "--until", "evaluate")  # fmt: skip
-    kill_when((tmp_path / RUN / "outcomes/_attempts").exists, *command)
-    assert not (tmp_path / RUN / "outcomes/_manifest.json").exists()
-    checkpoints = tmp_path / RUN / "model/real/seed-1/_train"
+    here = tmp_path / "killed" / RUN
+    kill_when((here / "outcomes/_attempts").exists, *command)
+    assert not (here / "outcomes/_manifest.json").exists()
+    checkpoints = here / "model/real/seed-1/_train"
     kill_when(lambda: any(checkpoints.glob("checkpoint_*/state.json")), *command)
-    assert not (tmp_path / RUN / "model/real/_manifest.json").exists()
+    assert not (here / "model/real/_manifest.json").exists()
     done = llmaug(*command)
     assert done.returncode == 0, done.stderr
     assert "outcomes unchanged, skipped" in done.stderr
 
-    twin = Storage(str(tmp_path))
     for stage in ("split", "plan", "outcomes", "model/real"):
-        ours, theirs = (s.read_json(f"{RUN}/{stage}", "_manifest.json") for s in (storage, twin))
-        assert content(ours) == content(theirs), stage
-    ours, theirs = (s.read_json(f"{RUN}/evaluation", "_manifest.json") for s in (storage, twin))
+        one, other = manifests(undisturbed, killed, stage)
+        assert content(one) == content(other), stage
+    one, other = manifests(undisturbed, killed, "evaluation")
     for arm in ("real", "augmented"):
-        for metric, values in ours["counts"]["arms"][arm].items():
+        for metric, values in one["counts"]["arms"][arm].items():
             assert values["mean"] == pytest.approx(
-                theirs["counts"]["arms"][arm][metric]["mean"], abs=0.02
+                other["counts"]["arms"][arm][metric]["mean"], abs=0.02
             )
+
+
+def manifests(one: Storage, other: Storage, stage: str) -> list[dict[str, Any]]:
+    return [storage.read_json(f"{RUN}/{stage}", "_manifest.json") for storage in (one, other)]
 
 
 def content(manifest: dict[str, Any]) -> Any:

@@ -73,7 +73,7 @@ SEEN_ELSEWHERE = ("ngram", "causal")
         for kind in GENERATORS
     ],
 )
-def test_a_generator_in_the_job(storage: Storage, fits_here: None, kind: str) -> None:
+def test_a_generator_in_the_job(storage: Storage, stages_here: None, kind: str) -> None:
     rules = [{"kind": "repeated"}, {"kind": "too_short", "min_events": 1}, {"kind": "copied"}]
     users = {"users": {"path": "{root}/logs/users"}}
     base = changed(SMALL, ingest=users, filters={"rules": rules})

@@ -26,7 +26,7 @@ NUM_NEW = 12
 
 
 @pytest.mark.slow
-def test_soft_events_in_the_job(tmp_path: Path, ray_session: None, fits_here: None) -> None:
+def test_soft_events_in_the_job(tmp_path: Path, ray_session: None, stages_here: None) -> None:
     write_logs(str(tmp_path))
     plant(tmp_path)
     strategies = [

@@ -18,7 +18,7 @@ TRAIN = {"num_steps": 8, "warmup_steps": 0, "validate_every": 8}
 
 
 def test_a_candidate_and_none(
-    tmp_path: Any, ray_session: None, fits_here: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Any, ray_session: None, stages_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_logs(str(tmp_path))
     storage = Storage(str(tmp_path))
