@@ -90,7 +90,7 @@ def _up(nodes: Iterable[dict[str, Any]]) -> tuple[NodeType, ...]:
     """The machines that are up, those that are alike together."""
     shapes = Counter(_shape(node["Resources"]) for node in nodes if node["Alive"])
     return tuple(
-        NodeType(f"up {number}", dict(shape), count)
+        NodeType(f"machine {number}", dict(shape), count)
         for number, (shape, count) in enumerate(sorted(shapes.items()), start=1)
     )
 

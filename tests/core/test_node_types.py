@@ -138,7 +138,7 @@ def test_gpus_that_are_not_up_yet_are_seen(on: Callable[[Told], RayConfig]) -> N
 
 
 def test_without_an_autoscaler_there_is_what_is_up(on: Callable[[Told], RayConfig]) -> None:
-    assert machines(on(None)) == Machines((NodeType("up 1", {"CPU": 8.0}, 1),))
+    assert machines(on(None)) == Machines((NodeType("machine 1", {"CPU": 8.0}, 1),))
 
 
 def test_a_head_that_cannot_say_is_no_head_without_gpus(on: Callable[[Told], RayConfig]) -> None:

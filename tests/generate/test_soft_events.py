@@ -16,7 +16,7 @@ from llmaug.arms import merge
 from llmaug.config import CausalConfig
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
-from llmaug.filter import copied
+from llmaug.filter import real_runs
 from llmaug.filter import stage as filters
 from llmaug.generate.engine_maker import engine_maker
 from llmaug.generate.engines import BothEngines, ChancesEngine, UniformEngine
@@ -35,6 +35,7 @@ from tests.tables import (
     histories,
     map_parts_here,
     read_rows,
+    share_here,
     write_finished,
     write_vocabulary,
 )
@@ -50,8 +51,9 @@ TRAIN = {"p0": histories(u1="abc", u2="e"), "p1": histories(u3="edcbaf")}
 @pytest.fixture
 def make(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Context]:
     """A run whose model is there, of a language with these actions."""
-    for module in (plan, copied, filters, merge):
+    for module in (plan, real_runs, filters, merge):
         monkeypatch.setattr(module, "map_parts", map_parts_here)
+    monkeypatch.setattr(real_runs, "share", share_here)
 
     def make(*others: dict[str, Any], actions: tuple[str, ...] = (), **strategy: Any) -> Context:
         lm = CONFIG.model_dump(exclude={"name"})
@@ -67,6 +69,7 @@ def make(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Callable
         digest = causal.save(context.storage, context.folder("lm/causal"), model, WORDS, {})
         write_finished(context, "lm/causal", model_digest=digest)
         write_finished(context, "split")
+        real_runs.run(context)
         return context
 
     return make
