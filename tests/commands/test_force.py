@@ -43,7 +43,7 @@ def night(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Context
         "runs/monday", "run.json",
     )  # fmt: skip
     finished = {name: manifest["counts"] for name, manifest in manifests(FEW).items()}
-    for name, counts in {**finished, "vocabulary": {}, "plan": {}}.items():
+    for name, counts in {**finished, "vocabulary": {}, "plan": {}, "real_runs": {}}.items():
         if name != "publish":
             finish(context, name, counts)
     decide(context, REFUSED)

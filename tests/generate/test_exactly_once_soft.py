@@ -41,6 +41,7 @@ CONFIG = changed(
 )
 
 
+@pytest.mark.soak
 def test_what_is_killed_says_the_same(tmp_path: Path, fits_here: None) -> None:
     write_logs(str(tmp_path))
     storage, config = Storage(str(tmp_path)), parse_config(CONFIG)
