@@ -67,8 +67,9 @@ def main(
     storage = Storage(str(output or Path("demo", f"lift-{Path(dataset).stem}")))
     base = base_config(dataset, storage, num_seeds)
     try:
-        known = from_file(recipes, base) if recipes else default_recipes(base, storage)
-        found = validate(base, storage, known)
+        counts = pipeline.run(base, storage, RUN, until="split")["split"]["counts"]
+        known = from_file(recipes, base) if recipes else default_recipes(base, counts)
+        found = validate(base, storage, known, counts)
         chosen = choose(found)
         test = None
         if open_test:
@@ -124,10 +125,9 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
     return with_sections(config, changes).model_copy(update={"name": RUN})
 
 
-def default_recipes(base: Config, storage: Storage) -> list[Candidate]:
+def default_recipes(base: Config, counts: dict[str, Any]) -> list[Candidate]:
     """As many synthetic users as real ones, or three times as many, about as long as real
     histories; closer to the likeliest items, or as the model says. And what the config says."""
-    counts = pipeline.run(changed(base, {}), storage, RUN, until="split")["split"]["counts"]
     users = max(1, counts["train_users"])
     num_events = int(np.clip(2 * counts["train"] / users, 10, min(50, base.lm.context_len - 2)))
     preset = [Candidate("preset", AUGMENTED)] if base.plan.strategies else []
@@ -142,19 +142,20 @@ def default_recipes(base: Config, storage: Storage) -> list[Candidate]:
     return [*preset, *grid]
 
 
-def validate(base: Config, storage: Storage, known: list[Candidate]) -> dict[str, dict[str, Any]]:
+def validate(
+    base: Config, storage: Storage, known: list[Candidate], counts: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
     """{recipe: {arm, validation_ndcg: mean over seeds, by_seed, best_steps, lift over none,
     synthetic}}, `none` first.
 
     One after another in one run folder, so that what they share is done once; what is known of
     a recipe stands in OUTPUT/recipes/ and is not trained again.
     """
-    content = pipeline.run(changed(base, {}), storage, RUN, until="split")["split"]["counts"]
     found: dict[str, dict[str, Any]] = {}
     for candidate in known:
         name, arm = candidate.name, candidate.arm
-        config = candidate.config(base).model_copy(update={"name": RUN})
-        basis = digest([config.model_dump(mode="json"), content])
+        config = candidate.config(base)
+        basis = digest([config.model_dump(mode="json"), counts])
         done = storage.read_json("recipes", f"{name}.json")
         if not done or done["basis"] != basis:
             manifests = pipeline.run(config, storage, RUN, until="train")

@@ -16,7 +16,7 @@ from llmaug.config import Config, load_config
 from llmaug.config.file import read_config_file
 from llmaug.core.terminal import plain
 from llmaug.errors import UserError
-from llmaug.evaluate.bootstrap import lift_text
+from llmaug.evaluate.bootstrap import interval_text, lift_text
 
 _FIRST_LINE = "# Chosen by `llmaug tune`"
 _MADE_BY = {
@@ -162,8 +162,7 @@ def cells(row: Row, tuned: Tuned) -> list[str]:
 def _interval(row: Row) -> str:
     if row.lift is None or row.lift["relative"] is None:
         return ""
-    low, high = row.lift["low"], row.lift["high"]
-    return f"{low:+.1%} to " + ("?" if high is None else f"{high:+.1%}")
+    return interval_text(row.lift)
 
 
 def arms_of(row: Row) -> list[str]:

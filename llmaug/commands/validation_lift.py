@@ -12,6 +12,7 @@ import numpy as np
 
 from llmaug import recommenders
 from llmaug.config import Config
+from llmaug.config.names import run_folder
 from llmaug.core.storage import Storage
 from llmaug.evaluate.bootstrap import mean_over_seeds, means, relative_lift, resampled_sums
 from llmaug.ingest.split import TRAIN, VALIDATION
@@ -38,7 +39,7 @@ def validation_lift(
     `max_users` are a sample. Weights are those of the best validation among some of the same
     users, so both figures are a little too good; their ratio less so.
     """
-    run = f"runs/{run_id}"
+    run = run_folder(run_id)
     vocabulary = load_vocabulary(storage, f"{run}/vocabulary")
     train, held_out = (f"{run}/split/{fold}" for fold in (TRAIN, VALIDATION))
     users = load_validation(storage, train, held_out, vocabulary, config.seed, max_users)

@@ -113,5 +113,10 @@ def lift_text(lift: dict[str, Any]) -> str:
     """`+10.0% (+5.0% to +15.0%)`."""
     if lift["relative"] is None:
         return "n/a"
+    return f"{lift['relative']:+.1%} ({interval_text(lift)})"
+
+
+def interval_text(lift: dict[str, Any]) -> str:
+    """`+5.0% to +15.0%`, of a lift that there is."""
     high = "no upper end" if lift["high"] is None else f"{lift['high']:+.1%}"
-    return f"{lift['relative']:+.1%} ({lift['low']:+.1%} to {high})"
+    return f"{lift['low']:+.1%} to {high}"
