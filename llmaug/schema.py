@@ -41,6 +41,9 @@ ITEM = pa.schema(
         pa.field("price", pa.float32()),
         pa.field("image_uri", pa.string()),
         pa.field("origin", pa.string(), nullable=False),
+        # Before and after these it is not there, and is neither generated nor recommended.
+        pa.field("available_from", pa.timestamp("us", "UTC")),
+        pa.field("available_until", pa.timestamp("us", "UTC")),
     ]
 )
 

@@ -7,8 +7,9 @@ inside the package `recbole`; its files are read, the package is never imported.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,21 +41,43 @@ def write_ml_100k(
     of rows and days, and `files_written`: 0 when nothing had to be done. Raises UserError
     when recbole is missing, or when `target` holds other people's logs.
     """
-    storage = target if isinstance(target, Storage) else Storage(target, endpoint_url)
     if max_users is not None and max_users < 1:
         raise UserError(f"--max-users is {max_users}; it must be at least 1")
     source = _source()
     raw = {kind: (source / f"ml-100k.{kind}").read_bytes() for kind in ("inter", "item", "user")}
     wanted = digest([_LAYOUT, max_users, *(digest(data) for data in raw.values())])
+
+    def tables() -> Tables:
+        events = _first_users(_events(raw["inter"]), max_users)
+        users = _users(raw["user"], set(events["user_id"].to_pylist()))
+        return Tables(events, _items(raw["item"]), users)
+
+    storage = target if isinstance(target, Storage) else Storage(target, endpoint_url)
+    return write_logs(storage, "ml-100k", wanted, tables)
+
+
+class Tables(NamedTuple):
+    """Logs as a customer has them."""
+
+    events: pa.Table
+    """user_id, item_id, action, timestamp and more, in any order."""
+    items: pa.Table
+    users: pa.Table
+
+
+def write_logs(
+    storage: Storage, dataset: str, wanted: str, tables: Callable[[], Tables]
+) -> dict[str, int]:
+    """Write what `tables` makes below `storage`, unless exactly that is there already: the data set
+    of this name whose digest is `wanted`. Returns counts, and `files_written`. Raises UserError
+    when other people's logs are there."""
     note = storage.read_json(_NOTE)
     if note and note["digest"] == wanted and _is_whole(storage, note):
         return {**note["counts"], "files_written": 0}
     _make_room(storage, note)
 
-    events = _first_users(_events(raw["inter"]), max_users)
-    users = _users(raw["user"], set(events["user_id"].to_pylist()))
-    items = _items(raw["item"])
-    note = {"dataset": "ml-100k", "digest": wanted, "complete": False}
+    events, items, users = tables()
+    note = {"dataset": dataset, "digest": wanted, "complete": False}
     storage.write_json(note, _NOTE)  # ours from here on: a killed write is taken up again
     storage.write_table(items, "items", "items.parquet")
     storage.write_table(users, "users", "users.parquet")

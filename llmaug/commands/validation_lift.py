@@ -17,7 +17,7 @@ from llmaug.core.storage import Storage
 from llmaug.evaluate.bootstrap import mean_over_seeds, means, relative_lift, resampled_sums
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.vocabulary import load_vocabulary
-from llmaug.training.ranking import ndcg, target_ranks
+from llmaug.training.ranking import ndcg
 from llmaug.training.validation import ValidationUsers, load_validation
 
 MAX_USERS = 20_000
@@ -60,9 +60,5 @@ def _values(storage: Storage, folder: str, config: Config, users: ValidationUser
     columns = []
     for seed in config.train.seeds:
         model, _, _ = recommenders.load_recommender(storage, f"{folder}/seed-{seed}")
-        ranks = target_ranks(
-            model.score, users.user_ids, users.histories, users.targets,
-            config.evaluate.exclude_seen,
-        )  # fmt: skip
-        columns.append(ndcg(ranks, _K))
+        columns.append(ndcg(users.ranks(model.score, config.evaluate.exclude_seen), _K))
     return np.stack(columns, axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -184,6 +185,28 @@ class SoftEventsConfig(OfUsersConfig):
         return [history_len]
 
 
+class WindowConfig(Section):
+    """A span of days (UTC), such as a shopping festival that is still to come."""
+
+    start: date
+    """The first day."""
+    end: date
+    """The last day, included."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> WindowConfig:
+        if self.end < self.start:
+            raise ValueError(f"end {self.end} is before start {self.start}")
+        return self
+
+    def seconds(self) -> tuple[float, float]:
+        """From and to, in seconds since 1970."""
+        begin = datetime.combine(self.start, time.min, UTC)
+        return begin.timestamp(), (
+            datetime.combine(self.end, time.min, UTC) + timedelta(days=1, microseconds=-1)
+        ).timestamp()
+
+
 class NewUsersConfig(StrategyConfig):
     """Whole histories of users who do not exist."""
 
@@ -195,6 +218,8 @@ class NewUsersConfig(StrategyConfig):
     """How many."""
     num_events: int = Field(default=10, ge=2)
     """Events of each."""
+    window: WindowConfig | None = None
+    """When their events happen. None: when those of training users did."""
 
 
 Strategy = OfUsersConfig | NewUsersConfig

@@ -21,3 +21,6 @@ class PrivacyConfig(Section):
     one of its events was swapped, put in or taken away. Counts some times as many runs (5 at 1 and
     15 at 2, where `run_len` is 5), and more honest histories share one: a larger `run_len` goes
     with it."""
+    new_users_only: bool = False
+    """No synthetic event may stand in the history of a real person, who is never said to have done,
+    written or liked what they did not: strategies that add to real histories are refused."""

@@ -44,6 +44,11 @@ class VocabularyConfig(Section):
     cold_items: bool = True
     """Also give a token to catalogue items without a training event (the items table is then
     taken to be the catalogue as of the cut-off)."""
+    item_life_h: float | None = Field(default=None, gt=0)
+    """Hours that an item is there after its first training event, for news, offers and the like:
+    before and after, it is neither generated nor recommended, and no competitor of what was.
+    Columns `available_from` and `available_until` of the items table say it of single items. None:
+    what these do not limit is always there."""
     min_tag_items: int = Field(default=3, ge=1)
     """Tags on fewer items are left out of the item features."""
     title_words: bool = False

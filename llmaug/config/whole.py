@@ -18,7 +18,13 @@ from llmaug.config.generate import BudgetConfig, GenerateConfig
 from llmaug.config.ingest import IngestConfig
 from llmaug.config.kinds import name_of, unknown_key
 from llmaug.config.lm import BEHAVIOUR_MODELS, CausalConfig, LmConfig
-from llmaug.config.plan import STRATEGIES, ChooseConfig, PlanConfig, StrategyConfig
+from llmaug.config.plan import (
+    STRATEGIES,
+    ChooseConfig,
+    NewUsersConfig,
+    PlanConfig,
+    StrategyConfig,
+)
 from llmaug.config.privacy import PrivacyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
@@ -65,6 +71,17 @@ class Config(Section):
             raise ValueError("lm.user_attributes needs a users table: set ingest.users")
         for strategy in self.plan.strategies:
             self._check_strategy(strategy)
+            if self.privacy.new_users_only and not (
+                isinstance(strategy, NewUsersConfig) or strategy.soft
+            ):
+                raise ValueError(
+                    f"plan.strategies: {strategy.kind} adds to the histories of real people, which "
+                    "privacy.new_users_only forbids: take new_users"
+                )
+        if self.ingest.order == "line" and self.vocabulary.item_life_h is not None:
+            raise ValueError(
+                "vocabulary.item_life_h needs times, and ingest.order: line says there are none"
+            )
         if self.plan.soft:
             self._check_soft()
         self._check_start()

@@ -102,6 +102,8 @@ def _start(config: RayConfig) -> None:
         # Local workers inherit our environment; a runtime_env would start each afresh.
         for name, value in WORKER_ENV.items():
             os.environ.setdefault(name, value)
+        # This machine is not taken away with notice, and asking whether it is costs each fit 2 s.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Ray Data needs spare logical CPUs beside a fixed actor pool: with 2 it stands still.
         ray.init(
             address="local",  # not whichever Ray was last started on this machine

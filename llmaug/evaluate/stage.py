@@ -26,7 +26,7 @@ from llmaug.evaluate.comparison import Lists, Model, figures, segments, sum_list
 from llmaug.evaluate.figures import Figures
 from llmaug.evaluate.satisfaction import from_sums, sum_users
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
-from llmaug.items.sequences import user_histories
+from llmaug.items.sequences import timed_events, user_histories
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.schema import RANK, validate
 from llmaug.training.ranking import rank_targets
@@ -104,23 +104,26 @@ def _rank_part(
     model, vocabulary = recommenders.load_recommender_once(storage, *model_at)
     train = user_histories(storage, [f"{split}/{TRAIN}"], part, vocabulary)
     known = user_histories(storage, [f"{split}/{TRAIN}", f"{split}/{VALIDATION}"], part, vocabulary)
-    held_out = user_histories(storage, [f"{split}/{TEST}"], part, vocabulary)
-    users = [user for user, tokens in held_out.items() if tokens and train.get(user)]
-    # The first event after the cut-off, or every item once.
+    held_out = timed_events(storage, f"{split}/{TEST}", part, vocabulary)
+    users = [user for user, events in held_out.items() if events and train.get(user)]
+    # The first event after the cut-off, or every item once, when it came first.
     last = 1 if config.targets == "first" else None
-    targets = [list(dict.fromkeys(held_out[user]))[:last] for user in users]
+    first = [dict(reversed(held_out[user])) for user in users]
+    targets = [list(dict.fromkeys(t for t, _ in held_out[user]))[:last] for user in users]
+    times = [[own[token] for token in some] for own, some in zip(first, targets, strict=True)]
     ranks, best = rank_targets(
         model.score, users, [known[u] for u in users], targets, config.exclude_seen,
-        num_best=max(config.cutoffs),
+        num_best=max(config.cutoffs), lives=vocabulary.lives, times=times,
     )  # fmt: skip
     row_user = [user for user, own in zip(users, targets, strict=True) for _ in own]
     tokens = [token for own in targets for token in own]
     lists = dict(zip(users, best.tolist(), strict=True))
     of_user = {user: set(known[user]) | set(own) for user, own in zip(users, targets, strict=True)}
     hidden = {
-        user: len(of_user[user]) - len(own) if config.exclude_seen else 0
+        user: of_user[user] - set(own) if config.exclude_seen else set()
         for user, own in zip(users, targets, strict=True)
     }
+    when = [at for own in times for at in own]
     losses: tuple[Any, Any] = [None] * len(tokens), [None] * len(tokens)
     if isinstance(model, recommenders.JudgesPairs) and tokens:
         seen = [of_user[user] for user in row_user]
@@ -134,7 +137,11 @@ def _rank_part(
             "seed": pa.array([seed] * len(tokens), pa.int32()),
             "rank": pa.array(ranks, pa.int32()),
             "num_ranked": pa.array(
-                [vocabulary.num_items - hidden[u] for u in row_user], pa.int32()
+                [
+                    num_there(vocabulary, hidden[user], token, at)
+                    for user, token, at in zip(row_user, tokens, when, strict=True)
+                ],
+                pa.int32(),
             ),
             "history_len": pa.array([len(train[u]) for u in row_user], pa.int32()),
             "item_train_events": pa.array(
@@ -149,6 +156,17 @@ def _rank_part(
     )
     storage.write_part(validate(table, RANK, part), {"users": len(users)}, folder, part)
     return {"users": len(users)}
+
+
+def num_there(vocabulary: Vocabulary, hidden: set[int], target: int, at: float) -> int:
+    """How many items a target is ranked among: those that are there at its time (seconds since
+    1970) and not hidden, with itself."""
+    lives = vocabulary.lives
+    if lives is None:
+        return vocabulary.num_items - len(hidden)
+    gone = lives.gone(np.array([at]))[0]
+    gone[target] = False
+    return vocabulary.num_items - int(gone.sum()) - sum(not gone[token] for token in hidden)
 
 
 # -- sums over users, part by part ---------------------------------------------------------

@@ -88,6 +88,9 @@ class Candidate:
     """Whether an event of each action may come again."""
     items: Items | None = None
     """Titles and tags, where a filter `sees_items`."""
+    gone: tuple[bool, ...] = ()
+    """Of each event whether its item is not there when it would have been; empty while events are
+    still being generated."""
 
     def keys(self, tokens: list[int]) -> np.ndarray:
         """(N,) events to (N,) uint64: what `real_runs` knows their items by, whatever was done
@@ -105,6 +108,12 @@ def outside_catalogue(candidate: Candidate) -> list[str | None]:
     return [
         None if candidate.is_event(token) else "outside_catalogue" for token in candidate.tokens
     ]
+
+
+def not_there(candidate: Candidate) -> list[str | None]:
+    """Items that are not there yet, or no longer: no rule of the config, either."""
+    gone = candidate.gone or (False,) * len(candidate.tokens)
+    return ["not_there" if each else None for each in gone]
 
 
 def repeated(config: RepeatedConfig, candidate: Candidate) -> list[str | None]:
@@ -159,7 +168,8 @@ def judge(
     The first filter that objects gives the reason; of an outcome it is the last one that is asked.
     Raises UserError where a filter fails, or says what cannot be used.
     """
-    reasons = outside_catalogue(candidate)
+    always = zip(outside_catalogue(candidate), not_there(candidate), strict=True)
+    reasons = [outside or gone for outside, gone in always]
     for rule in rules:
         if rule.judges == "events":
             verdicts = _of_events(rule, candidate)

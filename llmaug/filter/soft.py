@@ -1,8 +1,9 @@
 """Verdicts on soft targets: which chances of items are kept, and of which events they are.
 
 The rules of `filters.rules` judge events, and these are none. Dropped is what is no item of the
-run's catalogue and what has no chance; the rest of a unit is accepted. What is dropped counts with
-all that is not among the likeliest: chances are not made to add up to 1.
+run's catalogue, what was not there at the time of the event, and what has no chance; the rest of a
+unit is accepted. What is dropped counts with all that is not among the likeliest: chances are not
+made to add up to 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmaug.filter.times import NOBODY, History
+from llmaug.items.lives import Lives
 from llmaug.items.vocabulary import NUM_SPECIAL
 from llmaug.schema import ACCEPTED, FAILED, GENERATED, OUTCOME, REJECTED, SOFT
 
@@ -21,12 +23,15 @@ _JUDGED = ("status", "reason", "detail", "events", *SOFT.names)
 
 
 def on_soft_targets(
-    outcomes: pa.Table, histories: dict[str | None, History], known: np.ndarray
+    outcomes: pa.Table,
+    histories: dict[str | None, History],
+    known: np.ndarray,
+    lives: Lives | None = None,
 ) -> tuple[pa.Table, Counter[str]]:
     """(N,) outcomes of soft_events with their final status, and counts of them. Soft targets of
     accepted ones are those of all training events of the user, -1 where there is none.
 
-    known: (I,) for each item of the generator its token here, or -1.
+    known: (I,) for each item of the generator its token here, or -1. lives: of the tokens here.
     """
     counts: Counter[str] = Counter()
     rows = []
@@ -35,7 +40,7 @@ def on_soft_targets(
         if judged["status"] == GENERATED:
             history = histories.get(row["user_id"][0].as_py(), NOBODY)
             try:
-                judged = _verdict(row, history, known, counts)
+                judged = _verdict(row, history, known, lives, counts)
             except ValueError as error:  # one row that cannot be read is one failed outcome
                 judged = {"status": FAILED, "reason": "unparsable", "detail": str(error)[:500]}
         counts[judged["status"]] += 1
@@ -49,7 +54,11 @@ def on_soft_targets(
 
 
 def _verdict(
-    row: pa.RecordBatch, history: History, known: np.ndarray, counts: Counter[str]
+    row: pa.RecordBatch,
+    history: History,
+    known: np.ndarray,
+    lives: Lives | None,
+    counts: Counter[str],
 ) -> dict[str, Any]:
     k = row["soft_k"][0].as_py()
     events, tokens, chances = (
@@ -69,6 +78,12 @@ def _verdict(
     counts["soft_targets"] += int(keep.sum())
     if outside := int((there & ~keep).sum()):
         counts["soft_targets_dropped.outside_catalogue"] += outside
+    if lives is not None and len(places):
+        at = np.array([history.times[place].timestamp() for place in places])
+        gone = keep & np.take_along_axis(lives.gone(at), np.where(keep, item, 0), axis=1)
+        counts["soft_targets"] -= int(gone.sum())
+        counts["soft_targets_dropped.not_there"] += int(gone.sum())
+        keep &= ~gone
     if not keep.any():
         detail = f"no chance of {len(events)} events is left"
         return {"status": REJECTED, "reason": "no_chances", "detail": detail, "events": []}

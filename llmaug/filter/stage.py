@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmaug.config import FiltersConfig, OfUsersConfig, StrategyConfig
+from llmaug.config import FiltersConfig, NewUsersConfig, OfUsersConfig, StrategyConfig
 from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
@@ -26,9 +26,16 @@ from llmaug.filter.real_runs import REAL_RUNS, RealRuns, item_keys, shared_runs
 from llmaug.filter.rules import Candidate, Items, items_seen, judge
 from llmaug.filter.rules import roots_of as roots_of_rules
 from llmaug.filter.soft import on_soft_targets
-from llmaug.filter.times import NOBODY, History, histories_of
+from llmaug.filter.times import NOBODY, History, histories_of, within
 from llmaug.ingest.split import TRAIN
-from llmaug.items.vocabulary import Statistics, Vocabulary, load_statistics, load_vocabulary
+from llmaug.items.lives import Lives
+from llmaug.items.vocabulary import (
+    NUM_SPECIAL,
+    Statistics,
+    Vocabulary,
+    load_statistics,
+    load_vocabulary,
+)
 from llmaug.lm.generator import (
     Generator,
     generator_of,
@@ -131,10 +138,14 @@ class _OfGroups:
         """All parts of a group, so that its histories are read once."""
         storage, parts = self.storage, self.groups[group]
         vocabulary = vocabulary_of(storage, self.generator)
+        own = load_vocabulary(storage, self.statistics)
+        known = own.encode(vocabulary.item_ids)
+        num_actions = max(1, len(vocabulary.actions))
         judging = _Judge(
             vocabulary=vocabulary,
             prompts=prompts_of(storage, self.generator),
             statistics=load_statistics(storage, self.statistics),
+            lives=own.lives and own.lives.of_items(known, NUM_SPECIAL, num_actions),
             real_runs=self.real_runs(),
             item_keys=item_keys(vocabulary.items["item_id"]),
             items=items_seen(self.filters.rules, vocabulary),
@@ -149,18 +160,23 @@ class _OfGroups:
         for part in parts:
             if not storage.exists(self.folder, f"{part.name}.json"):
                 soft = self.strategies[part.strategy].soft
-                judge_part = self._judge_soft_part if soft else self._judge_part
-                total.update(judge_part(part, judging, histories))
+                if soft:
+                    total.update(self._judge_soft_part(part, histories, known, own.lives))
+                else:
+                    total.update(self._judge_part(part, judging, histories))
         return dict(total)
 
     def _judge_soft_part(
-        self, part: PlanPart, judging: _Judge, histories: dict[str | None, History]
+        self,
+        part: PlanPart,
+        histories: dict[str | None, History],
+        known: np.ndarray,
+        lives: Lives | None,
     ) -> Counter[str]:
         """In tokens of the run's own vocabulary, whatever the generator's is."""
         storage = self.storage
         outcomes = storage.read_part(self.outcomes, part.name, stored=OUTCOMES)
-        known = load_vocabulary(storage, self.statistics).encode(judging.vocabulary.item_ids)
-        verdicts, counts = on_soft_targets(outcomes, histories, known)
+        verdicts, counts = on_soft_targets(outcomes, histories, known, lives)
         table = validate(verdicts, OUTCOME, part.name)
         storage.write_part(table, dict(counts), self.folder, part.name)
         return counts
@@ -190,6 +206,8 @@ class _Judge:
     vocabulary: Vocabulary
     prompts: Prompts
     statistics: Statistics
+    lives: Lives | None
+    """Of the generator's event tokens, as the run's own catalogue has them."""
     real_runs: RealRuns
     item_keys: np.ndarray
     items: Items | None
@@ -217,6 +235,13 @@ class _Judge:
         self, row: dict[str, Any], asked: dict[str, Any], strategy: StrategyConfig, history: History
     ) -> dict[str, Any]:
         tokens = self.prompts.events(strategy, row["tokens"], asked["candidates"])
+        places = _places_of(asked["places"], len(tokens))
+        replaces = isinstance(strategy, OfUsersConfig) and strategy.replaces
+        rng = np.random.default_rng([self.seed, int(row["unit_id"][:15], 16)])
+        statistics = self.statistics
+        if isinstance(strategy, NewUsersConfig) and strategy.window:
+            statistics = within(statistics, *strategy.window.seconds())
+        times = history.times_of(tokens, places, replaces, rng, statistics, self.lives)
         candidate = Candidate(
             unit_id=row["unit_id"],
             strategy=strategy,
@@ -227,12 +252,9 @@ class _Judge:
             item_keys=self.item_keys,
             may_repeat=self.may_repeat,
             items=self.items,
+            gone=tuple(at is None for at in times),
         )
         reasons, verdict = judge(candidate, self.filters.rules)
-        places = _places_of(asked["places"], len(tokens))
-        replaces = isinstance(strategy, OfUsersConfig) and strategy.replaces
-        rng = np.random.default_rng([self.seed, int(row["unit_id"][:15], 16)])
-        times = history.times_of(places, replaces, rng, self.statistics)
         decoded = [self.vocabulary.decode_event(token) for token in tokens]
         reason, detail = verdict or (None, None)
         return {
@@ -277,5 +299,9 @@ STAGE = Stage(
         *roots_of_rules(config.filters),
         *config.plan.modules,
     ),  # fmt: skip
-    settings=lambda config: [config.filters, config.privacy],
+    settings=lambda config: [
+        config.filters,
+        config.privacy,
+        [getattr(strategy, "window", None) for strategy in config.plan.strategies],
+    ],
 )

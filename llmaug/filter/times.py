@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
 
 from llmaug.core.storage import Storage
 from llmaug.items.arrays import group_bounds
+from llmaug.items.lives import Lives
 from llmaug.items.vocabulary import Statistics, Vocabulary
 
 
@@ -45,6 +47,43 @@ def event_times(
     return [datetime.fromtimestamp(start + offset, UTC) for offset in offsets]
 
 
+def within(statistics: Statistics, start_s: float, end_s: float) -> Statistics:
+    """As if all had come and gone between these two, in seconds since 1970: for users of a span
+    that has still to come."""
+    return replace(statistics, start_s=[start_s, end_s], window_end_s=end_s)
+
+
+def times_alive(
+    rng: np.random.Generator,
+    tokens: Sequence[int],
+    after: datetime | None,
+    before: datetime | None,
+    statistics: Statistics,
+    lives: Lives,
+) -> list[datetime | None]:
+    """Times as `event_times` has them, each while its item is there; None for an event that can
+    be at no such time, which takes none from those that follow.
+
+    New users, and events before a history, start at any time in the life of the first item.
+    """
+    gaps = np.interp(
+        rng.random(len(tokens)), np.linspace(0, 1, len(statistics.gap_s)), statistics.gap_s
+    )
+    end = before.timestamp() if before else statistics.window_end_s
+    now = after.timestamp() if after else None
+    times: list[datetime | None] = []
+    for token, gap in zip(tokens, gaps, strict=True):
+        since = statistics.start_s[0] if now is None else now
+        begins, ends = lives.span(token)
+        first, last = max(since, begins), min(end, ends)
+        if first > last:
+            times.append(None)
+            continue
+        now = rng.uniform(first, last) if now is None else min(max(now + gap, first), last)
+        times.append(datetime.fromtimestamp(now, UTC))
+    return times
+
+
 @dataclass(frozen=True)
 class History:
     """A user's training events: tokens (-1 for those the generator does not know), times."""
@@ -54,22 +93,34 @@ class History:
 
     def times_of(
         self,
+        tokens: list[int],
         places: list[int] | list[None],
         replaces: bool,
         rng: np.random.Generator,
         statistics: Statistics,
-    ) -> list[datetime]:
-        """Times of the events that go to `places`; where one `replaces` another, that of it."""
+        lives: Lives | None,
+    ) -> Sequence[datetime | None]:
+        """Times of the events `tokens` that go to `places`; where one `replaces` another, that of
+        it. None: its item is not there at any time that it could have."""
         if not places:
             return []
         first = places[0]
-        if first is None:
-            return event_times(rng, len(places), None, None, statistics)
-        if replaces:
-            return [self.times[place] for place in places if place is not None]
-        after = self.times[first - 1] if first > 0 else None
-        before = self.times[first] if first < len(self.times) else None
-        return event_times(rng, len(places), after, before, statistics)
+        if replaces and first is not None:
+            times = [self.times[place] for place in places if place is not None]
+            known = zip(tokens, times, strict=True)
+            return [
+                at if lives is None or _spans(lives, token, at) else None for token, at in known
+            ]
+        after = self.times[first - 1] if first else None
+        before = self.times[first] if first is not None and first < len(self.times) else None
+        if lives is None:
+            return event_times(rng, len(places), after, before, statistics)
+        return times_alive(rng, tokens, after, before, statistics, lives)
+
+
+def _spans(lives: Lives, token: int, at: datetime) -> bool:
+    begins, ends = lives.span(token)
+    return begins <= at.timestamp() <= ends
 
 
 NOBODY = History([], [])

@@ -1,4 +1,4 @@
-"""The optional columns of a catalogue: texts, tags and prices, in the shapes that exporters
+"""The optional columns of a catalogue: texts, tags, prices and times, in the shapes that exporters
 give them. A value that is of no use is null; its row keeps the others.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.ingest.columns import mask_of, number_column, text_column
+from llmaug.ingest.columns import mask_of, number_column, parse_times, text_column
 
 _Column = tuple[pa.Array, np.ndarray]  # values, and a mask of the bad ones (null there)
 BAD = object()
@@ -65,12 +65,25 @@ def tags(column: pa.ChunkedArray, name: str, file: str, null_words: Sequence[str
     return pa.array(lists, pa.list_(pa.string())), bad
 
 
+def times(column: pa.ChunkedArray, name: str, file: str, null_words: Sequence[str]) -> _Column:
+    """Timestamps, dates, or text as the logs have it; no numbers, of which the unit is not known.
+
+    Raises UserError when the type has no time in it.
+    """
+    fix = f"write {name} as timestamps or ISO 8601 text"
+    found = parse_times(column, None, file, f"nothing: {fix}", null_words=null_words)
+    known = pa.array(found.us, mask=found.null | found.bad | found.beyond)
+    return known.cast(pa.timestamp("us", "UTC")), found.bad | found.beyond
+
+
 FIELDS: dict[str, Callable[..., _Column]] = {
     "title": texts,
     "description": texts,
     "image_uri": texts,
     "tags": tags,
     "price": number_column,
+    "available_from": times,
+    "available_until": times,
 }
 
 

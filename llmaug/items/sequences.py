@@ -256,6 +256,24 @@ def user_histories(
     return histories
 
 
+def timed_events(
+    storage: Storage, folder: str, part: str, vocabulary: Vocabulary
+) -> dict[str, list[tuple[int, float]]]:
+    """user_id to (event token, seconds since 1970) of the events in one part, unknown ones left
+    out."""
+    columns = ["user_id", "timestamp", *vocabulary.event_columns]
+    events = storage.read_part(folder, part, columns=columns)
+    token = vocabulary.encode_events(events)
+    seconds = events["timestamp"].cast(pa.int64()).to_numpy() / 1e6
+    user = events["user_id"].to_numpy(zero_copy_only=False)
+    return {
+        user[start]: [
+            (int(token[at]), float(seconds[at])) for at in range(start, end) if token[at] >= 0
+        ]
+        for start, end in group_bounds(user)
+    }
+
+
 @dataclass(frozen=True)
 class Row:
     """One sequence, or a window of it: tokens (T,) and their loss weights (T,)."""

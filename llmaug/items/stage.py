@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +21,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
 from llmaug.items.item_text import TEXT, WORD, encoders, write_vectors
+from llmaug.items.lives import with_life
 from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load_vocabulary, of_items
 from llmaug.schema import ITEM
 
@@ -31,8 +34,10 @@ def run(context: Context) -> dict[str, Any]:
     storage, folder = context.storage, context.folder("vocabulary")
     train = f"{context.folder('split')}/{TRAIN}"
     parts = storage.parts(train)
-    map_parts(context, f"{folder}/counts", parts, partial(_count, storage, train, folder))
+    lives = context.config.vocabulary.item_life_h is not None
+    map_parts(context, f"{folder}/counts", parts, partial(_count, storage, train, folder, lives))
     seen: Counter[str] = Counter()
+    first_s: dict[str, float] = {}
     actions: Counter[str] = Counter()
     samples: dict[str, list[float]] = {"gap_s": [], "start_s": [], "history_len": [], "end_s": []}
     for part in parts:
@@ -42,9 +47,11 @@ def run(context: Context) -> dict[str, Any]:
                 seen[row["name"]] += int(row["value"])
             elif row["kind"] == "action":
                 actions[row["name"]] += int(row["value"])
+            elif row["kind"] == "first_s":
+                first_s[row["name"]] = min(row["value"], first_s.get(row["name"], math.inf))
             else:
                 samples[row["kind"]].append(row["value"])
-    items = catalogue(seen, _side_items(context), context.config.vocabulary)
+    items = catalogue(seen, _side_items(context), context.config.vocabulary, first_s)
     if items.num_rows < 2:
         raise UserError(
             f"the catalogue has {items.num_rows} item(s): there is nothing to rank. Check "
@@ -79,12 +86,26 @@ def _write_semantic_ids(context: Context, train: str, vocabulary: Vocabulary) ->
     return ids.word_len
 
 
-def catalogue(seen: Counter[str], side: pa.Table, config: VocabularyConfig) -> pa.Table:
-    """All items with a training event (and, if so configured, the rest of the items table)."""
+def catalogue(
+    seen: Counter[str],
+    side: pa.Table,
+    config: VocabularyConfig,
+    first_s: Mapping[str, float] | None = None,
+) -> pa.Table:
+    """All items with a training event (and, if so configured, the rest of the items table).
+
+    first_s: when the first training event of an item was (seconds since 1970), for `item_life_h`.
+    """
     known = dict(zip(side["item_id"].to_pylist(), side.to_pylist(), strict=True))
     ids = sorted(set(seen) | (set(known) if config.cold_items else set()))
     rows = [
-        {**known.get(i, {"item_id": i, "origin": "real"}), "train_events": seen[i]} for i in ids
+        with_life(
+            known.get(i, {"item_id": i, "origin": "real"}),
+            (first_s or {}).get(i),
+            config.item_life_h,
+        )
+        | {"train_events": seen[i]}
+        for i in ids
     ]
     if config.title_words:
         for row in rows:
@@ -99,7 +120,7 @@ def _side_items(context: Context) -> pa.Table:
     return pa.concat_tables(tables) if tables else ITEM.empty_table()
 
 
-def _count(storage: Storage, train: str, folder: str, part: str) -> dict[str, Any]:
+def _count(storage: Storage, train: str, folder: str, lives: bool, part: str) -> dict[str, Any]:
     """Counts and samples of one part: rows of (kind, name, value)."""
     events = storage.read_part(train, part, columns=["user_id", "item_id", "action", "timestamp"])
     rows: list[tuple[str, str | None, float]] = []
@@ -107,6 +128,10 @@ def _count(storage: Storage, train: str, folder: str, part: str) -> dict[str, An
         for pair in pc.value_counts(events[column].cast(pa.string())).to_pylist():
             if pair["values"] is not None:
                 rows.append((kind, pair["values"], pair["counts"]))
+    if lives:
+        earliest = events.group_by("item_id").aggregate([("timestamp", "min")])
+        for row in earliest.to_pylist():
+            rows.append(("first_s", row["item_id"], row["timestamp_min"].timestamp()))
     time_s = events["timestamp"].cast(pa.int64()).to_numpy() / 1e6
     users = events["user_id"].to_numpy(zero_copy_only=False)
     if len(users):

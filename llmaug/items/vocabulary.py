@@ -21,6 +21,7 @@ from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import read_note
 from llmaug.errors import UserError
 from llmaug.items.item_text import read_vectors
+from llmaug.items.lives import Lives, lives_of
 
 PAD, BOS, EOS = 0, 1, 2
 NUM_SPECIAL = 3
@@ -58,6 +59,11 @@ class Vocabulary:
         """(I, D) float32 text vectors of the items, zero for those without a text; None without
         an encoder. Read when first asked for: they are large, and few need them."""
         return self.read_text() if self.read_text else None
+
+    @cached_property
+    def lives(self) -> Lives | None:
+        """When the items of the event tokens are there; None: all of them always."""
+        return lives_of(self.items, NUM_SPECIAL, max(1, len(self.actions)))
 
     @cached_property
     def _ids(self) -> pa.Array:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from llmaug import recommenders
@@ -45,7 +47,7 @@ def score_all(
     scorer = {
         "storage": context.storage, "model": card["version"],
         "model_digest": card["model_digest"], "events": events, "folder": folder,
-        "k": config.k, "include_seen": config.include_seen,
+        "k": config.k, "include_seen": config.include_seen, "at_s": config.at_s(),
     }  # fmt: skip
     parts = context.storage.parts(events)
     actors = min(config.num_actors, len(parts))
@@ -71,12 +73,13 @@ class BatchScorer:
         folder: str,
         k: int,
         include_seen: bool,
+        at_s: float,
     ) -> None:
         import torch
 
         torch.set_num_threads(1)
         self._storage, self._events, self._folder = storage, events, folder
-        self._k, self._include_seen = k, include_seen
+        self._k, self._include_seen, self._at_s = k, include_seen, at_s
         self._model, self._vocabulary, _ = recommenders.load_recommender(
             storage, model, model_digest
         )
@@ -91,7 +94,9 @@ class BatchScorer:
         for start in range(0, len(users), _BATCH):
             batch = users[start : start + _BATCH]
             own = [histories[user] for user in batch]
-            ranked = top_k(self._model, self._vocabulary, batch, own, self._k, self._include_seen)
+            ranked = top_k(
+                self._model, self._vocabulary, batch, own, self._k, self._at_s, self._include_seen
+            )
             for user, items in zip(batch, ranked, strict=True):
                 rows += [
                     {"user_id": user, "item_id": item, "position": place, "score": score}
@@ -110,15 +115,20 @@ def top_k(
     users: Sequence[str],
     histories: Sequence[list[int]],
     k: int,
+    at_s: float,
     include_seen: bool = False,
 ) -> list[list[tuple[str, float]]]:
-    """For each user up to k (item id, probability), best first; fewer when items run out."""
+    """For each user up to k (item id, probability) of items that are there at `at_s` (seconds since
+    1970), best first; fewer when items run out."""
     import torch
 
     with torch.inference_mode():
         scores = model.score(list(users), list(histories))
         probability = model.probability(scores.clone())
         hide(scores, [] if include_seen else histories)
+        if vocabulary.lives:
+            gone = vocabulary.lives.gone(np.array([at_s]))[0]
+            scores[:, torch.from_numpy(gone).to(scores.device)] = -math.inf
         best = scores.topk(min(k, vocabulary.num_items), dim=1)
         out = []
         for row in range(len(users)):
@@ -200,13 +210,14 @@ def for_users(served: Served, user_ids: Sequence[str], k: int) -> pa.Table:
     """Top k of each user, in the order they are given and best first (schema ANSWER)."""
     histories = served.histories(user_ids)
     vocabulary = served.vocabulary
-    include_seen = read_config(served.storage, served.card["run_id"]).recommend.include_seen
+    config = read_config(served.storage, served.card["run_id"]).recommend
+    at_s = config.at_s()
     titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
     rows: list[dict[str, Any]] = []
     for start in range(0, len(user_ids), _BATCH):
         batch = user_ids[start : start + _BATCH]
         own = [histories[user] or [] for user in batch]
-        ranked = top_k(served.model, vocabulary, batch, own, k, include_seen)
+        ranked = top_k(served.model, vocabulary, batch, own, k, at_s, config.include_seen)
         rows += [
             {"user_id": user, "item_id": item, "position": place, "score": score,
              "title": titles.get(item), "known_user": histories[user] is not None}

@@ -1,8 +1,8 @@
 """Recommenders: torch modules behind one small protocol, saved as plain files.
 
 A model folder holds `model.safetensors`, `config.json`, `items.parquet` (item_id, title,
-train_events; row i has token NUM_SPECIAL + i) and, for models with user vectors,
-`users.parquet`.
+train_events, and when items are there that live for a time; row i has token NUM_SPECIAL + i) and,
+for models with user vectors, `users.parquet`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from llmaug.core.formats import MODEL, written_by
 from llmaug.core.model_files import check_files, check_finite
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
+from llmaug.items.lives import LIFE_COLUMNS
 from llmaug.items.vocabulary import Vocabulary, of_items
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def save_recommender(
     with tempfile.TemporaryDirectory() as local:
         weights = {n: t.detach().cpu().contiguous() for n, t in folded_state(model).items()}
         save_file(weights, f"{local}/model.safetensors")
-        items = vocabulary.items.select(["item_id", "title", "train_events"])
+        columns = ["item_id", "title", "train_events", *(LIFE_COLUMNS if vocabulary.lives else ())]
+        items = vocabulary.items.select(columns)
         pq.write_table(items, f"{local}/items.parquet")
         facts = {
             **MODEL.stamp,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmaug.items.lives import Lives
 from llmaug.items.vocabulary import NUM_SPECIAL
 
 ScoreUsers = Callable[[list[str], list[list[int]]], Any]
@@ -22,6 +23,8 @@ def rank_targets(
     exclude_seen: bool = True,
     num_best: int = 0,
     batch_size: int = 256,
+    lives: Lives | None = None,
+    times: Sequence[Sequence[float]] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where each user's held-out items (at least one) stand among all items, seen ones left out.
 
@@ -29,6 +32,8 @@ def rank_targets(
     `num_best` best items (N, num_best), best first and -1 where items run out).
     Ties count against the target, so that a model which scores all items alike is last and
     not first. A target that was seen before keeps its place in the ranking.
+    With `lives`, what is not there at the time of a target (`times`: seconds since 1970, one for
+    each) is no competitor of it, and not among the best at the time of the first.
     """
     import torch
 
@@ -41,12 +46,15 @@ def rank_targets(
             user, token = torch.tensor(place, device=scores.device).reshape(-1, 2).T
             own = scores[user, token]
             hide(scores, histories[rows] if exclude_seen else [])
+            when = np.array([at for own in times[rows] for at in own]) if lives else None
             if num_best:
-                best.append(best_tokens(scores, num_best))
+                first = np.array([own[0] for own in times[rows]]) if lives else None
+                best.append(best_tokens(_there(scores, lives, first), num_best))
             one_each = all(len(own) == 1 for own in targets[rows])
             for at in range(0, len(place), batch_size):
                 some = slice(at, at + batch_size)
                 others = scores if one_each else scores[user[some]]
+                others = _there(others, lives, None if when is None else when[some])
                 # Not `>=`: scores that are no numbers must come last, too.
                 ahead = ~(others < own[some, None])
                 # The target itself does not count, nor does what hides it.
@@ -62,10 +70,24 @@ def target_ranks(
     targets: Sequence[int],
     exclude_seen: bool = True,
     batch_size: int = 256,
+    lives: Lives | None = None,
+    times: Sequence[float] = (),
 ) -> np.ndarray:
     """Ranks (N,) of one held-out item a user, as `rank_targets` has them."""
-    each = [[target] for target in targets]
-    return rank_targets(score, user_ids, histories, each, exclude_seen, batch_size=batch_size)[0]
+    return rank_targets(
+        score, user_ids, histories, [[target] for target in targets], exclude_seen,
+        batch_size=batch_size, lives=lives, times=[[at] for at in times],
+    )[0]  # fmt: skip
+
+
+def _there(scores: Any, lives: Lives | None, at: np.ndarray | None) -> Any:
+    """(N, V) scores, minus infinity for items that are not there at the time of their row."""
+    import torch
+
+    if lives is None or at is None:
+        return scores
+    gone = torch.from_numpy(lives.gone(at)).to(scores.device)
+    return scores.masked_fill(gone, -math.inf)
 
 
 def hide(scores: Any, seen: Sequence[list[int]]) -> None:

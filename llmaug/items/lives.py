@@ -1,0 +1,80 @@
+"""When items can be had: an article that nobody may read tomorrow is not recommended then.
+
+From the columns `available_from` and `available_until` of the catalogue, and
+`vocabulary.item_life_h`. What an item lacks of them knows no limit on that side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+LIFE_COLUMNS = ("available_from", "available_until")
+
+
+@dataclass(frozen=True)
+class Lives:
+    """From when to when each token's item is there, both inclusive, in seconds since 1970."""
+
+    begin: np.ndarray
+    """(V,) float64, minus infinity where nothing is known; special tokens are always there."""
+    end: np.ndarray
+    """(V,) float64, infinity where nothing is known."""
+
+    def gone(self, at: np.ndarray) -> np.ndarray:
+        """(N,) seconds since 1970 to (N, V) bool: the tokens that are not there then."""
+        return (at[:, None] < self.begin) | (at[:, None] > self.end)
+
+    def span(self, token: int) -> tuple[float, float]:
+        """(from, to) of a token; of those of no item, always."""
+        if not 0 <= token < len(self.begin):
+            return -math.inf, math.inf
+        return float(self.begin[token]), float(self.end[token])
+
+    def of_items(self, tokens: np.ndarray, num_special: int, num_actions: int) -> Lives:
+        """Of the event tokens of another catalogue, whose items have (I,) `tokens` here, or -1."""
+        sides = []
+        for own, unknown in ((self.begin, -math.inf), (self.end, math.inf)):
+            each = np.where(tokens >= 0, own[tokens], unknown)
+            sides.append(_of_tokens(each, unknown, num_special, num_actions))
+        return Lives(*sides)
+
+
+def lives_of(items: pa.Table, num_special: int, num_actions: int) -> Lives | None:
+    """Of the tokens of a catalogue; None where every item is always there, or the table is an
+    older one, without the columns."""
+    sides = []
+    for name, unknown in zip(LIFE_COLUMNS, (-math.inf, math.inf), strict=True):
+        if name not in items.column_names:
+            return None
+        seconds = pc.divide(items[name].cast(pa.int64()).cast(pa.float64()), 1e6)
+        each = pc.fill_null(seconds, unknown).to_numpy()
+        sides.append(_of_tokens(each, unknown, num_special, num_actions))
+    begin, end = sides
+    return Lives(begin, end) if np.isfinite(begin).any() or np.isfinite(end).any() else None
+
+
+def _of_tokens(each: np.ndarray, unknown: float, num_special: int, num_actions: int) -> np.ndarray:
+    """(I,) values of items to those of event tokens."""
+    return np.concatenate([np.full(num_special, unknown), np.tile(each, num_actions)])
+
+
+def with_life(
+    row: Mapping[str, Any], first_s: float | None, life_h: float | None
+) -> dict[str, Any]:
+    """A row of the catalogue with both columns: what it does not say follows from the item's
+    first training event, `first_s`, and how long items live."""
+    begin, end = (row.get(name) for name in LIFE_COLUMNS)
+    if life_h is not None:
+        if begin is None and first_s is not None:
+            begin = datetime.fromtimestamp(first_s, UTC)
+        if end is None and begin is not None:
+            end = begin + timedelta(hours=life_h)
+    return {**row, **dict(zip(LIFE_COLUMNS, (begin, end), strict=True))}
