@@ -294,3 +294,20 @@ SOFT = {"strategies": [{"kind": "soft_events"}]}
 def test_what_soft_events_cannot_do(config: dict[str, Any], told: str) -> None:
     assert parse_config({"plan": SOFT}).plan.soft
     assert told in refusal({"plan": SOFT, **config})
+
+
+@pytest.mark.parametrize("kind", ["continue", "prefix"])
+def test_nothing_may_be_put_into_the_history_of_a_real_person_where_privacy_says_so(
+    kind: str,
+) -> None:
+    strategies = [{"kind": "new_users"}, {"kind": kind}]
+    lm = {"directions": {"forward": 1, "reverse": 1}}
+    message = refusal(
+        {"privacy": {"new_users_only": True}, "lm": lm, "plan": {"strategies": strategies}}
+    )
+    assert f"{kind} adds to the histories of real people" in message
+
+
+def test_lives_of_items_need_times() -> None:
+    message = refusal({"vocabulary": {"item_life_h": 24}, "ingest": {"order": "line"}})
+    assert "item_life_h needs times" in message

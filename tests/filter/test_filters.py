@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from llmaug.config.plan import WindowConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import digest
 from llmaug.errors import UserError
 from llmaug.filter import real_runs
 from llmaug.filter import stage as filters
-from llmaug.filter.times import event_times
+from llmaug.filter.times import event_times, within
 from llmaug.items.vocabulary import BOS, Statistics
 from llmaug.lm.prompts import Prompts
 from llmaug.schema import OUTCOME, UNIT
@@ -68,6 +69,18 @@ def test_times_increase_inside_the_training_window(after: Any, gap_s: float) -> 
 def test_a_user_at_the_end_of_the_window_stays_there() -> None:
     times = event_times(np.random.default_rng(0), 3, hour(100), None, statistics())
     assert times == [hour(100)] * 3
+
+
+def test_users_of_a_festival_come_and_go_in_its_days() -> None:
+    """Days that no training event has reached: the training window ends at hour 100."""
+    days = WindowConfig(start=date(2030, 11, 27), end=date(2030, 11, 28))
+    festival = within(statistics(gap_s=3e4), *days.seconds())
+    for seed in range(50):
+        times = event_times(np.random.default_rng(seed), 5, None, None, festival)
+        assert times == sorted(times)
+        assert {at.date() for at in times} <= {days.start, days.end}
+    with pytest.raises(ValueError, match="is before start"):
+        WindowConfig(start=days.end, end=days.start)
 
 
 @pytest.mark.parametrize("gap_s", [60.0, 1e7], ids=["room", "squeezed"])

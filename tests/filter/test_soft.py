@@ -10,7 +10,9 @@ import pytest
 
 from llmaug.filter.soft import on_soft_targets
 from llmaug.filter.times import History
+from llmaug.items.lives import Lives
 from llmaug.schema import OUTCOME
+from llmaug.testing.tables import hour
 
 A, B, C, D = range(3, 7)
 HISTORIES = {
@@ -53,6 +55,19 @@ def test_what_is_no_item_of_the_catalogue_is_dropped_and_what_has_no_chance() ->
         **{"rejected": 1, "rejected.no_chances": 1, "soft_events": 2, "soft_targets": 0},
         "soft_targets_dropped.outside_catalogue": 3,
     }
+
+
+def test_what_was_not_there_at_the_event_could_not_have_come() -> None:
+    """b (here 5) is gone at hour 1: it could have come at hour 0, and not at hour 2."""
+    history = History([D, A], [hour(0), hour(2)])
+    table = pa.Table.from_pylist(
+        [outcome("u2", [D, A], [A, B, A, B], [0.5, 0.25, 0.5, 0.25])], schema=OUTCOME
+    )
+    end = np.array([np.inf] * 5 + [hour(1).timestamp()])
+    lives = Lives(np.full(6, -np.inf), end)
+    found, counts = on_soft_targets(table, {"u2": history}, KNOWN, lives)
+    assert found["soft_tokens"].to_pylist() == [[3, 5, 3, -1]]
+    assert counts["soft_targets"] == 3 and counts["soft_targets_dropped.not_there"] == 1
 
 
 @pytest.mark.parametrize(
