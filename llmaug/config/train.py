@@ -35,6 +35,9 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 class _PopularityOptions(Section):
     popularity_days: float | None = Field(default=None, gt=0)
     """Count only the last N days of the training events. None: all."""
+    popularity_by: Literal["events", "newest"] = "events"
+    """events: what most took. newest: what came out last, for news; needs items that live for a
+    time (`vocabulary.item_life_h`, or `available_from` of the items)."""
 
 
 class _EaseOptions(Section):

@@ -1,19 +1,23 @@
 """What is popular goes to everybody: the baseline that every other model must beat.
 
-Counts all training events, or those of the last `popularity_days` days of them.
+Counts all training events, or those of the last `popularity_days` days of them; or goes by when
+items came out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
 from llmaug.config import PopularityConfig
+from llmaug.errors import UserError
 from llmaug.recommenders import DataFacts
 
 
@@ -23,12 +27,16 @@ class Popularity(nn.Module):
     def __init__(self, config: PopularityConfig, facts: DataFacts) -> None:
         super().__init__()
         self._vocabulary = facts.vocabulary
-        self._days = config.popularity_days
+        self._days, self._by = config.popularity_days, config.popularity_by
         self.register_buffer("log_share", torch.zeros(facts.vocabulary.num_tokens))
 
     def fit(self, events: Callable[[], Iterable[pa.Table]]) -> int:
         """Count the events' weights; `events()` gives the training events table by table, each
-        time it is called. Returns how many events were counted."""
+        time it is called. Returns how many events were counted. Raises UserError where `newest` is
+        asked for and nothing is known of when items came out."""
+        if self._by == "newest":
+            self.log_share.copy_(self._by_age())
+            return 0
         since = None
         if self._days is not None:
             newest = [pc.max(table["timestamp"]).as_py() for table in events() if table.num_rows]
@@ -44,6 +52,21 @@ class Popularity(nn.Module):
             num_events += int((token >= 0).sum())
         self.log_share.copy_((counts / counts.sum()).log())
         return num_events
+
+    def _by_age(self) -> Tensor:
+        """(V,) log shares: they halve with each day of age. Who came out nobody knows when is as old
+        as the oldest."""
+        lives = self._vocabulary.lives
+        begin = lives.begin if lives else np.full(len(self.log_share), -np.inf)
+        known = np.isfinite(begin)
+        if not known.any():
+            raise UserError(
+                "train: popularity_by newest: no item says when it came out; give the items table "
+                "`available_from`, or set vocabulary.item_life_h"
+            )
+        begin = np.where(known, begin, begin[known].min())
+        age_days = torch.from_numpy((begin.max() - begin) / 86_400)
+        return torch.log_softmax(-age_days * math.log(2), dim=0).float()
 
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
         """(B, V) log shares of the events, the same for every user."""

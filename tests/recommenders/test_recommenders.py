@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from llmaug.testing.recommenders import (
     split_by_user,
     train,
 )
-from tests.tables import catalogue, events, histories
+from tests.tables import catalogue, events, histories, hour
 
 
 @pytest.fixture(autouse=True)
@@ -373,6 +374,22 @@ def test_popularity_of_the_last_days() -> None:
         model = recommenders.build(config_of("popularity", popularity_days=days), DataFacts(WORDS))
         assert model.fit(lambda: split_by_user(rows)) == num_events
         assert model.score(["x"], [[]])[0].argmax() == best
+
+
+def test_the_newest_first_where_items_say_when_they_came_out() -> None:
+    out = {"a": hour(0), "b": hour(48), "c": None}
+    begins = pa.array([out.get(item) for item in WORDS.item_ids], pa.timestamp("us", "UTC"))
+    column = WORDS.items.column_names.index("available_from")
+    words = replace(WORDS, items=WORDS.items.set_column(column, "available_from", begins))
+    model = recommenders.build(config_of("popularity", popularity_by="newest"), DataFacts(words))
+    model.fit(lambda: [])
+    share = model.probability(model.score(["u"], [[]]))[0]
+    assert share[B] == pytest.approx(4 * float(share[A]))  # two days younger
+    assert share[C] == share[A]  # as old as the oldest
+    with pytest.raises(UserError, match="no item says when it came out"):
+        recommenders.build(config_of("popularity", popularity_by="newest"), DataFacts(WORDS)).fit(
+            lambda: []
+        )
 
 
 @pytest.mark.parametrize("name", ["ease", "popularity"])
