@@ -54,8 +54,8 @@ class Popularity(nn.Module):
         return num_events
 
     def _by_age(self) -> Tensor:
-        """(V,) log shares: they halve with each day of age. Who came out nobody knows when is as old
-        as the oldest."""
+        """(V,) log shares: they halve with each day of age. What came out nobody knows when is as
+        old as the oldest."""
         lives = self._vocabulary.lives
         begin = lives.begin if lives else np.full(len(self.log_share), -np.inf)
         known = np.isfinite(begin)

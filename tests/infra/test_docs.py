@@ -22,7 +22,13 @@ from scripts.config_reference import models_in, reference
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "infra" / "README.md", *DOCS]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "README.zh.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "infra" / "README.md",
+    *DOCS,
+]
 MADE = ROOT / "docs" / "reference" / "config.md"  # by scripts/config_reference.py
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -41,6 +47,27 @@ def test_the_readme_has_every_folder_of_the_package_in_the_order_of_the_rooms() 
     assert named == rooms
     top = re.findall(r"^(\w+)/ ", tree, re.MULTILINE)
     assert top and all((ROOT / name).is_dir() for name in top)
+
+
+def test_the_chinese_readme_keeps_step_with_the_english_one() -> None:
+    """The same commands and configs, figures, links and sections (the tree of folders is left to
+    the English one)."""
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh.md"))
+    english = english.split("## Folders")[0]
+    assert _code(english) == _code(chinese)
+    for found in (r"^#+ ", r"[+-]\d[\d.]*%", r"^\|", r"^- "):
+        ours, theirs = (len(re.findall(found, text, re.MULTILINE)) for text in (english, chinese))
+        assert ours == theirs, found
+    numbers = [sorted(re.findall(r"\d[\d.]*%", text)) for text in (english, chinese)]
+    assert numbers[0] == numbers[1]
+    links = [set(re.findall(r"\]\(([^)]+)\)", text)) for text in (english, chinese)]
+    assert links[0] - {"README.zh.md"} == links[1] - {"README.md", "LICENSE"}
+
+
+def _code(page: str) -> list[str]:
+    """Fenced and indented blocks, line by line."""
+    fenced = "\n".join(re.findall(r"^```.*?^```", page, re.MULTILINE | re.DOTALL))
+    return [*fenced.splitlines(), *re.findall(r"^ {4}\S.*$", page, re.MULTILINE)]
 
 
 @EACH_PAGE
