@@ -29,7 +29,7 @@ from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 from llmaug.items.sequences import timed_events, user_histories
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 from llmaug.schema import RANK, validate
-from llmaug.training.ranking import rank_targets
+from llmaug.training.ranking import rank_targets, users_at_once
 
 SUMS, LISTS, SATISFACTION, LABELS = "sums", "lists", "satisfaction", "labels"
 
@@ -113,7 +113,8 @@ def _rank_part(
     times = [[own[token] for token in some] for own, some in zip(first, targets, strict=True)]
     ranks, best = rank_targets(
         model.score, users, [known[u] for u in users], targets, config.exclude_seen,
-        num_best=max(config.cutoffs), lives=vocabulary.lives, times=times,
+        num_best=max(config.cutoffs), batch_size=users_at_once(vocabulary.num_tokens),
+        lives=vocabulary.lives, times=times,
     )  # fmt: skip
     row_user = [user for user, own in zip(users, targets, strict=True) for _ in own]
     tokens = [token for own in targets for token in own]

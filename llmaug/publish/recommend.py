@@ -27,9 +27,7 @@ from llmaug.items.sequences import user_histories
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 from llmaug.publish import pointer
 from llmaug.schema import ANSWER, RECOMMENDATION, SCORED_PAIR, validate
-from llmaug.training.ranking import hide
-
-_BATCH = 256
+from llmaug.training.ranking import hide, users_at_once
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -91,8 +89,9 @@ class BatchScorer:
         histories = user_histories(self._storage, [self._events], part, self._vocabulary)
         users = list(histories)
         rows: list[dict[str, Any]] = []
-        for start in range(0, len(users), _BATCH):
-            batch = users[start : start + _BATCH]
+        size = users_at_once(self._vocabulary.num_tokens)
+        for start in range(0, len(users), size):
+            batch = users[start : start + size]
             own = [histories[user] for user in batch]
             ranked = top_k(
                 self._model, self._vocabulary, batch, own, self._k, self._at_s, self._include_seen
@@ -214,8 +213,9 @@ def for_users(served: Served, user_ids: Sequence[str], k: int) -> pa.Table:
     at_s = config.at_s()
     titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(user_ids), _BATCH):
-        batch = user_ids[start : start + _BATCH]
+    size = users_at_once(vocabulary.num_tokens)
+    for start in range(0, len(user_ids), size):
+        batch = user_ids[start : start + size]
         own = [histories[user] or [] for user in batch]
         ranked = top_k(served.model, vocabulary, batch, own, k, at_s, config.include_seen)
         rows += [
@@ -264,8 +264,9 @@ def score_table(served: Served, pairs: Sequence[tuple[str, str]]) -> pa.Table:
     tokens = served.vocabulary.encode(items).tolist()
     histories = served.histories(users)
     scores: list[float | None] = []
-    for start in range(0, len(pairs), _BATCH):
-        batch = slice(start, start + _BATCH)
+    size = users_at_once(served.vocabulary.num_tokens)
+    for start in range(0, len(pairs), size):
+        batch = slice(start, start + size)
         own = [histories[user] or [] for user in users[batch]]
         scores += _scores(served.model, users[batch], own, tokens[batch])
     columns = {

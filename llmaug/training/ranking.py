@@ -11,8 +11,15 @@ import numpy as np
 from llmaug.items.lives import Lives
 from llmaug.items.vocabulary import NUM_SPECIAL
 
+_MAX_SCORES = 2**26  # 256 MB of them at once, and some times that while they are ranked
+
 ScoreUsers = Callable[[list[str], list[list[int]]], Any]
 """(user ids, histories as item tokens) to a torch tensor (B, num_tokens), higher is better."""
+
+
+def users_at_once(num_tokens: int, most: int = 256) -> int:
+    """How many users are scored together: with a million items fewer, or memory would not do."""
+    return max(1, min(most, _MAX_SCORES // num_tokens))
 
 
 def rank_targets(

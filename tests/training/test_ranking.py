@@ -15,6 +15,7 @@ from llmaug.training.ranking import (
     ndcg,
     rank_targets,
     target_ranks,
+    users_at_once,
 )
 
 A, B, C, D = range(3, 7)  # four items behind the three special tokens
@@ -107,3 +108,9 @@ def test_ndcg_by_hand() -> None:
     assert ndcg(ranks, 2).tolist()[2:] == [0, 0, 0, 0]
     assert mean_ndcg_at_10(np.array([0, 2])) == pytest.approx(0.75)
     assert math.isnan(mean_ndcg_at_10(np.array([], dtype=int)))
+
+
+def test_of_a_million_items_fewer_users_are_scored_at_once() -> None:
+    assert users_at_once(1_000) == 256
+    assert users_at_once(1_000_000) == 67  # 268 MB of scores
+    assert users_at_once(10**9) == 1
