@@ -141,7 +141,8 @@ def sampling_params(units: Units, number: int, letters: list[int] | None = None)
     if letters:
         offered = letters[: len(units.candidates[number] or ())]
         sampling["allowed_token_ids"] = offered
-    may_end = STRATEGIES.find(units.strategies[number]).needs == "infill"
+    needs = STRATEGIES.find(units.strategies[number]).needs
+    may_end = needs == "infill"
     return SamplingParams(
         **sampling,
         seed=int(units.seeds[number]),
@@ -152,6 +153,7 @@ def sampling_params(units: Units, number: int, letters: list[int] | None = None)
         output_kind=RequestOutputKind.FINAL_ONLY,
         extra_args={
             "may_end": may_end,
+            "in_order": needs in ("forward", "new_user"),
             "forbid_repeats": forbid_repeats,
             "also_seen": units.also_seen[number],
             "may_repeat": units.may_repeat[number],

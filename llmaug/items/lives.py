@@ -16,7 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmaug.core.storage import Storage
+
 LIFE_COLUMNS = ("available_from", "available_until")
+LIVES_FILE = "lives.parquet"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,18 @@ def lives_of(items: pa.Table, num_special: int, num_actions: int) -> Lives | Non
         sides.append(_of_tokens(each, unknown, num_special, num_actions))
     begin, end = sides
     return Lives(begin, end) if np.isfinite(begin).any() or np.isfinite(end).any() else None
+
+
+def write_lives(storage: Storage, lives: Lives, *folder: str) -> None:
+    storage.write_table(pa.table({"begin": lives.begin, "end": lives.end}), *folder, LIVES_FILE)
+
+
+def read_lives(storage: Storage, *folder: str) -> Lives | None:
+    """Those in the folder of a model; None where its items are always there."""
+    if not storage.exists(*folder, LIVES_FILE):
+        return None
+    table = storage.read_table(*folder, LIVES_FILE)
+    return Lives(table["begin"].to_numpy(), table["end"].to_numpy())
 
 
 def _of_tokens(each: np.ndarray, unknown: float, num_special: int, num_actions: int) -> np.ndarray:

@@ -5,10 +5,12 @@ Three items from hour 0: `old` is gone at hour 10, `new` comes at hour 20, `ever
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +22,16 @@ from llmaug.core.storage import Storage
 from llmaug.evaluate.stage import num_there
 from llmaug.filter.times import History, times_alive
 from llmaug.ingest.item_fields import FIELDS
-from llmaug.items.lives import LIFE_COLUMNS
+from llmaug.items.lives import LIFE_COLUMNS, write_lives
 from llmaug.items.stage import catalogue as catalogue_of
-from llmaug.items.vocabulary import Statistics, Vocabulary
+from llmaug.items.vocabulary import BOS, Statistics, Vocabulary
+from llmaug.lm.language import Language
 from llmaug.publish.recommend import top_k
 from llmaug.schema import ITEM
 from llmaug.testing.tables import START, catalogue, hour
 from llmaug.training.ranking import rank_targets, target_ranks
 from tests.nights import make_night, without_ray
+from tests.tables import VllmConfig
 
 EVER, NEW, OLD = range(3, 6)
 NOTHING: tuple[datetime | None, datetime | None] = (None, None)
@@ -164,6 +168,38 @@ def test_lives_go_with_the_items_into_the_tokens_of_another_catalogue() -> None:
     theirs = LIVES.of_items(np.array([OLD, -1]), 3, 2)  # `old` and an unknown item, two actions
     assert theirs.end.tolist() == [np.inf] * 3 + [s(10), np.inf] * 2
     assert theirs.span(999) == (-np.inf, np.inf)
+
+
+def test_decoding_goes_on_with_what_was_not_gone_before_the_last_item_came(
+    tmp_path: Path,
+) -> None:
+    """The processor against random logits, asked as vLLM asks it: after `new`, no `old`; where
+    nothing may follow, the filter judges what does."""
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+    from llmaug.lm.causal.item_logits import ItemLogits
+    from llmaug.lm.folder import NOTES
+
+    language = Language(num_words=6)
+    (tmp_path / NOTES).write_text(json.dumps({"language": language.as_json()}))
+    write_lives(Storage(str(tmp_path)), LIVES)
+    config: Any = VllmConfig(str(tmp_path), language.num_tokens)
+
+    def allowed(prompt: list[int], output: list[int], **extra: Any) -> list[int]:
+        processor = ItemLogits(config, torch.device("cpu"), False)
+        asked = SamplingParams(max_tokens=1, extra_args={"in_order": True, **extra})
+        update = BatchUpdate(1, removed=[], added=[(0, asked, prompt, output)], moved=[])
+        processor.update_state(update)
+        logits = processor.apply(torch.zeros(1, language.num_tokens))
+        return torch.isfinite(logits[0]).nonzero().flatten().tolist()
+
+    assert allowed([BOS], []) == [EVER, NEW, OLD]
+    assert allowed([BOS], [OLD]) == [EVER, NEW, OLD]
+    assert allowed([BOS, NEW], []) == allowed([BOS], [NEW]) == [EVER, NEW]
+    assert allowed([BOS], [NEW], in_order=False) == [EVER, NEW, OLD]  # backwards, or in a gap
+    assert allowed([BOS], [NEW], forbid_repeats=True) == [EVER]
+    assert allowed([BOS], [NEW, EVER], forbid_repeats=True) == [EVER, NEW, OLD]
 
 
 # -- the whole way -------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What may come out of a causal model in vLLM: a logits processor on its engine.
 
 Only items, and EOS where a gap may end early; with repeats forbidden, no item of the history
-and none twice. Forbidden in decoding, nothing has to be thrown away afterwards. Where events
+and none twice; where items live for a time, none that was gone before another one came. Forbidden
+in decoding, nothing has to be thrown away afterwards. Where events
 are paths of words (semantic_ids.py, actions.py), only words that lead to one are allowed; what
 is said here of items then holds for these.
 
@@ -11,6 +12,7 @@ Shapes: B requests in the batch, V tokens.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from llmaug.core.formats import LANGUAGE_MODEL
 from llmaug.core.storage import Storage
+from llmaug.items.lives import Lives, read_lives
 from llmaug.items.semantic_ids import SemanticIds, Trie, read_ids
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL
 from llmaug.lm.actions import ActionIds
@@ -39,7 +42,8 @@ class ItemLogits(LogitsProcessor):
         language = language_of(notes["language"], read_ids(Storage(model.model)))
         if language.ids is None:
             num_rows, num_tokens = vllm_config.scheduler_config.max_num_seqs, model.get_vocab_size()
-            self._rules: Any = _Items(num_rows, language.num_words, num_tokens, device)
+            lives = read_lives(Storage(model.model))
+            self._rules: Any = _Items(num_rows, language.num_words, num_tokens, device, lives)
         else:
             self._rules = _Paths(language.ids)
         self._requests: dict[int, Any] = {}
@@ -75,9 +79,15 @@ class _Items:
     """An item is one token: bans by request, kept up to date token by token."""
 
     def __init__(
-        self, num_rows: int, num_words: int, num_tokens: int, device: torch.device
+        self,
+        num_rows: int,
+        num_words: int,
+        num_tokens: int,
+        device: torch.device,
+        lives: Lives | None = None,
     ) -> None:
-        self._num_words = num_words
+        self._num_words, self._lives = num_words, lives
+        self._ends = torch.from_numpy(lives.end).to(device) if lives else None
         self._never = torch.zeros(num_tokens, dtype=torch.bool, device=device)
         self._never[:NUM_SPECIAL] = True
         self._never[num_words:] = True
@@ -90,43 +100,65 @@ class _Items:
         bans.copy_(self._never)
         if asked.get("may_end"):
             bans[EOS] = False
+        lives = bool(self._lives and asked.get("in_order"))
+        request = _Request(number, output if lives else None, lives=lives)
+        if lives:
+            for token in prompt:
+                self._follow(request, token)
         if not asked.get("forbid_repeats"):
-            return _Request(number, None)
+            return request
         seen = [*prompt, *(asked.get("also_seen") or ())]
         before = bans.clone()
         bans[torch.tensor(seen, dtype=torch.int64, device=bans.device)] = True
         if int((~bans[NUM_SPECIAL : self._num_words]).sum()) < asked["max_tokens"]:
             bans.copy_(before)  # not enough items are left: the filter judges such an answer
-            return _Request(number, None)
-        return _Request(number, output)
+            return request
+        request.output, request.forbids_repeats = output, True
+        return request
 
     def end(self, request: _Request) -> None:
         self._free.append(request.number)
 
     def apply(self, logits: Tensor, requests: list[_Request]) -> Tensor:
-        new = [
-            (request.number, token)
-            for request in requests
-            if request.output is not None
-            for token in request.unseen()
-        ]
+        new = []
+        for request in requests:
+            for token in request.unseen():
+                if request.forbids_repeats:
+                    new.append((request.number, token))
+                if request.lives:
+                    self._follow(request, token)
         device = self._bans.device
         if new:
             number, token = torch.tensor(new, device=device).T
             self._bans[number, token] = True
         rows = torch.tensor([request.number for request in requests], device=device)
+        if self._lives:  # where nothing is left, anything: the filter judges it
+            for row in rows[self._bans[rows].all(1)]:
+                self._bans[row] = self._never
         return logits.masked_fill_(self._bans[rows], -torch.inf)
+
+    def _follow(self, request: _Request, token: int) -> None:
+        """A token of the prompt or of the answer: what was gone before it came cannot follow."""
+        assert self._lives is not None
+        begin, _ = self._lives.span(token)
+        if begin > request.now:
+            request.now = begin
+            self._bans[request.number, : self._num_words] |= self._ends < begin
 
 
 class _Request:
     """The row of bans of a request, and the output that it follows (None: it stays)."""
 
-    def __init__(self, number: int, output: list[int] | None) -> None:
-        self.number, self.output = number, output
+    def __init__(self, number: int, output: list[int] | None, lives: bool = False) -> None:
+        self.number, self.output, self.lives = number, output, lives
+        self.forbids_repeats = False
+        self.now = -math.inf
+        """When the newest of its items came, in seconds since 1970."""
         self._num_seen = 0
 
     def unseen(self) -> list[int]:
-        assert self.output is not None
+        if self.output is None:
+            return []
         new = self.output[self._num_seen :]
         self._num_seen += len(new)
         return new

@@ -23,8 +23,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmaug.config import CausalConfig
 from llmaug.core.storage import Storage
 from llmaug.items.arrays import padded_prompts
+from llmaug.items.lives import lives_of, write_lives
 from llmaug.items.semantic_ids import write_ids
-from llmaug.items.vocabulary import BOS, EOS, PAD, Vocabulary
+from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL, PAD, Vocabulary
 from llmaug.lm.features import averaged, lm_features, new_items
 from llmaug.lm.folder import write_model
 from llmaug.lm.language import Language
@@ -144,5 +145,7 @@ def save(
     with tempfile.TemporaryDirectory() as local:
         if model.language.items:
             write_ids(Storage(local), model.language.items)
+        if lives := lives_of(vocabulary.items, NUM_SPECIAL, num_actions=1):
+            write_lives(Storage(local), lives)
         notes = {"language": model.language.as_json(), **facts}
         return write_model(storage, folder, local, model.folded(), "causal", vocabulary, notes)
