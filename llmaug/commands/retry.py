@@ -20,7 +20,7 @@ from llmaug.core.formats import OUTCOMES
 from llmaug.core.progress import Progress
 from llmaug.core.stage import MANIFEST, REVISION, Context, fingerprint, map_parts, run_stage
 from llmaug.core.storage import Storage
-from llmaug.core.stored import read_note
+from llmaug.core.stored import notes_of_parts, read_note
 from llmaug.errors import UserError
 from llmaug.generate import stage as generate
 from llmaug.generate.part_answer import OutcomeFolders, keep
@@ -80,8 +80,8 @@ def _failures(context: Context) -> Counter[str]:
     """{reason: failed units} from the notes of the parts."""
     storage, folder = context.storage, _verdicts(context)
     found: Counter[str] = Counter()
-    for part in storage.parts(folder):
-        for name, number in read_note(storage, folder, part)["counts"].items():
+    for note in notes_of_parts(storage, folder, storage.parts(folder)).values():
+        for name, number in note["counts"].items():
             if name.startswith(f"{FAILED}."):
                 found[name.removeprefix(f"{FAILED}.")] += number
     return found

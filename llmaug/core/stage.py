@@ -32,7 +32,7 @@ from llmaug.core.model_sources import with_contents, without_places
 from llmaug.core.placing import Ask
 from llmaug.core.progress import MemoryMeter, Progress
 from llmaug.core.storage import Storage, digest
-from llmaug.core.stored import STARTED, read_note
+from llmaug.core.stored import STARTED, notes_of_parts
 from llmaug.errors import UserError, find_user_error
 
 REVISION = "_revision.json"
@@ -286,8 +286,7 @@ def map_parts(
 def total_counts(storage: Storage, folder: str) -> Counter[str]:
     """The counts in the notes of all finished parts of `folder`, added up, and `rows`."""
     total: Counter[str] = Counter()
-    for part in storage.parts(folder):
-        note = read_note(storage, folder, part)
+    for note in notes_of_parts(storage, folder, storage.parts(folder)).values():
         total.update({"rows": note["rows"], **note["counts"]})
     return total
 

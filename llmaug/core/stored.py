@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import (
     TYPE_CHECKING,
@@ -155,6 +157,14 @@ def need_record(storage: Objects, shape: Any, *names: str) -> Any:
 def read_note(storage: Objects, folder: str, part: str) -> Any:
     """The note of a finished part."""
     return need_record(storage, Note, folder, f"{part}.json")
+
+
+def notes_of_parts(storage: Objects, folder: str, parts: Sequence[str]) -> dict[str, Any]:
+    """{part: its note}, several at a time: twenty thousand, one after the other, are ten minutes
+    on S3."""
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda part: read_note(storage, folder, part), parts)
+        return dict(zip(parts, found, strict=True))
 
 
 def read_run(storage: Objects, run_id: str) -> Any:

@@ -22,7 +22,7 @@ from llmaug.core.model_files import fetch_model
 from llmaug.core.placing import Ask
 from llmaug.core.stage import Context, map_parts
 from llmaug.core.storage import Storage, digest
-from llmaug.core.stored import read_note
+from llmaug.core.stored import notes_of_parts
 from llmaug.errors import UserError
 
 TEXT = "text"  # folder of the vectors in that of the vocabulary
@@ -58,7 +58,7 @@ def write_vectors(context: Context, items: pa.Table) -> dict[str, Any]:
             "storage": storage, "folder": folder, "uri": uri, "model": model, "on_gpu": on_gpu
         },
     )  # fmt: skip
-    notes = [read_note(storage, f"{folder}/{TEXT}", part) for part in parts]
+    notes = notes_of_parts(storage, f"{folder}/{TEXT}", parts).values()
     context.progress.note(f"{counts['with_text']:,} of {items.num_rows:,} items have a text")
     return {
         "items_with_text": counts["with_text"],

@@ -28,7 +28,7 @@ from llmaug.config import NgramConfig
 from llmaug.core.formats import LANGUAGE_MODEL
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
-from llmaug.core.stored import read_note
+from llmaug.core.stored import notes_of_parts
 from llmaug.errors import UserError
 from llmaug.items.sequences import Sequences
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
@@ -209,7 +209,7 @@ def fit(context: Context) -> dict[str, Any]:
     folder = context.folder(f"lm/{lm.name}")
     vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
     totals = count_train(context, folder, vocabulary, lm.order)
-    parts = {part: read_note(storage, folder, part) for part in storage.parts(folder)}
+    parts = notes_of_parts(storage, folder, storage.parts(folder))
     notes = {
         "model": "ngram",
         "name": lm.name,
