@@ -17,7 +17,7 @@ from llmaug.arms.arms import AUGMENTED, NGRAM, chosen, needed_shards
 from llmaug.arms.baseline import baseline_config, of_baseline
 from llmaug.config import Config
 from llmaug.config.names import check_name, run_folder
-from llmaug.core.contents import check_stage
+from llmaug.core.contents import check_stage, read_manifest
 from llmaug.core.formats import RUN
 from llmaug.core.gpus import none_can_come, vllm_build, wanted
 from llmaug.core.lease import Lease
@@ -38,6 +38,7 @@ from llmaug.generate.engine_maker import engines, runs_vllm
 from llmaug.generate.vllm_arguments import check_engine_args
 from llmaug.ingest import split
 from llmaug.ingest import stage as ingest
+from llmaug.ingest.complete import wait_for_logs
 from llmaug.items import stage as vocabulary
 from llmaug.lm import adopt as lm_adopt
 from llmaug.lm import train as lm_train
@@ -102,10 +103,12 @@ def run(
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
     publishing: bool = True,
     verify: bool = False,
+    wait_s: float = 0.0,
 ) -> dict[str, Any]:
     """Run the job up to and with step `until`; finished stages are skipped, others resumed, and
     those whose files are missing or cut short made anew (with `verify`, whose bytes changed).
 
+    wait_s: how long to wait for logs of `ingest.complete_days` that have not come.
     `progress` makes the Progress from the function that puts its state to storage.
     Returns the manifests by stage name. Raises UserError for what the user can mend.
     """
@@ -128,6 +131,8 @@ def run(
              "until": until, "stages": [stage.name for stage in path]},
             folder, "run.json",
         )  # fmt: skip
+        if read_manifest(storage, context.folder(ingest.STAGE.name)) is None:
+            wait_for_logs(storage, config.ingest, wait_s, shown.note)
         return {stage.name: run_stage(stage, context) for stage in path}
 
 

@@ -18,6 +18,7 @@ from llmaug.cli import (
     doctor,
     evaluate,
     forecast,
+    gc,
     plan_cluster,
     publish,
     recommend,
@@ -27,7 +28,7 @@ from llmaug.cli import (
     status,
     tune,
 )
-from llmaug.cli.options import CONFIG, ENDPOINT, ROOT, RUN_ID
+from llmaug.cli.options import CONFIG, DATE, ENDPOINT, ROOT, RUN_ID, WAIT
 from llmaug.cli.schema import print_schema
 from llmaug.core.terminal import Terminal, emit
 from llmaug.errors import Interrupted, UserError
@@ -50,6 +51,7 @@ app.command()(tune.tune)
 app.command("retry-failed")(retry_failed.retry_failed)
 app.command()(evaluate.evaluate)
 app.command()(publish.publish)
+app.command()(gc.gc)
 app.command()(recommend.recommend)
 app.command()(score.score)
 app.command()(ab.ab)
@@ -77,8 +79,10 @@ def job(until: str, about: str | None) -> None:
         root: ROOT = None,
         endpoint_url: ENDPOINT = None,
         run_id: RUN_ID = None,
+        date: DATE = None,
+        wait: WAIT = "0m",
     ) -> None:
-        run.run_job(config, root, endpoint_url, run_id, until)
+        run.run_job(config, root, endpoint_url, run_id, until, date=date, wait=wait)
 
     script.__doc__ = about
     single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="markdown")

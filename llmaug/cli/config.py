@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmaug.cli.options import CONFIG
+from llmaug.cli.options import CONFIG, DATE, load
 from llmaug.core.terminal import emit, emit_json
 
 
@@ -16,13 +16,11 @@ def schema() -> None:
     emit_json(Config.model_json_schema())
 
 
-def check(config: CONFIG) -> None:
+def check(config: CONFIG, date: DATE = None) -> None:
     """Read a config and print it whole, defaults filled in.
 
     Example: `llmaug config check --config configs/demo.yaml`
     """
     import yaml
 
-    from llmaug.config import load_config
-
-    emit(yaml.safe_dump(load_config(config).model_dump(mode="json"), sort_keys=False))
+    emit(yaml.safe_dump(load(config, date).model_dump(mode="json"), sort_keys=False))

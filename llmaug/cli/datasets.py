@@ -19,7 +19,7 @@ def datasets(
 ) -> None:
     """Write a public data set, or made-up logs of a domain, as an ordinary customer's logs.
 
-    Examples: `llmaug datasets ml-100k --to demo/logs`, `llmaug datasets news --to news/logs`
+    Example: `llmaug datasets ml-100k --to demo/logs`, or `llmaug datasets news --to news/logs`
     """
     from llmaug.commands.datasets import write_ml_100k
     from llmaug.commands.made_up_logs import DOMAINS, write_made_up

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, RUN_ID, open_storage
+from llmaug.cli.options import (
+    AS_JSON,
+    CONFIG,
+    DATE,
+    ENDPOINT,
+    ROOT,
+    RUN_ID,
+    default_run_id,
+    load,
+    open_storage,
+)
 from llmaug.core.terminal import Terminal, emit_json
 
 
@@ -18,6 +28,7 @@ def forecast(
     probe_units: Annotated[
         int | None, typer.Option(min=8, help="Units to try; default: 2 x generate.max_num_seqs.")
     ] = None,
+    date: DATE = None,
     as_json: AS_JSON = False,
 ) -> None:
     """What generation will cost: units, tokens, engine hours, accepted outcomes.
@@ -29,16 +40,16 @@ def forecast(
     """
     from llmaug.cli.summary import forecast_table
     from llmaug.commands.forecast import forecast as predict
-    from llmaug.config import load_config
     from llmaug.core.cluster import disconnect
     from llmaug.core.progress import Progress
 
-    parsed = load_config(config)
+    parsed = load(config, date)
+    run_id = run_id or default_run_id(parsed, date)
     storage = open_storage(parsed, root, endpoint_url)
     console = Terminal(stderr=True)
     try:
         predicted = predict(
-            parsed, storage, parsed.name if run_id is None else run_id, probe_units,
+            parsed, storage, run_id, probe_units,
             lambda publish: Progress(console, publish),
         )  # fmt: skip
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,17 @@ ENDPOINT = Annotated[
 ]
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 CONFIG = Annotated[Path, typer.Option("--config", "-c", help="YAML config.", show_default=False)]
-RUN_ID = Annotated[str | None, typer.Option(help="Run folder; default: the config's name.")]
+DATE = Annotated[
+    str | None,
+    typer.Option(help="Day for {date} in the config: 2026-01-31, today or yesterday (UTC)."),
+]
+WAIT = Annotated[
+    str,
+    typer.Option(help="Wait for logs that are not all there (ingest.complete_days): 90s, 30m, 2h."),
+]
+RUN_ID = Annotated[
+    str | None, typer.Option(help="Run folder; default: the config's name, or the day of --date.")
+]
 VERIFY = Annotated[
     bool,
     typer.Option("--verify", help="Check the digests of what is there too: reads every file."),
@@ -32,6 +43,32 @@ COLUMNS = Annotated[
 ]
 UNIT = Annotated[str | None, typer.Option(help="Unit of times that are numbers: s, ms, us or ns.")]
 DEFAULT_ROOT = "demo"
+
+
+def load(path: Path, date: str | None) -> Config:
+    """The config for the day that `--date` names."""
+    from llmaug.config import load_config
+    from llmaug.config.dates import day_of
+
+    return load_config(path, day_of(date) if date else None)
+
+
+def seconds_of(wait: str) -> float:
+    """Of 90s, 30m or 2h. Raises UserError for anything else."""
+    from llmaug.errors import UserError
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", wait.strip())
+    if not found:
+        raise UserError(f"--wait {wait}: a time such as 90s, 30m or 2h is expected")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def default_run_id(config: Config, date: str | None) -> str:
+    """The day where there is one and the config's name does not say it, else the name."""
+    from llmaug.config.dates import day_of
+
+    day = day_of(date).isoformat() if date else ""
+    return config.name if day in config.name else day
 
 
 def open_storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:

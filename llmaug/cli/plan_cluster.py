@@ -8,7 +8,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, RUN_ID, open_storage
+from llmaug.cli.options import (
+    AS_JSON,
+    CONFIG,
+    DATE,
+    ENDPOINT,
+    ROOT,
+    RUN_ID,
+    default_run_id,
+    load,
+    open_storage,
+)
 from llmaug.core.terminal import Terminal, emit_json
 from llmaug.errors import UserError
 
@@ -26,6 +36,7 @@ def plan_cluster(
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
     run_id: RUN_ID = None,
+    date: DATE = None,
     as_json: AS_JSON = False,
 ) -> None:
     """What each stage will ask a cluster for, before one is started or paid.
@@ -41,13 +52,14 @@ def plan_cluster(
     Example, of a cluster that runs: `RAY_ADDRESS=10.0.0.1:6379 llmaug plan-cluster -c my.yaml`
     """
     from llmaug.commands.plan_cluster import plan_cluster as plan
-    from llmaug.config import load_config
     from llmaug.core.cluster import disconnect
 
-    parsed = load_config(config)
+    parsed = load(config, date)
     storage = open_storage(parsed, root, endpoint_url)
     try:
-        found = plan(parsed, storage, parsed.name if run_id is None else run_id, cluster)
+        found = plan(
+            parsed, storage, default_run_id(parsed, date) if run_id is None else run_id, cluster
+        )
     finally:
         disconnect()
     if as_json:

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, RUN_ID, VERIFY, open_storage
+from llmaug.cli.options import (
+    AS_JSON,
+    CONFIG,
+    DATE,
+    ENDPOINT,
+    ROOT,
+    RUN_ID,
+    VERIFY,
+    WAIT,
+    default_run_id,
+    load,
+    open_storage,
+    seconds_of,
+)
 from llmaug.core.terminal import Terminal, emit_json
 from llmaug.errors import Interrupted
 
@@ -17,6 +30,8 @@ def run(
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
     run_id: RUN_ID = None,
+    date: DATE = None,
+    wait: WAIT = "0m",
     until: Annotated[
         str, typer.Option(help="Last step to run, e.g. `split` or `train`.")
     ] = "report",
@@ -25,9 +40,10 @@ def run(
 ) -> None:
     """Run the job, or what is left of it; what is missing or damaged is made anew.
 
-    Example: `llmaug run --config configs/demo.yaml --root demo --until split`
+    Example: `llmaug run --config configs/demo.yaml --root demo --until split`, or every night
+    `llmaug run --config shop.yaml --date yesterday --wait 2h`
     """
-    run_job(config, root, endpoint_url, run_id, until, as_json, verify)
+    run_job(config, root, endpoint_url, run_id, until, as_json, verify, date, wait)
 
 
 def run_job(
@@ -38,23 +54,24 @@ def run_job(
     until: str,
     as_json: bool = False,
     verify: bool = False,
+    date: str | None = None,
+    wait: str = "0m",
 ) -> dict[str, Any]:
     """What `llmaug run` and the scripts in jobs/ do: run, and print what came out."""
     from llmaug import pipeline
-    from llmaug.config import load_config
     from llmaug.config.names import check_name
     from llmaug.core.cluster import disconnect
     from llmaug.core.progress import Progress
     from llmaug.report import stage as report
 
-    config = load_config(config_path)
+    config = load(config_path, date)
     storage = open_storage(config, root, endpoint_url)
-    run_id = config.name if run_id is None else check_name(run_id, "--run-id")
+    run_id = default_run_id(config, date) if run_id is None else check_name(run_id, "--run-id")
     console = Terminal(stderr=True)
     try:
         manifests = pipeline.run(
             config, storage, run_id, until, lambda publish: Progress(console, publish),
-            verify=verify,
+            verify=verify, wait_s=seconds_of(wait),
         )  # fmt: skip
     except KeyboardInterrupt as stop:  # typer would say no more than "Aborted."
         raise Interrupted(

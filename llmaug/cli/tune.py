@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmaug.cli.options import AS_JSON, CONFIG, ENDPOINT, ROOT, open_storage
+from llmaug.cli.options import AS_JSON, CONFIG, DATE, ENDPOINT, ROOT, load, open_storage
 from llmaug.core.terminal import Terminal, emit_json
 from llmaug.errors import Interrupted
 
@@ -27,6 +27,7 @@ def tune(
     ] = None,
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
+    date: DATE = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Choose arm and recipe on the validation events, and write the config of the best.
@@ -41,7 +42,6 @@ def tune(
     from llmaug.commands.tune import FOLDER
     from llmaug.commands.tune import tune as choose
     from llmaug.commands.tune_candidates import from_file
-    from llmaug.config import load_config
     from llmaug.core.cluster import disconnect
     from llmaug.core.progress import Progress
 
@@ -51,7 +51,7 @@ def tune(
         def _line(self, stage: str, *words: str | tuple[str, str]) -> None:
             pass
 
-    parsed = load_config(config)
+    parsed = load(config, date)
     place = result.place_of(to, config)
     candidates = from_file(recipes, parsed) if recipes else None
     storage = open_storage(parsed, root, endpoint_url)

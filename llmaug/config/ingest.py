@@ -110,6 +110,12 @@ class IngestConfig(FilesConfig):
     """First day (UTC) to read."""
     end: date | None = None
     """Last day (UTC) to read, inclusive."""
+    complete_days: int = Field(default=0, ge=0, le=366)
+    """Begin only when so many days up to `end` are there, each a folder of `date_partition`; 0:
+    with what is there. `--wait 2h` waits for them."""
+    complete_share: float = Field(default=0.5, ge=0, le=1)
+    """A day with less than this share of the bytes of the same weekday a week before is not all
+    there."""
     earliest: datetime = datetime.fromisoformat("1990-01-01T00:00:00+00:00")
     """Timestamps before this are quarantined: most often a wrong unit."""
     max_events_per_day: int | None = Field(default=2000, ge=1)
@@ -139,6 +145,15 @@ class IngestConfig(FilesConfig):
                     f"ingest.columns.{name}: null is for {', '.join(sorted(optional))}; events "
                     "without a time need ingest.order: line"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _days_that_can_be_counted(self) -> IngestConfig:
+        if self.complete_days and (self.end is None or self.date_partition is None):
+            raise ValueError(
+                "ingest.complete_days counts folders of days up to ingest.end: set ingest.end "
+                '(such as "{date}") and ingest.date_partition'
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,12 +5,14 @@ A mistake is an error that names file and field, with the likely key.
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ValidationError, model_validator
 
 from llmaug.config.base import Name, Section
+from llmaug.config.dates import dated
 from llmaug.config.evaluate import EvaluateConfig, GateConfig
 from llmaug.config.file import read_config_file, unusable_texts
 from llmaug.config.filters import FiltersConfig, MergeConfig
@@ -185,12 +187,12 @@ class Config(Section):
 _MAX_MISTAKES = 20  # are told at once
 
 
-def load_config(path: str | Path) -> Config:
-    """Read a YAML config, its `base` first.
+def load_config(path: str | Path, day: date | None = None) -> Config:
+    """Read a YAML config, its `base` first, and `{date}` in it as `day`.
 
     Raises UserError naming the file, the field and, for an unknown key, the likely one.
     """
-    return parse_config(read_config_file(Path(path)), str(path))
+    return parse_config(dated(read_config_file(Path(path)), day, str(path)), str(path))
 
 
 def parse_config(raw: dict[str, Any], where: str = "config") -> Config:
