@@ -22,7 +22,7 @@ from llmaug.cli.options import (
     seconds_of,
 )
 from llmaug.core.terminal import Terminal, emit_json
-from llmaug.errors import Interrupted
+from llmaug.errors import Interrupted, UserError
 
 
 def run(
@@ -59,6 +59,7 @@ def run_job(
 ) -> dict[str, Any]:
     """What `llmaug run` and the scripts in jobs/ do: run, and print what came out."""
     from llmaug import pipeline
+    from llmaug.commands.notify import message, notify
     from llmaug.config.names import check_name
     from llmaug.core.cluster import disconnect
     from llmaug.core.progress import Progress
@@ -68,6 +69,15 @@ def run_job(
     storage = open_storage(config, root, endpoint_url)
     run_id = default_run_id(config, date) if run_id is None else check_name(run_id, "--run-id")
     console = Terminal(stderr=True)
+
+    def tell(error: str | None = None) -> None:
+        if manifests and all(manifest["skipped"] for manifest in manifests.values()):
+            return
+        metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
+        told = message(run_id, manifests, metrics, error)
+        notify(config.notify, told, lambda text: console.print(text, soft_wrap=True))
+
+    manifests: dict[str, Any] = {}
     try:
         manifests = pipeline.run(
             config, storage, run_id, until, lambda publish: Progress(console, publish),
@@ -77,8 +87,12 @@ def run_job(
         raise Interrupted(
             "stopped: what is finished is kept; run the same command again to go on"
         ) from stop
+    except Exception as error:  # only what was written to be read leaves the house
+        tell(error.message if isinstance(error, UserError) else type(error).__name__)
+        raise
     finally:
         disconnect()
+    tell()
     metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
     if as_json:
         emit_json(metrics or {name: m["counts"] for name, m in manifests.items()})

@@ -20,6 +20,7 @@ from llmaug.config.generate import BudgetConfig, GenerateConfig
 from llmaug.config.ingest import IngestConfig
 from llmaug.config.kinds import name_of, unknown_key
 from llmaug.config.lm import BEHAVIOUR_MODELS, CausalConfig, LmConfig
+from llmaug.config.notify import NotifyConfig
 from llmaug.config.plan import (
     STRATEGIES,
     ChooseConfig,
@@ -58,6 +59,7 @@ class Config(Section):
     gate: GateConfig = GateConfig()
     publish: PublishConfig = PublishConfig()
     recommend: RecommendConfig = RecommendConfig()
+    notify: NotifyConfig = NotifyConfig()
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="before")
