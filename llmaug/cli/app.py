@@ -19,6 +19,7 @@ from llmaug.cli import (
     evaluate,
     forecast,
     gc,
+    jobs,
     plan_cluster,
     publish,
     recommend,
@@ -44,7 +45,10 @@ app.add_typer(config_app, name="config")
 app.command("schema")(print_schema)
 
 app.command()(run.run)
+app.command()(jobs.submit)
 app.command()(status.status)
+app.command()(jobs.logs)
+app.command()(jobs.stop)
 app.command()(forecast.forecast)
 app.command("plan-cluster")(plan_cluster.plan_cluster)
 app.command()(tune.tune)
