@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from llmaug.errors import UserError
 EXCLUDES = [".git", ".venv", "demo", "site", "**/__pycache__", "*.parquet", "*.safetensors"]
 """What of a working folder is no code and no config."""
 _RUNNING = ("PENDING", "RUNNING")
+_LATER = "try again later"  # what a cluster says that is just coming up
+_TRIES, _PAUSE_S = 12, 5.0
 
 
 class Jobs(Protocol):
@@ -68,7 +71,13 @@ def command(config: Path, folder: Path, root: str, run_id: str, options: Sequenc
     return shlex.join([*words, "--root", root, "--run-id", run_id, *options])
 
 
-def submit(jobs: Jobs, run_id: str, entrypoint: str, folder: Path) -> bool:
+def submit(
+    jobs: Jobs,
+    run_id: str,
+    entrypoint: str,
+    folder: Path,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
     """Hand the job of a run in, unless it is running: True where it was, False where one joins.
 
     A job that ended is replaced: the run goes on where it was. Raises UserError when the cluster
@@ -80,13 +89,18 @@ def submit(jobs: Jobs, run_id: str, entrypoint: str, folder: Path) -> bool:
     if state is not None:
         jobs.delete_job(name)  # an id is for one job
     environment = {"working_dir": str(folder.resolve()), "excludes": EXCLUDES}
-    try:
-        jobs.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=environment)
-    except (RuntimeError, ValueError, OSError) as error:
-        if _state(jobs, name) in _RUNNING:  # somebody was quicker
-            return False
-        raise UserError(f"the cluster did not take the job: {error}") from error
-    return True
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            jobs.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=environment)
+            return True
+        except (RuntimeError, ValueError, OSError) as error:
+            if _state(jobs, name) in _RUNNING:  # somebody was quicker
+                return False
+            if tries == _TRIES or _LATER not in str(error):
+                raise UserError(f"the cluster did not take the job: {error}") from error
+        sleep(_PAUSE_S)
 
 
 def follow(jobs: Jobs, run_id: str, write: Callable[[str], None]) -> int:

@@ -12,9 +12,12 @@ import unicodedata
 
 from llmaug.errors import UserError
 
-RUNS, PUBLISHED = "runs", "published"
-_TAKEN = (RUNS, PUBLISHED, "outcomes_cache", "models", "datasets", "logs")
-"""Folders of the root that llmaug, or its own examples, put other things into."""
+RUNS, PUBLISHED, LOGS = "runs", "published", "logs"
+WRITTEN = (RUNS, PUBLISHED, "outcomes_cache", "models", "datasets", "tune")
+"""Folders of the root that llmaug writes to: a job needs rights on these, and no others (lists of
+`llmaug recommend --to` go where one says)."""
+_TAKEN = (*WRITTEN, LOGS)
+"""Those that nothing else may be put into."""
 _MAX_CHARACTERS = 128
 _MAX_BYTES = 200  # disks take 255 of a file name, and a version has a digest behind its run
 

@@ -23,10 +23,13 @@ class Cluster:
         self.jobs: dict[str, str] = {}
         self.submitted: list[dict[str, Any]] = []
         self._ends, self._code = ends, code
-        self.thief = False
+        self.thief, self.coming_up = False, 0
 
     def submit_job(self, **asked: Any) -> str:
         name = asked["submission_id"]
+        if self.coming_up:
+            self.coming_up -= 1
+            raise RuntimeError("status code 500: No available agent, please try again later.")
         if self.thief:  # another machine submits the same at the same moment
             self.jobs[name] = "PENDING"
         if name in self.jobs:
@@ -84,6 +87,17 @@ def test_of_two_at_the_same_moment_one_joins(tmp_path: Path) -> None:
     cluster = Cluster()
     cluster.thief = True
     assert not submit(cluster, RUN, "run", tmp_path)
+
+
+def test_a_cluster_that_is_coming_up_is_waited_for(tmp_path: Path) -> None:
+    cluster, waited = Cluster(), list[float]()
+    cluster.coming_up = 3
+    assert submit(cluster, RUN, "run", tmp_path, waited.append)
+    assert len(waited) == 3
+    cluster = Cluster()
+    cluster.coming_up = 99
+    with pytest.raises(UserError, match="did not take the job: .*try again later"):
+        submit(cluster, RUN, "run", tmp_path, waited.append)
 
 
 @pytest.mark.parametrize("ended", ["SUCCEEDED", "FAILED", "STOPPED"])

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from llmaug import __version__
+from llmaug.config.names import WRITTEN
+from scripts.s3_policy import policy
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,20 +96,13 @@ def test_pods_are_not_root_and_use_the_service_account(rayjob: dict[str, Any]) -
 
 
 def test_policy_writes_only_what_runs_make() -> None:
-    policy = json.loads((ROOT / "infra" / "s3-policy.json").read_text())
-    rights: dict[str, set[str]] = {}
-    for statement in policy["Statement"]:
-        assert statement["Effect"] == "Allow"
-        actions, places = statement["Action"], statement["Resource"]
-        actions = [actions] if isinstance(actions, str) else actions
-        for place in [places] if isinstance(places, str) else places:
-            rights.setdefault(place.split(":::example-bucket")[1], set()).update(actions)
-    assert rights.pop("") == {"s3:ListBucket"}
-    assert rights.pop("/llmaug/logs/*") == {"s3:GetObject"}
-    assert set(rights) == {f"/llmaug/{name}/*" for name in ("runs", "published", "outcomes_cache")}
-    for actions in rights.values():
-        assert {"s3:GetObject", "s3:PutObject", "s3:DeleteObject"} <= actions
-        assert not any("*" in action for action in actions)
+    """tests/whole/test_end_to_end.py compares the same list with what a night leaves on S3."""
+    stored = json.loads((ROOT / "infra" / "s3-policy.json").read_text())
+    assert stored == policy("example-bucket/llmaug"), "python scripts/s3_policy.py renews it"
+    *reading, writing = stored["Statement"]
+    assert {each["Action"] for each in reading} == {"s3:ListBucket", "s3:GetObject"}
+    assert not any("*" in action for action in writing["Action"])
+    assert {place.split("/")[-2] for place in writing["Resource"]} == set(WRITTEN)
 
 
 def test_every_call_to_a_cluster_of_machines_needs_a_token(cluster: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from llmaug import pipeline
 from llmaug.commands.recommend_all import recommend_all
 from llmaug.config import parse_config
+from llmaug.config.names import LOGS, WRITTEN
 from llmaug.core.storage import Storage
 from llmaug.publish.recommend import for_user, score_pairs
 from llmaug.report.stage import load_metrics
@@ -90,6 +91,9 @@ def test_a_killed_job_goes_on_from_s3_and_leaks_no_secret(
     texts = [done.stdout, done.stderr, *(storage.fs.cat_file(name).decode() for name in names)]
     assert len(texts) > 20
     assert not any(SECRET_KEY in text for text in texts)
+
+    # infra/s3-policy.json gives rights on these, and on no others.
+    assert {name.split("/")[0] for name in storage.sizes()} <= {*WRITTEN, LOGS}
 
 
 def test_every_unit_has_exactly_one_outcome(storage: Storage) -> None:
