@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -179,7 +180,7 @@ def _catalogue(
     for item, own in enumerate(topic):
         name = names[own]
         words = rng.choice(domain.topics[name], 2, replace=False)
-        row = {
+        row: dict[str, Any] = {
             "item_id": f"item{item}",
             "title": f"{words[0].capitalize()} {words[1]} {name} {rng.choice(domain.what)}",
             "tags": [f"topic:{name}"],

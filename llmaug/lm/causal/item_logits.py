@@ -139,7 +139,7 @@ class _Items:
 
     def _follow(self, request: _Request, token: int) -> None:
         """A token of the prompt or of the answer: what was gone before it came cannot follow."""
-        assert self._lives is not None
+        assert self._lives is not None and self._ends is not None
         begin, _ = self._lives.span(token)
         if begin > request.now:
             request.now = begin
