@@ -48,6 +48,8 @@ class Cluster:
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
+        # Else all machines, being one, want the same port of their agents, who start the jobs.
+        command.append(f"--dashboard-agent-listen-port={_free_ports(1)[0]}")
         return subprocess.Popen(
             [*command, "--disable-usage-stats", "--object-store-memory=80000000"], env=self._env,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
