@@ -51,6 +51,7 @@ CUT = {
     "llmaug.core.progress": "shows",
     "llmaug.core.refusals": "words of refusals",
     "llmaug.core.s3": "how bytes travel",
+    "llmaug.ingest.complete": "when a run begins, not what it makes",
     "llmaug.core.shared": "where an object lies, not which",
     "llmaug.core.source_digests": "what is done again, not how",
     "llmaug.core.stage": "what is done again, and spreads the parts",

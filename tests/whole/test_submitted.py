@@ -35,7 +35,10 @@ class Cluster:
 
     def __init__(self, folder: str) -> None:
         port, self._dashboard, client = _free_ports(3)
-        self._env = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # jobs run `python`
+        self._env = {
+            **os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), "PATH": path,
+        }  # fmt: skip
         head = [
             "--head", f"--port={port}", "--num-cpus=0", f"--temp-dir={folder}",
             f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={client}",
