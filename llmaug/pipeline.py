@@ -39,6 +39,7 @@ from llmaug.generate.vllm_arguments import check_engine_args
 from llmaug.ingest import split
 from llmaug.ingest import stage as ingest
 from llmaug.ingest.complete import wait_for_logs
+from llmaug.ingest.people import check_key
 from llmaug.items import stage as vocabulary
 from llmaug.lm import adopt as lm_adopt
 from llmaug.lm import train as lm_train
@@ -119,6 +120,7 @@ def run(
     run_id, folder = check_name(run_id, "run id"), run_folder(run_id)
     if "vocabulary" in wanted:
         check_packages(config, storage)  # before hours of ingest
+    check_key(config)
     check_engines(config, path)
     _refuse_others(storage, folder)
     put = _Throttled(lambda state: storage.write_json(state, folder, "progress.json"))

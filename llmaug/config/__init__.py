@@ -49,7 +49,7 @@ from llmaug.config.plan import (
     StrategyConfig,
     SubstituteConfig,
 )
-from llmaug.config.privacy import PrivacyConfig
+from llmaug.config.privacy import PrivacyConfig, PseudonymsConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
@@ -112,6 +112,7 @@ __all__ = [
     "PopularityConfig",
     "PrefixConfig",
     "PrivacyConfig",
+    "PseudonymsConfig",
     "PublishConfig",
     "Ability",
     "RECOMMENDERS",

@@ -7,10 +7,24 @@ from pydantic import Field
 from llmaug.config.base import Section
 
 
+class PseudonymsConfig(Section):
+    """User ids become keyed digests when the logs are read, before anything else sees them."""
+
+    key_env: str = Field(default="LLMAUG_PSEUDONYM_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable with the key, of the machine that the command runs on (at least 16
+    bytes; `openssl rand -hex 32` makes one). Another key gives other pseudonyms, and everything
+    is made anew. Manifests have a digest of it, the key id."""
+    keep_mapping: bool = True
+    """Keep in `ingest/pseudonyms/` which id is behind which pseudonym. Nothing reads it but
+    `llmaug forget`, where the key is gone: restrict who may read it, or delete it."""
+
+
 class PrivacyConfig(Section):
     """What of a training history identifies its user, for the filters and the audit alike: a run
     of `run_len` events that fewer than `min_run_users` real users have (k-anonymity of runs)."""
 
+    pseudonyms: PseudonymsConfig | None = None
+    """Pseudonyms in place of user ids, in events and in the users table. None: ids stay."""
     run_len: int = Field(default=5, ge=2, le=32)
     """Events of a run, in their order. The filter `copied` looks at runs of this length, too."""
     min_run_users: int = Field(default=5, ge=2, le=1000)

@@ -22,7 +22,8 @@ Files = dict[str, dict[str, Any]]
 
 # Sub-folders that matter only until the stage is done; so do files beside the manifest that
 # begin with "_".
-ASIDE = ("_attempts", "_cache", "_kept", "_leaks", "_retry", "_train")
+PSEUDONYMS = "pseudonyms"  # of users, below `ingest`: may be deleted at any time
+ASIDE = ("_attempts", "_cache", "_kept", "_leaks", "_retry", "_train", PSEUDONYMS)
 _DAMAGED = -1  # in place of the bytes of what should be JSON
 
 T = TypeVar("T")

@@ -27,6 +27,7 @@ from llmaug.ingest.columns import text_column
 from llmaug.ingest.item_fields import BAD, FIELDS, plain_values
 from llmaug.ingest.layout import Layout, Piece, Refused
 from llmaug.ingest.ledger import check_sums, judge_quarantine
+from llmaug.ingest.people import EVERYBODY, People, without_people
 from llmaug.ingest.readers import check_columns, read_pieces
 
 ITEM_COLUMNS = ("item_id", *FIELDS)
@@ -42,6 +43,7 @@ class SideTable:
     rows_read: int = 0
     refused: list[tuple[str, Refused]] = field(default_factory=list)  # with the file's name
     num_repeated: int = 0  # rows that say again what an earlier one said
+    num_forgotten: int = 0  # rows of users who asked to be
     emptied: Counter[str] = field(default_factory=Counter)  # fields: rows that are null there
 
     @property
@@ -82,7 +84,12 @@ def read_items(storage: Storage, config: IngestConfig, note: Callable[[str], Non
     return _read(storage, config, table, side, schema.ITEM, "item_id", wanted, typed, note)
 
 
-def read_users(storage: Storage, config: IngestConfig, note: Callable[[str], None]) -> SideTable:
+def read_users(
+    storage: Storage,
+    config: IngestConfig,
+    note: Callable[[str], None],
+    people: People = EVERYBODY,
+) -> SideTable:
     """The users table: every column but the id is an attribute, as text."""
     side = SideTable("users", schema.empty(schema.USER))
     table = config.users
@@ -105,7 +112,25 @@ def read_users(storage: Storage, config: IngestConfig, note: Callable[[str], Non
         ] or [[]] * len(piece.rows)
         return pa.table({"attributes": pa.array(maps, schema.USER.field("attributes").type)})
 
-    return _read(storage, config, table, side, schema.USER, "user_id", None, typed, note)
+    _read(storage, config, table, side, schema.USER, "user_id", None, typed, note)
+    return _with_people(side, people)
+
+
+def _with_people(side: SideTable, people: People) -> SideTable:
+    """The users under their ids of tonight, less those who are forgotten."""
+    forgotten = people.forgotten.mask(side.rows["user_id"].combine_chunks())
+    side.num_forgotten = int(forgotten.sum())
+    kept = side.rows.filter(pa.array(~forgotten))
+    if people.pseudonyms:
+        rows = kept.to_pylist()
+        attributes = [  # an id that stands in a column more is no attribute
+            [pair for pair in row["attributes"] or () if pair[1] != row["user_id"]] for row in rows
+        ]
+        own = pa.array(attributes, schema.USER.field("attributes").type)
+        kept = pa.table([people.called(kept["user_id"]), own], schema=kept.schema)
+        side.refused = [(file, *without_people([row], people)) for file, row in side.refused]
+    side.rows = kept
+    return side
 
 
 def write_side_table(
@@ -117,7 +142,11 @@ def write_side_table(
     if survivors is not None:
         kept = kept.filter(pc.is_in(kept[0], survivors))
     lost = {f"quarantined.{reason}": n for reason, n in sorted(side.reasons().items())}
-    dropped = {"duplicate": side.num_repeated, "k_core": side.rows.num_rows - kept.num_rows}
+    dropped = {
+        "duplicate": side.num_repeated,
+        "k_core": side.rows.num_rows - kept.num_rows,
+        "forgotten": side.num_forgotten,
+    }
     lost |= {f"dropped.{rule}": n for rule, n in dropped.items() if n}
     check_sums(side.where, side.rows_read, kept.num_rows, lost)
     emptied = {f"bad_{name}": n for name, n in sorted(side.emptied.items())}

@@ -29,6 +29,7 @@ from llmaug.ingest.cleaning import float_twins
 from llmaug.ingest.counts import IngestCounts
 from llmaug.ingest.kcore import core_items, finish_part, survivors
 from llmaug.ingest.ledger import below, check_sums, judge_quarantine, note_oddities, one_of_each
+from llmaug.ingest.people import PSEUDONYMS, People, read_people
 from llmaug.ingest.readers import check_columns
 from llmaug.ingest.side_tables import (
     SideTable,
@@ -50,6 +51,7 @@ def run(context: Context) -> dict[str, Any]:
     from llmaug.core.cluster import connect
 
     config, storage, folder = context.config.ingest, context.storage, context.folder("ingest")
+    people = read_people(context)
     clean = f"{folder}/clean"
     sources = _sources(context)
     num_parts = config.num_parts or max(4, math.ceil(sum(s.size for s in sources) / PART_BYTES))
@@ -57,10 +59,10 @@ def run(context: Context) -> dict[str, Any]:
     place = resolve_uri(config.path, storage, "ingest.path")
     check_columns(place, sources, events_layout(config))
     _forget_killed_run(storage, folder)
-    items, users = _side_tables(context)
+    items, users = _side_tables(context, people)
     connect(context.config.ray)
 
-    clean_parts(context, sources, parts)
+    clean_parts(context, sources, parts, people)
     counts = total_counts(storage, clean)
     _check_quarantine(context, counts)
     num_items = core_items(context, clean, parts)
@@ -81,11 +83,11 @@ def run(context: Context) -> dict[str, Any]:
     return IngestCounts.keeps(ledger)
 
 
-def _side_tables(context: Context) -> tuple[SideTable, SideTable]:
+def _side_tables(context: Context, people: People) -> tuple[SideTable, SideTable]:
     """The items and users tables: before the logs, which take longer."""
     config, storage, folder = context.config.ingest, context.storage, context.folder("ingest")
     note, place = context.progress.note, storage.uri(folder, "quarantine")
-    tables = read_items(storage, config, note), read_users(storage, config, note)
+    tables = read_items(storage, config, note), read_users(storage, config, note, people)
     for table in tables:
         write_refused(storage, folder, table)
         judge(table, config.max_quarantined, place, note)
@@ -115,7 +117,9 @@ def _uri(context: Context) -> str:
 
 
 def _outside(context: Context) -> dict[str, Any]:
-    """Digest of all source files: names, sizes and what they hold."""
+    """Digest of all source files: names, sizes and what they hold; and who goes by which id, or
+    is left out."""
+    people = read_people(context)
     config, storage = context.config.ingest, context.storage
     listed = {"events": (resolve_uri(config.path, storage, "ingest.path"), _sources(context))}
     for name, table in (("items", config.items), ("users", config.users)):
@@ -124,7 +128,7 @@ def _outside(context: Context) -> dict[str, Any]:
             listed[name] = (place, list_sources(place, f"ingest.{name}.path"))
     memory, note = (run_folder(context.run_id), "source_digests.json"), context.progress.note
     found = {name: identities(storage, memory, *of, note) for name, of in listed.items()}
-    return {"num_files": sum(map(len, found.values())), "digest": digest(found)}
+    return {"num_files": sum(map(len, found.values())), "digest": digest(found), **people.identity}
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -134,7 +138,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _forget_killed_run(storage: Storage, folder: str) -> None:
-    for name in ("clean", "quarantine", "items", "users"):
+    for name in ("clean", "quarantine", "items", "users", PSEUDONYMS):
         storage.delete(folder, name)
     for name in storage.names(folder):
         if name.startswith("part-"):

@@ -23,6 +23,7 @@ from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.ingest.cleaning import EVENT_COLUMNS, clean_piece, clean_users, float_twins, id_hash
 from llmaug.ingest.layout import Layout, Piece
+from llmaug.ingest.people import MAPPED, People, mapping_of, without_people, write_mapping
 from llmaug.ingest.readers import count_rows, read_pieces
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ MAX_BLOCKS = 2_000  # more files than this share tasks
 TWIN = "twin"
 
 # What goes through the shuffle: events (reason null), quarantined rows (reason), counts of rows
-# that were dropped already (reason and count), so that retried tasks count once, and for each
-# user called 1.0 the question whether the part where a user 1 belongs has one (TWIN).
+# that were dropped already (reason and count), so that retried tasks count once, for each
+# user called 1.0 the question whether the part where a user 1 belongs has one (TWIN), and for each
+# pseudonym the id behind it (MAPPED).
 SHUFFLED = pa.schema(
     {
         "part": pa.int32(),
@@ -58,7 +60,7 @@ def events_layout(config: IngestConfig) -> Layout:
     return Layout("ingest", config, required, wanted)
 
 
-def clean_parts(context: Context, sources: list[Source], parts: list[str]) -> None:
+def clean_parts(context: Context, sources: list[Source], parts: list[str], people: People) -> None:
     """Write `ingest/clean` and `ingest/quarantine`, each with all of `parts`; the counts of
     rows read, quarantined and dropped stand in the notes of the clean parts."""
     import ray.data
@@ -77,7 +79,7 @@ def clean_parts(context: Context, sources: list[Source], parts: list[str]) -> No
     context.progress.note(f"{len(sources):,} files, {num_bytes / 2**20:,.1f} MiB")
     read = partial(
         _read_files, place=place, layout=layout, config=config, num_parts=len(parts),
-        now=datetime.now(UTC),
+        now=datetime.now(UTC), people=people,
     )  # fmt: skip
     write = partial(_write_group, storage=storage, folder=folder, config=config)
     written = (
@@ -122,6 +124,7 @@ def _read_files(
     config: IngestConfig,
     num_parts: int,
     now: datetime,
+    people: People,
 ) -> Iterator[pa.Table]:
     """Rows of the files in `batch`, as SHUFFLED tables of one Piece each."""
     for task in batch.to_pylist():
@@ -129,7 +132,7 @@ def _read_files(
         num_rows = 0
         for piece in read_pieces(place, source, layout):
             num_rows += len(piece.rows) + len(piece.refused)
-            yield _shuffled(piece, source, config, num_parts, now, task["first_line"])
+            yield _shuffled(piece, source, config, num_parts, now, task["first_line"], people)
         if not num_rows:
             yield _counted(source, num_parts, {"empty_files": 1})
 
@@ -141,17 +144,24 @@ def _shuffled(
     num_parts: int,
     now: datetime,
     first_line: int,
+    people: People,
 ) -> pa.Table:
     cleaned = clean_piece(piece, config, source.name, now, first_line)
-    events = cleaned.events
+    forgotten = people.forgotten.mask(cleaned.events["user_id"].combine_chunks())
+    events = cleaned.events.filter(pa.array(~forgotten))
     hashes = id_hash(events["user_id"].combine_chunks())
     sampled = hashes / 2.0**64 < config.sample_users
     if config.sample_users == 1:
         sampled[:] = True  # the largest hashes round to 1
     events = events.filter(pa.array(sampled))
-    events = events.append_column(
-        "part", pa.array((hashes[sampled] % np.uint64(num_parts)).astype(np.int32))
-    ).append_column("source", pa.repeat(pa.scalar(source.number, pa.int32()), events.num_rows))
+    twins = people.called(float_twins(events["user_id"]))
+    ids = events["user_id"].combine_chunks()
+    names = people.called(ids)
+    events = (
+        events.set_column(events.column_names.index("user_id"), "user_id", names)
+        .append_column("part", _parts_of(names, num_parts))
+        .append_column("source", pa.repeat(pa.scalar(source.number, pa.int32()), events.num_rows))
+    )
     refused = pa.Table.from_pylist(
         [
             {
@@ -159,27 +169,38 @@ def _shuffled(
                 "file": source.name,
                 **refused._asdict(),
             }
-            for refused in cleaned.refused
+            for refused in without_people(cleaned.refused, people)
         ],
         pa.schema([SHUFFLED.field(name) for name in ("part", "file", "row", "reason", "detail")]),
     )
     counts = {
         "rows_read": len(piece.rows) + len(piece.refused),
         "dropped.out_of_range_date": cleaned.num_out_of_range_date,
+        "dropped.forgotten": int(forgotten.sum()),
         "dropped.sampled_out": int((~sampled).sum()),
         **{f"found.{name}": 1 for name in piece.table.column_names},
         **{f"noted.{name}": count for name, count in cleaned.noted.items()},
     }
     rows = [_conform(events), _conform(refused), _counted(source, num_parts, counts)]
-    return pa.concat_tables([*rows, _twins(events["user_id"], num_parts)]).combine_chunks()
+    rows += [_about(twins, TWIN, num_parts)]
+    if people.keeps_mapping:
+        known, behind = mapping_of(names, ids)
+        rows += [_about(known, MAPPED, num_parts, behind)]
+    return pa.concat_tables(rows).combine_chunks()
 
 
-def _twins(user_ids: pa.ChunkedArray, num_parts: int) -> pa.Table:
-    twins = float_twins(user_ids)
-    parts = (id_hash(twins) % np.uint64(num_parts)).astype(np.int32)
-    return _conform(
-        pa.table({"part": parts, "user_id": twins, "reason": pa.repeat(TWIN, len(twins))})
-    )
+def _parts_of(users: pa.Array, num_parts: int) -> pa.Array:
+    """(N,) users to the number of the part that each belongs to."""
+    return pa.array((id_hash(users) % np.uint64(num_parts)).astype(np.int32))
+
+
+def _about(
+    users: pa.Array, reason: str, num_parts: int, detail: pa.Array | None = None
+) -> pa.Table:
+    """Rows for the parts of `users` that are no events."""
+    columns = {"part": _parts_of(users, num_parts), "user_id": users}
+    more = {} if detail is None else {"detail": detail}
+    return _conform(pa.table({**columns, **more, "reason": pa.repeat(reason, len(users))}))
 
 
 def _counted(source: Source, num_parts: int, counts: dict[str, int]) -> pa.Table:
@@ -222,6 +243,10 @@ def _write_part(
         there = rows["user_id"].filter(pc.is_null(rows["reason"]))
         counts["noted.twin_users"] = int(pc.sum(pc.is_in(twins, there)).as_py() or 0)
         rows, counted = rows.filter(pc.invert(is_twin)), counted.filter(pc.invert(is_twin))
+    is_mapped = pc.fill_null(pc.equal(rows["reason"], MAPPED), False)
+    if pc.any(is_mapped).as_py():
+        write_mapping(rows.filter(is_mapped), storage, folder, part)
+        rows, counted = rows.filter(pc.invert(is_mapped)), counted.filter(pc.invert(is_mapped))
     refused = rows.filter(pc.and_(pc.is_valid(rows["reason"]), pc.invert(counted)))
     refused = refused.select(schema.QUARANTINE.names)
     refused = refused.sort_by([("file", "ascending"), ("row", "ascending")])

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pyarrow as pa
 
 from llmaug import recommenders
 from llmaug.arms.arms import chosen
-from llmaug.config import RecommendConfig
-from llmaug.core.contents import check_stage
+from llmaug.config import Config, RecommendConfig
+from llmaug.core.contents import check_stage, read_manifest
 from llmaug.core.placing import Ask
+from llmaug.core.pseudonyms import stored_names
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_config
@@ -151,8 +153,24 @@ class Served:
     model: Any
     vocabulary: Vocabulary
 
+    @cached_property
+    def config(self) -> Config:
+        """That of the run."""
+        return read_config(self.storage, self.card["run_id"])
+
+    def stored_names(self, user_ids: Iterable[str]) -> dict[str, str]:
+        """{id as it is asked for: id under which the run has the user}. Raises UserError where
+        that is a pseudonym, and its key is not in the environment."""
+        pseudonyms = self.config.privacy.pseudonyms
+        if pseudonyms is None:
+            return {user: user for user in user_ids}
+        manifest = read_manifest(self.storage, f"runs/{self.card['run_id']}/ingest") or {}
+        key_id = (manifest.get("outside") or {}).get("pseudonym_key_id")
+        return stored_names(user_ids, pseudonyms.key_env, key_id)
+
     def histories(self, user_ids: Iterable[str]) -> dict[str, list[int] | None]:
-        """Item tokens of each user in the logs of the run; None where a user is not there."""
+        """Item tokens of each user in the logs of the run, by `stored_names`; None where a user
+        is not there."""
         events = f"runs/{self.card['run_id']}/ingest"
         parts = self.storage.parts(events)
         if not parts:
@@ -191,7 +209,8 @@ def for_user(
     `known_user` is false. verify: the digests of the logs are checked, which reads them all.
     """
     served = serve(storage, name, verify)
-    history = served.histories([user_id])[user_id]
+    name = served.stored_names([user_id])[user_id]
+    history = served.histories([name])[name]
     return {
         "user_id": user_id,
         "known_user": history is not None,
@@ -207,20 +226,22 @@ def for_user(
 
 def for_users(served: Served, user_ids: Sequence[str], k: int) -> pa.Table:
     """Top k of each user, in the order they are given and best first (schema ANSWER)."""
-    histories = served.histories(user_ids)
+    names = served.stored_names(user_ids)
+    histories = served.histories(names.values())
     vocabulary = served.vocabulary
-    config = read_config(served.storage, served.card["run_id"]).recommend
+    config = served.config.recommend
     at_s = config.at_s()
     titles = dict(zip(vocabulary.item_ids, vocabulary.items["title"].to_pylist(), strict=True))
     rows: list[dict[str, Any]] = []
     size = users_at_once(vocabulary.num_tokens)
     for start in range(0, len(user_ids), size):
         batch = user_ids[start : start + size]
-        own = [histories[user] or [] for user in batch]
-        ranked = top_k(served.model, vocabulary, batch, own, k, at_s, config.include_seen)
+        known = [names[user] for user in batch]
+        own = [histories[name] or [] for name in known]
+        ranked = top_k(served.model, vocabulary, known, own, k, at_s, config.include_seen)
         rows += [
             {"user_id": user, "item_id": item, "position": place, "score": score,
-             "title": titles.get(item), "known_user": histories[user] is not None}
+             "title": titles.get(item), "known_user": histories[names[user]] is not None}
             for user, items in zip(batch, ranked, strict=True)
             for place, (item, score) in enumerate(items, start=1)
         ]  # fmt: skip
@@ -262,18 +283,20 @@ def score_table(served: Served, pairs: Sequence[tuple[str, str]]) -> pa.Table:
     """
     users, items = [user for user, _ in pairs], [item for _, item in pairs]
     tokens = served.vocabulary.encode(items).tolist()
-    histories = served.histories(users)
+    names = served.stored_names(users)
+    known = [names[user] for user in users]
+    histories = served.histories(known)
     scores: list[float | None] = []
     size = users_at_once(served.vocabulary.num_tokens)
     for start in range(0, len(pairs), size):
         batch = slice(start, start + size)
-        own = [histories[user] or [] for user in users[batch]]
-        scores += _scores(served.model, users[batch], own, tokens[batch])
+        own = [histories[name] or [] for name in known[batch]]
+        scores += _scores(served.model, known[batch], own, tokens[batch])
     columns = {
         "user_id": users,
         "item_id": items,
         "score": scores,
-        "known_user": [histories[user] is not None for user in users],
+        "known_user": [histories[name] is not None for name in known],
         "known_item": [token >= 0 for token in tokens],
     }
     return pa.table(columns, schema=SCORED_PAIR)
