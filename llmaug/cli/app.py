@@ -18,6 +18,7 @@ from llmaug.cli import (
     doctor,
     evaluate,
     forecast,
+    forget,
     gc,
     jobs,
     plan_cluster,
@@ -27,6 +28,7 @@ from llmaug.cli import (
     run,
     score,
     status,
+    trace,
     tune,
 )
 from llmaug.cli.options import CONFIG, DATE, ENDPOINT, ROOT, RUN_ID, WAIT
@@ -61,6 +63,8 @@ app.command()(score.score)
 app.command()(ab.ab)
 app.command()(counterfactual.counterfactual)
 app.command()(datasets.datasets)
+app.command()(trace.trace)
+app.command()(forget.forget)
 config_app.command("schema")(config.schema)
 config_app.command("check")(config.check)
 app.command()(doctor.doctor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,6 +23,9 @@ def recommend(
         str, typer.Option(help="Everybody: folder below the root, new or of an earlier time.")
     ] = "recommendations",
     name: NAME = "recommender",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="With --user: which items of the history moved it.")
+    ] = False,
     verify: VERIFY = False,
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
@@ -30,25 +33,42 @@ def recommend(
 ) -> None:
     """Recommendations by the published model: for one user, or for all users in batch.
 
+    --explain leaves each item of the history out in turn, and shows those without which a
+    recommendation stands lower, with the place that it would have.
+
     Example: `llmaug recommend --user 196 --k 10`, or `llmaug recommend --k 20 --to tonight`
     """
+    if explain and user is None:
+        raise typer.BadParameter("--explain goes with --user")
     if user is None:
         return _recommend_all(open_storage(None, root, endpoint_url), name, k, to, verify, as_json)
-    from llmaug.publish.recommend import for_user
+    from llmaug.publish.recommend import of_user, serve
 
-    answer = for_user(open_storage(None, root, endpoint_url), name, user, k, verify)
+    served = serve(open_storage(None, root, endpoint_url), name, verify)
+    answer = of_user(served, user, k)
+    if explain:
+        from llmaug.commands.explain import explain as reasons_of
+
+        reasons = {row["item_id"]: row["because"] for row in reasons_of(served, user, k)}
+        answer["items"] = [{**row, "because": reasons[row["item_id"]]} for row in answer["items"]]
     if as_json:
         return emit_json(answer)
     console = Terminal()
     if not answer["known_user"]:
         console.print(f"user {user} is not in the logs: what suits anyone", style="yellow")
-    table = Table("#", "item", "title", "score", box=None)
+    table = Table("#", "item", "title", "score", *(["because of"] if explain else []), box=None)
     for row in answer["items"]:
-        table.add_row(
-            str(row["position"]), row["item_id"], row["title"] or "", f"{row['score']:.4f}"
-        )
+        facts = [str(row["position"]), row["item_id"], row["title"] or "", f"{row['score']:.4f}"]
+        table.add_row(*facts, *([_because(row["because"])] if explain else []))
     console.print(table)
     console.print(f"model {answer['model']} (arm {answer['arm']})", style="dim")
+
+
+def _because(reasons: list[dict[str, Any]]) -> str:
+    shown = [
+        f"{row['title'] or row['item_id']} (#{row['rank_without']} without)" for row in reasons
+    ]
+    return "; ".join(shown) or "nothing in the history"
 
 
 def _recommend_all(

@@ -51,3 +51,7 @@ class GateConfig(Section):
     max_identifying_share: float = Field(default=0.01, ge=0, le=1)
     """A larger share of synthetic histories that hold a run by which a real user is known (section
     `privacy`) fails the gate. The filter `identifying` takes them out before."""
+    max_membership_auc: float | None = Field(default=None, ge=0.5, le=1)
+    """Refused is a model by whose synthetic events training users are told from held-out ones with
+    an AUC whose whole 95% interval lies above this (0.5 is chance), and one of which that cannot
+    be measured. None: it is shown, and decides nothing."""

@@ -25,6 +25,10 @@ class PrivacyConfig(Section):
 
     pseudonyms: PseudonymsConfig | None = None
     """Pseudonyms in place of user ids, in events and in the users table. None: ids stay."""
+    mask_text: bool = True
+    """Mask e-mail addresses, telephone numbers, numbers of cards and Chinese identity cards, IP
+    addresses and URLs with a password in titles, descriptions and tags of items and in attributes
+    of users, when they are read: `<email>` stands in their place. Counts are in the manifest."""
     run_len: int = Field(default=5, ge=2, le=32)
     """Events of a run, in their order. The filter `copied` looks at runs of this length, too."""
     min_run_users: int = Field(default=5, ge=2, le=1000)

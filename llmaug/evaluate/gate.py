@@ -16,7 +16,7 @@ from llmaug.arms.arms import CONTROLS, REAL
 from llmaug.config import EvaluateConfig, GateConfig
 from llmaug.core.stage import Context, Stage
 from llmaug.evaluate.bootstrap import lift_text
-from llmaug.evaluate.figures import Decision, identifying_text
+from llmaug.evaluate.figures import Decision, identifying_text, membership_text
 from llmaug.evaluate.significance import holm
 
 
@@ -61,6 +61,7 @@ def decide(
         objections.append(
             f"privacy: {identifying_text(audit)}; at most {gate.max_identifying_share:.2%} may"
         )
+    objections += _membership_objections(audit, gate)
     tested = [{name: e[name] for name in ("segment", "p", "adjusted_p")} for e in segments]
     if objections:
         return {**_refused(gate, *objections), "segments": tested}
@@ -77,6 +78,22 @@ def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:
         return [f"arm {lift['against']} has {lift['metric']} 0: no lift can be computed"]
     if lift["low"] <= gate.min_lift:
         return [f"{_shown(lift)}; its lower end must be above {gate.min_lift:+.1%}"]
+    return []
+
+
+def _membership_objections(audit: dict[str, Any] | None, gate: GateConfig) -> list[str]:
+    """Why the synthetic events give their users away, where a limit is set and there are any."""
+    limit = gate.max_membership_auc
+    if limit is None or not audit or not audit["synthetic"]:
+        return []
+    found = audit.get("membership")
+    if found is None:
+        return [
+            "privacy: whether members can be told was not measured, and gate.max_membership_auc is "
+            "set: it takes split.kind temporal and 20 held-out users without training events"
+        ]
+    if found["low"] > limit:
+        return [f"privacy: {membership_text(found)}; its lower end may be {limit:.3f} at most"]
     return []
 
 

@@ -28,6 +28,7 @@ from llmaug.ingest.item_fields import BAD, FIELDS, plain_values
 from llmaug.ingest.layout import Layout, Piece, Refused
 from llmaug.ingest.ledger import check_sums, judge_quarantine
 from llmaug.ingest.people import EVERYBODY, People, without_people
+from llmaug.ingest.pii import mask_column
 from llmaug.ingest.readers import check_columns, read_pieces
 
 ITEM_COLUMNS = ("item_id", *FIELDS)
@@ -44,6 +45,7 @@ class SideTable:
     refused: list[tuple[str, Refused]] = field(default_factory=list)  # with the file's name
     num_repeated: int = 0  # rows that say again what an earlier one said
     num_forgotten: int = 0  # rows of users who asked to be
+    masked: Counter[str] = field(default_factory=Counter)  # personal data in texts, by kind
     emptied: Counter[str] = field(default_factory=Counter)  # fields: rows that are null there
 
     @property
@@ -128,9 +130,34 @@ def _with_people(side: SideTable, people: People) -> SideTable:
         ]
         own = pa.array(attributes, schema.USER.field("attributes").type)
         kept = pa.table([people.called(kept["user_id"]), own], schema=kept.schema)
-        side.refused = [(file, *without_people([row], people)) for file, row in side.refused]
+        shown = without_people([row for _, row in side.refused], people)
+        side.refused = [(file, row) for (file, _), row in zip(side.refused, shown, strict=True)]
     side.rows = kept
     return side
+
+
+def mask_texts(side: SideTable, note: Callable[[str], None]) -> None:
+    """Mask personal data in the texts of items, or in the attributes of users."""
+    for name in side.rows.column_names:
+        column = side.rows[name].combine_chunks()
+        at = side.rows.column_names.index(name)
+        if name in ("title", "description"):
+            column = mask_column(column, side.masked)
+        elif name == "tags":
+            texts = mask_column(column.flatten(), side.masked)
+            lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+            ends = pa.array(np.r_[0, np.cumsum(lengths)], pa.int32())
+            column = pa.ListArray.from_arrays(ends, texts, mask=pc.is_null(column))
+        elif name == "attributes":
+            rows = [dict(row or ()) for row in column.to_pylist()]
+            texts = mask_column(pa.array([v for row in rows for v in row.values()], pa.string()),
+                                side.masked)  # fmt: skip
+            new = iter(texts.to_pylist())
+            column = pa.array([[(key, next(new)) for key in row] for row in rows], column.type)
+        side.rows = side.rows.set_column(at, side.rows.schema.field(at), column)
+    if side.masked:
+        listed = ", ".join(f"{kind} {n:,}" for kind, n in sorted(side.masked.items()))
+        note(f"{side.where}: masked in texts (privacy.mask_text): {listed}")
 
 
 def write_side_table(
@@ -150,7 +177,8 @@ def write_side_table(
     lost |= {f"dropped.{rule}": n for rule, n in dropped.items() if n}
     check_sums(side.where, side.rows_read, kept.num_rows, lost)
     emptied = {f"bad_{name}": n for name, n in sorted(side.emptied.items())}
-    counts = {"rows_read": side.rows_read, "rows": kept.num_rows, **lost, **emptied}
+    masked = {f"masked.{kind}": n for kind, n in sorted(side.masked.items())}
+    counts = {"rows_read": side.rows_read, "rows": kept.num_rows, **lost, **emptied, **masked}
     counts = {f"{side.name}_table.{name}": n for name, n in counts.items()}
     storage.write_part(kept, counts, f"{folder}/{side.name}", "part-00000")
     return counts

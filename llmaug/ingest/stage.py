@@ -35,6 +35,7 @@ from llmaug.ingest.side_tables import (
     SideTable,
     check_overlap,
     judge,
+    mask_texts,
     no_overlap,
     read_items,
     read_users,
@@ -89,6 +90,8 @@ def _side_tables(context: Context, people: People) -> tuple[SideTable, SideTable
     note, place = context.progress.note, storage.uri(folder, "quarantine")
     tables = read_items(storage, config, note), read_users(storage, config, note, people)
     for table in tables:
+        if context.config.privacy.mask_text:
+            mask_texts(table, note)
         write_refused(storage, folder, table)
         judge(table, config.max_quarantined, place, note)
     return tables
@@ -134,7 +137,8 @@ def _outside(context: Context) -> dict[str, Any]:
 def _settings(config: Config) -> dict[str, Any]:
     """All but where the files lie: what they hold is known by `_outside`."""
     elsewhere: Any = {"path": True, "items": {"path"}, "users": {"path"}}
-    return config.ingest.model_dump(mode="json", exclude=elsewhere)
+    own = config.ingest.model_dump(mode="json", exclude=elsewhere)
+    return {**own, "mask_text": config.privacy.mask_text}
 
 
 def _forget_killed_run(storage: Storage, folder: str) -> None:

@@ -127,9 +127,7 @@ def top_k(
         scores = model.score(list(users), list(histories))
         probability = model.probability(scores.clone())
         hide(scores, [] if include_seen else histories)
-        if vocabulary.lives:
-            gone = vocabulary.lives.gone(np.array([at_s]))[0]
-            scores[:, torch.from_numpy(gone).to(scores.device)] = -math.inf
+        hide_gone(scores, vocabulary, at_s)
         best = scores.topk(min(k, vocabulary.num_items), dim=1)
         out = []
         for row in range(len(users)):
@@ -142,6 +140,15 @@ def top_k(
                 ]
             )
     return out
+
+
+def hide_gone(scores: Any, vocabulary: Vocabulary, at_s: float) -> None:
+    """Set items that are not there at `at_s` to minus infinity in (B, V) scores, in place."""
+    import torch
+
+    if vocabulary.lives:
+        gone = vocabulary.lives.gone(np.array([at_s]))[0]
+        scores[:, torch.from_numpy(gone).to(scores.device)] = -math.inf
 
 
 @dataclass(frozen=True)
@@ -202,13 +209,18 @@ def serve(storage: Storage, name: str, verify: bool = False) -> Served:
 def for_user(
     storage: Storage, name: str, user_id: str, k: int, verify: bool = False
 ) -> dict[str, Any]:
-    """Top k for one user by the published model `name`, with titles; without what the user had
+    """`of_user` by the published model `name`. verify: the digests of the logs are checked, which
+    reads them all."""
+    return of_user(serve(storage, name, verify), user_id, k)
+
+
+def of_user(served: Served, user_id: str, k: int) -> dict[str, Any]:
+    """Top k for one user by a published model, with titles; without what the user had
     already, unless `recommend.include_seen` of the run says otherwise.
 
     A user who is not in the logs gets what the model says of an empty history, and
-    `known_user` is false. verify: the digests of the logs are checked, which reads them all.
+    `known_user` is false.
     """
-    served = serve(storage, name, verify)
     name = served.stored_names([user_id])[user_id]
     history = served.histories([name])[name]
     return {

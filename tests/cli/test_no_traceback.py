@@ -42,6 +42,8 @@ ARGUMENTS = {
     "recommend": "--root {root} --to tonight",
     "recommend --user": "u1 --root {root}",
     "score": "--pairs {pairs} --root {root}",
+    "trace": "--model current --root {root}",
+    "forget": "--user u1 --root {root}",
     "ab": "--exposures {pairs} --feedback {pairs} --control old --click click",
     "counterfactual": "--log {pairs}",
     "datasets": "ml-100k --to {root}/data --max-users 2",

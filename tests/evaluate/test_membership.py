@@ -11,10 +11,13 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from llmaug.config import EvaluateConfig, GateConfig
 from llmaug.core.stage import Context
 from llmaug.evaluate import membership as attacks
+from llmaug.evaluate.gate import decide
 from llmaug.evaluate.membership import attack, likeness_to_nearest, membership
 from llmaug.schema import EVENT, SYNTHETIC
+from tests.evaluate.test_gate import figures
 from tests.nights import without_ray
 from tests.tables import events, histories
 
@@ -137,3 +140,33 @@ def test_nothing_is_said_where_it_cannot_be_measured(
     config: dict[str, Any],
 ) -> None:
     assert found_of(make_context, monkeypatch, ["abc"], MEMBERS, others, **config) is None
+
+
+def decided(found: dict[str, Any] | None, **limit: float) -> dict[str, Any]:
+    """By the gate, of a model that is better and copies no run of events."""
+    audit = {"synthetic": 60, "identifying": 0, "identifying_share": 0.0, "run_len": 5,
+             "min_run_users": 5, "membership": found}  # fmt: skip
+    return decide(figures(), GateConfig(**limit), EvaluateConfig(), audit)
+
+
+def test_the_gate_refuses_a_generator_that_gives_its_users_away_where_a_limit_is_set(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = found_of(make_context, monkeypatch, list(MEMBERS.values()), MEMBERS, OTHERS)
+    assert decided(copied)["passed"]
+    refused = decided(copied, max_membership_auc=0.6)
+    assert not refused["passed"] and refused["arm"] == "real"
+    assert "its lower end may be 0.600 at most" in refused["reasons"][0]
+
+
+def test_the_gate_lets_one_pass_that_makes_histories_up(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = list(people("s", 60, seed=3).values())
+    found = found_of(make_context, monkeypatch, made_up, MEMBERS, OTHERS)
+    assert decided(found, max_membership_auc=0.6)["passed"]
+
+
+def test_what_was_not_measured_does_not_pass_a_limit() -> None:
+    (why,) = decided(None, max_membership_auc=0.6)["reasons"]
+    assert "was not measured" in why

@@ -6,6 +6,7 @@ Thirty customers with telling ids, an n-gram generator, a popularity model.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pytest
 
 from llmaug import pipeline
 from llmaug.api import load_published
+from llmaug.commands.forget import forget
+from llmaug.commands.trace import trace_model, trace_unit
 from llmaug.config import parse_config
 from llmaug.core.pseudonyms import is_pseudonym
 from llmaug.core.storage import Storage
@@ -161,3 +164,66 @@ def test_a_published_model_is_asked_by_id_or_by_pseudonym(
     monkeypatch.setenv(KEY_ENV, "another key of more than 16 bytes")
     with pytest.raises(UserError, match="another key"):
         load_published(str(shop)).recommend([USERS[0]])
+
+
+def test_a_synthetic_event_is_traced_to_its_user_and_its_question(shop: Path) -> None:
+    storage = Storage(str(shop))
+    unit = next(
+        row for part in storage.parts("runs/shop/plan")
+        for row in storage.read_part("runs/shop/plan", part).to_pylist()
+        if row["strategy"] == "continue"
+    )  # fmt: skip
+    found = trace_unit(storage, "shop", unit["unit_id"][:12])
+    assert (found["unit_id"], found["seed"]) == (unit["unit_id"], unit["seed"])
+    assert found["user_id"] == unit["user_id"] and is_pseudonym(found["user_id"])
+    assert len(found["history"]) == 5  # of seven, two are held out
+    assert {event["title"] for event in found["history"]} <= {f"Title of {item}" for item in ITEMS}
+    assert found["generator"] == f"ngram@{found['model_digest'][:16]}"
+    assert found["answer"]["status"] == "generated"
+    accepted = found["verdict"]["status"] == "accepted"
+    assert found["trained_on"] == (sum(event["keep"] for event in found["events"]) * accepted)
+    one = trace_unit(storage, "shop", f"{unit['unit_id']}:1")
+    assert one["events"] == [found["events"][1]]
+
+    with pytest.raises(UserError, match="no such unit"):
+        trace_unit(storage, "shop", "0" * 32)
+    with pytest.raises(UserError, match="at least 6 digits"):
+        trace_unit(storage, "shop", "0")
+
+
+def test_a_published_model_says_what_it_was_trained_on_and_why_it_went_out(shop: Path) -> None:
+    found = trace_model(Storage(str(shop)), "current")
+    assert found["is_current"] and found["replaced"] is None and found["run"] == "shop"
+    assert found["data"]["users"] == 30 and found["data"]["real_events"] == 150
+    assert found["gate"]["reasons"] and found["retrain"] is None
+
+
+def test_a_forgotten_user_is_nowhere_below_the_root_and_stays_away(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is gone: the mapping says who is behind which pseudonym."""
+    root = tmp_path / "root"
+    shutil.copytree(shop, root)
+    storage, user = Storage(str(root)), USERS[3]
+    pseudonym = storage.read_part("runs/shop/ingest/pseudonyms", "part-00000").to_pylist()
+    pseudonym += storage.read_part("runs/shop/ingest/pseudonyms", "part-00001").to_pylist()
+    (name,) = [row["pseudonym"] for row in pseudonym if row["user_id"] == user]
+    assert len(naming(root, name)) > 8
+
+    with monkeypatch.context() as patch:
+        patch.delenv(KEY_ENV)
+        found = forget(storage, [user], delete=True, models=True)
+    assert list(found["runs"]) == ["shop"] and found["runs"]["shop"]["rows"] > 20
+    assert len(found["versions"]) == 1 and not found["unsearched"]
+    assert naming(root, user) == naming(root, name) == []
+    (receipt,) = storage.names("forgotten", "receipts")
+    written = storage.read_json("forgotten/receipts", receipt)
+    assert written["removed"]["runs"]["shop"]["files"] > 50 and written["finished_utc"]
+    assert f"{written['users'][0]}.json" in storage.names("forgotten", "users")
+    assert not storage.exists("published", "recommender", "CURRENT")
+
+    config = parse_config({**NIGHT, "ingest": write_shop(tmp_path)})
+    counts = pipeline.run(config, storage, "shop", until="ingest")["ingest"]["counts"]
+    assert counts["dropped.forgotten"] == 7 and counts["users"] == 29
+    assert counts["users_table.dropped.forgotten"] == 1
+    assert naming(root, user) == naming(root, name) == []

@@ -1,0 +1,97 @@
+"""`llmaug forget` on a night made in a second: what goes, what is marked, and what stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from llmaug.commands.forget import MARK, forget
+from llmaug.commands.recommend_all import recommend_all
+from llmaug.core.lease import Lease
+from llmaug.core.storage import Storage
+from llmaug.errors import UserError
+from llmaug.generate.outcome_cache import remember
+from llmaug.publish import pointer
+from llmaug.schema import OUTCOME
+from tests.nights import make_night, without_ray
+from tests.tables import histories, read_rows
+
+
+def answer(unit: str, user: str | None) -> dict:
+    return {"unit_id": unit, "user_id": user, "strategy": "continue", "sample": 0, "attempts": 1,
+            "status": "generated", "num_prompt_tokens": 3, "num_generated_tokens": 2,
+            "engine_seconds": 0.1}  # fmt: skip
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """A night of u1 to u4, lists for everybody, and two answers of a chat model in the cache."""
+    without_ray(monkeypatch)
+    make_night(tmp_path / "root", tmp_path, histories(u1="abc", u2="bcd", u3="cda", u4="dab"))
+    storage = Storage(str(tmp_path / "root"))
+    recommend_all(storage, "recommender", 2, "tonight")
+    rows = pa.Table.from_pylist([answer("a", "u1"), answer("b", "u2")], schema=OUTCOME)
+    remember(storage, "chat@1", "0.part", "other", "p", rows)
+    return storage
+
+
+def users_in(storage: Storage, folder: str) -> set[str | None]:
+    return {row["user_id"] for row in read_rows(storage, folder)}
+
+
+def test_without_delete_nothing_is_changed(storage: Storage) -> None:
+    before = storage.sizes()
+    found = forget(storage, ["u1"])
+    assert list(found["runs"]) == ["night"] and len(found["versions"]) == 1
+    assert len(found["cache_files"]) == len(found["lists"]) == 1
+    assert not found["deleted"] and found["receipt"] is None
+    assert storage.sizes() == before
+
+
+def test_of_somebody_unknown_there_is_nothing(storage: Storage) -> None:
+    found = forget(storage, ["nobody"])
+    kinds = ("runs", "cache_folders", "cache_files", "lists", "versions", "others", "unsearched")
+    assert not any(found[kind] for kind in kinds)
+
+
+def test_runs_go_whole_and_others_keep_their_lists_and_answers(storage: Storage) -> None:
+    forget(storage, ["u1"], delete=True)
+    assert storage.names("runs") == []
+    assert users_in(storage, "tonight") == {"u2", "u3", "u4"}
+    (part, *_) = storage.read_json("tonight", "_llmaug.json")["parts"]
+    assert part["rows"] == storage.read_part("tonight", part["part"]).num_rows
+    (file,) = storage.names("outcomes_cache/chat@1/0.part")
+    kept = storage.read_table("outcomes_cache/chat@1/0.part", file)
+    assert kept["unit_id"].to_pylist() == ["b"]
+
+
+def test_what_is_published_stays_and_is_marked(storage: Storage) -> None:
+    version = pointer.current(storage, "recommender")["version"]
+    forget(storage, ["u1"], delete=True)
+    assert pointer.current(storage, "recommender")["version"] == version
+    mark = storage.read_json(version, MARK)
+    assert mark["why"] == "it was trained in run night" and "u1" not in str(mark)
+    # Of a version whose run went with somebody else nobody can tell.
+    (why,) = forget(storage, ["u2"])["versions"].values()
+    assert "nobody can tell" in why
+
+
+def test_a_run_that_is_held_is_not_deleted_under_its_holder(storage: Storage) -> None:
+    with Lease(storage, "runs/night"), pytest.raises(UserError, match="held by"):
+        forget(storage, ["u1"], delete=True)
+    assert forget(storage, ["u1"], delete=True)["runs"] and storage.names("runs") == []
+
+
+def test_a_pseudonym_is_not_what_the_logs_are_searched_for(storage: Storage) -> None:
+    with pytest.raises(UserError, match="give the id of the logs"):
+        forget(storage, ["p_" + "0" * 32], delete=True)
+
+
+def test_runs_whose_generator_comes_from_a_deleted_one_go_too(storage: Storage) -> None:
+    for run_id, lm in (("second", {"from_run": "night"}), ("third", {"warm_start": "second"})):
+        storage.write_json({"config": {"lm": lm}}, f"runs/{run_id}", "run.json")
+    storage.write_json({"config": {"lm": {}}}, "runs/apart", "run.json")
+    assert set(forget(storage, ["u1"], delete=True)["runs"]) == {"night", "second", "third"}
+    assert storage.names("runs") == ["apart"]
