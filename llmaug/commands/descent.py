@@ -92,7 +92,8 @@ def _names_in(storage: Storage, run_id: str, user_ids: Sequence[str], found: Des
     if not pseudonyms:
         return set()
     mapping = f"{RUNS}/{run_id}/ingest/{PSEUDONYMS}"
-    names, wanted = set(), pa.array(list(user_ids), pa.string())
+    names: set[str] = set()
+    wanted = pa.array(list(user_ids), pa.string())
     parts = storage.parts(mapping)
     for part in parts:
         rows = storage.read_part(mapping, part)

@@ -38,7 +38,8 @@ def explain(served: Served, user_id: str, k: int, num_reasons: int = 3) -> list[
         return [{"item_id": item, "because": []} for item in items]
     with torch.inference_mode():
         whole = _above_average(served.model.score([name], [history]))[0, tokens]  # (K,)
-        effects, ranks = [], []
+        effects: list[Any] = []
+        ranks: list[Any] = []
         for start in range(0, len(left_out), _BATCH):
             batch = left_out[start : start + _BATCH]
             without = [[token for token in history if token != gone] for gone in batch]
