@@ -42,6 +42,10 @@ ARGUMENTS = {
     "recommend": "--root {root} --to tonight",
     "recommend --user": "u1 --root {root}",
     "score": "--pairs {pairs} --root {root}",
+    "gc": "--root {root}",
+    "submit": "-c {config}",
+    "logs": "night",
+    "stop": "night",
     "trace": "--model current --root {root}",
     "forget": "--user u1 --root {root}",
     "ab": "--exposures {pairs} --feedback {pairs} --control old --click click",
@@ -133,7 +137,7 @@ def test_a_whole_night_is_read_by_every_command(
     """Without it the tests below would pass on anything."""
     root = copy(finished, tmp_path)
     code, said = call(command, root)
-    refused = ("forecast", "tune", "retry-failed", "ab", "counterfactual")
+    refused = ("forecast", "tune", "retry-failed", "ab", "counterfactual", "submit", "logs", "stop")
     assert (code == 0) == (command not in refused), said
 
 
