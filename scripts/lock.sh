@@ -13,7 +13,8 @@ compile() {
     local kind=$1 python=$2
     shift 2
     "$UV" pip compile pyproject.toml "$@" --quiet --upgrade \
-        --extra "$kind" --extra demo --extra delta --extra text --extra bench --extra dev \
+        --extra "$kind" --extra aws --extra gcp --extra demo --extra delta --extra text \
+        --extra bench --extra dev \
         --python-version "$python" --python-platform x86_64-manylinux_2_28 \
         --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 }

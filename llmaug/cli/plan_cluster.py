@@ -47,7 +47,7 @@ def plan_cluster(
 
     Example: `llmaug plan-cluster --config configs/demo.yaml --cluster cluster.yaml`
 
-    Example, on Kubernetes: `llmaug plan-cluster -c my.yaml --cluster infra/rayjob.yaml --json`
+    Example, on Kubernetes: `llmaug plan-cluster -c my.yaml --cluster infra/k8s/rayjob.yaml --json`
 
     Example, of a cluster that runs: `RAY_ADDRESS=10.0.0.1:6379 llmaug plan-cluster -c my.yaml`
     """

@@ -154,7 +154,8 @@ def autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
 
 
 def read_cluster_file(path: Path) -> Machines:
-    """Of a file of Ray's launcher (cluster.yaml), or one with a RayCluster or RayJob of KubeRay.
+    """Of a file of Ray's launcher (cluster.yaml), or one with a RayCluster, RayJob or RayCronJob of
+    KubeRay.
 
     Raises UserError naming the file when it is none of these, or a type does not say what it has.
     """
@@ -164,6 +165,7 @@ def read_cluster_file(path: Path) -> Machines:
         raise UserError(f"{path}: cannot be read as YAML: {error}") from error
     for document in (each for each in documents if isinstance(each, dict)):
         spec = document.get("spec") or {}
+        spec = spec.get("jobTemplate") or spec
         cluster: dict[str, Any] = spec.get("rayClusterSpec") or spec
         try:
             if "available_node_types" in document:

@@ -49,9 +49,9 @@ def test_each_stage_says_what_it_asks_for_and_where_that_may_be(storage: Storage
     assert engines["memory"] == "0.9 of a GPU's"
     workers = row(found, "model/real")
     assert (workers["what"], workers["num"], workers["gpus"]) == ("worker", 2, 1)
-    assert row(found, "lm/causal")["machines"] == {"head": 1}  # asks for no GPU: not on one
+    assert row(found, "lm/causal")["machines"] == {"cpu": 1}  # asks for no GPU: not on one
     tasks = row(found, "ingest")
-    assert tasks["num"] is None and tasks["room"] == 8 + 8 * 8
+    assert tasks["num"] is None and tasks["room"] == 8 * 16 + 8 * 8  # none on the head
     assert "gate" not in {each["stage"] for each in found["stages"]}  # the driver does it
     assert found["misfits"] == [] and found["asks_for_gpus"]
 
@@ -107,8 +107,10 @@ def test_the_command_shows_a_plan_and_fails_on_one_without_room(tmp_path: Path) 
     done = CliRunner(env={"COLUMNS": "140"}).invoke(app, [*arguments, str(CLUSTER)])
     assert done.exit_code == 0 and "4 engines of 2 CPU, 1 GPU" in done.output
     assert "4 x gpu" in done.output and "GPUs are asked for (ray.gpus: auto)" in done.output
-    kubernetes = CliRunner().invoke(app, [*arguments, str(ROOT / "infra/rayjob.yaml"), "--json"])
-    assert json.loads(kubernetes.output)["machines"][1]["most"] == 8
+    kubernetes = CliRunner().invoke(
+        app, [*arguments, str(ROOT / "infra/k8s/rayjob.yaml"), "--json"]
+    )
+    assert json.loads(kubernetes.output)["machines"][2]["most"] == 8
     file.write_text(yaml.safe_dump({**CONFIG, "generate": {"num_actors": 90}}))
     refused = CliRunner().invoke(app, [*arguments, str(CLUSTER), "--json"])
     assert refused.exit_code == 1 and json.loads(refused.output)["misfits"]

@@ -26,32 +26,40 @@ from llmaug.core.node_types import (
 from llmaug.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+RAYJOB = ROOT / "infra" / "k8s" / "rayjob.yaml"
 
 
 def test_the_launchers_file_has_a_head_and_gpus_that_may_come() -> None:
     found = read_cluster_file(ROOT / "cluster.yaml")
     assert found.types == (
-        NodeType("head", {"CPU": 8, "GPU": 0}, 1),
+        NodeType("head", {"CPU": 0, "GPU": 0}, 1),
+        NodeType("cpu", {"CPU": 16, "GPU": 0}, 8),
         NodeType("gpu", {"CPU": 8, "GPU": 1}, 8),
     )
     assert found.most("GPU") == 1 and not found.unseen
-    assert str(found) == "head (up to 1 of 8 CPU, 0 GPU), gpu (up to 8 of 8 CPU, 1 GPU)"
+    assert str(found) == (
+        "head (up to 1 of 0 CPU, 0 GPU), cpu (up to 8 of 16 CPU, 0 GPU), "
+        "gpu (up to 8 of 8 CPU, 1 GPU)"
+    )
 
 
 def test_kuberays_file_has_the_same() -> None:
-    head, gpu = read_cluster_file(ROOT / "infra" / "rayjob.yaml").types
-    assert (head.resources["CPU"], head.resources["GPU"], head.max_nodes) == (4, 0, 1)
+    found = read_cluster_file(RAYJOB)
+    head, cpu, gpu = found.types
+    assert (head.resources["CPU"], head.resources["GPU"], head.max_nodes) == (0, 0, 1)
+    assert (cpu.resources["CPU"], cpu.resources.get("GPU", 0), cpu.max_nodes) == (8, 0, 8)
     assert (gpu.resources["CPU"], gpu.resources["GPU"], gpu.max_nodes) == (6, 1, 8)
     assert gpu.resources["memory"] > 20 * 2**30
+    assert read_cluster_file(RAYJOB.with_name("raycronjob.yaml")) == found
 
 
 def test_without_an_autoscaler_pods_are_as_many_as_they_are(tmp_path: Path) -> None:
-    job = list(yaml.safe_load_all((ROOT / "infra" / "rayjob.yaml").read_text()))[1]
+    job = yaml.safe_load(RAYJOB.read_text())
     job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] = False
     job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] = 3
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(job))
-    assert [each.max_nodes for each in read_cluster_file(path).types] == [1, 3]
+    assert [each.max_nodes for each in read_cluster_file(path).types] == [1, 3, 0]
 
 
 def test_what_a_type_leaves_out_is_what_ray_takes() -> None:
@@ -186,7 +194,7 @@ def test_the_head_of_kuberay_reads_its_raycluster(
 ) -> None:
     from ray.autoscaler._private.kuberay import node_provider
 
-    job = list(yaml.safe_load_all((ROOT / "infra" / "rayjob.yaml").read_text()))[1]
+    job = yaml.safe_load(RAYJOB.read_text())
     asked = []
 
     class Kubernetes:
@@ -203,4 +211,6 @@ def test_the_head_of_kuberay_reads_its_raycluster(
     monkeypatch.setenv("RAY_CLUSTER_NAME", "llmaug-raycluster")
     config = autoscaler_config("head:6379")
     assert asked == ["nights", "rayclusters/llmaug-raycluster"] and config
-    assert {each.name: each.max_nodes for each in of_launcher(config)} == {"headgroup": 1, "gpu": 8}
+    assert {each.name: each.max_nodes for each in of_launcher(config)} == {
+        "headgroup": 1, "cpu": 8, "gpu": 8,
+    }  # fmt: skip
