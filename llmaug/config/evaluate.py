@@ -25,6 +25,10 @@ class EvaluateConfig(Section):
     column `value` of the held-out events; where they have none, nothing is judged."""
     num_bootstrap: int = Field(default=2000, ge=100)
     """Paired bootstrap samples over users (and over seeds, where there are several)."""
+    max_users: int | None = Field(default=None, ge=1)
+    """Evaluate at most so many held-out users, drawn at random by a hash of their ids: the same
+    for every arm and seed. The intervals are those of the sample, and the report says so. None:
+    all of them, which costs users x items x models."""
     min_users: int = Field(default=100, ge=1)
     """Warn below this many held-out users."""
 

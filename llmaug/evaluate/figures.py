@@ -64,6 +64,9 @@ class IntervalFacts(Contract):
     covers: str
     """`users`, or `users and seeds`."""
     num_seeds: int
+    sampled_from: int | None = None
+    """Held-out users of whom those evaluated are a random sample (`evaluate.max_users`); null: all
+    of them are evaluated."""
 
 
 class Satisfaction(Contract):

@@ -1,9 +1,9 @@
 """Before and after, on held-out real events: full ranking, paired bootstrap over users.
 
-Every user with a training history and a held-out event is ranked by every trained model;
-the ranks are written (`evaluation/<model>/part-*.parquet`), and all figures are computed
-from them, so anyone can compute them again. They are summed up part by part (`sums`,
-`lists`, `satisfaction`), and only sums reach the driver.
+Every user with a training history and a held-out event (or a sample of them, see `sample`) is
+ranked by every trained model; the ranks are written (`evaluation/<model>/part-*.parquet`), and
+all figures are computed from them, so anyone can compute them again. They are summed up part by
+part (`sums`, `lists`, `satisfaction`), and only sums reach the driver.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from llmaug.core.storage import Storage
 from llmaug.evaluate import labels
 from llmaug.evaluate.comparison import Lists, Model, figures, segments, sum_lists, sum_ranks
 from llmaug.evaluate.figures import Figures
+from llmaug.evaluate.sample import Sample, drawn, held_out_users, write_keys
 from llmaug.evaluate.satisfaction import from_sums, sum_users
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 from llmaug.items.sequences import timed_events, user_histories
@@ -32,6 +33,7 @@ from llmaug.schema import RANK, validate
 from llmaug.training.ranking import rank_targets, users_at_once
 
 SUMS, LISTS, SATISFACTION, LABELS = "sums", "lists", "satisfaction", "labels"
+SAMPLE = "sample"
 
 _SUMS_SCHEMA = pa.schema({"segment": pa.string(), "sums": pa.list_(pa.float64())})
 _ARM_SCHEMA = pa.schema({"arm": pa.string(), "sums": pa.list_(pa.float64())})
@@ -53,12 +55,13 @@ def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
     split, folder = context.folder("split"), context.folder("evaluation")
     parts = storage.parts(f"{split}/{TEST}")
     models: list[Model] = [(arm.name, seed) for arm in arms for seed in config.train.seeds]
+    sample = _draw(context, parts)
     for arm, seed in models:
         trained = context.manifest(f"model/{arm}")["counts"][f"seed-{seed}"]
         model = (context.folder(f"model/{arm}/seed-{seed}"), trained["model_digest"])
         work = partial(
             _rank_part, storage, model, split, _folder_of(folder, (arm, seed)), arm, seed,
-            config.evaluate,
+            config.evaluate, sample=sample,
         )  # fmt: skip
         map_parts(context, _folder_of(folder, (arm, seed)), parts, work)
     vocabulary = context.folder("vocabulary")
@@ -71,6 +74,8 @@ def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
     found = figures(
         sums, lists, models, train_events, config.evaluate, config.seed, config.gate.arm
     )
+    if sample is not None:
+        found["interval"]["sampled_from"] = sample.num_users
     found["satisfaction"] = {
         arm: judged
         for arm, own in _add_rows(storage, f"{folder}/{SATISFACTION}", parts, "arm").items()
@@ -91,6 +96,20 @@ def _folder_of(folder: str, model: Model) -> str:
     return f"{folder}/{model[0]}-seed-{model[1]}"
 
 
+def _draw(context: Context, parts: list[str]) -> Sample | None:
+    """Whom to evaluate; None: everybody."""
+    config, storage = context.config, context.storage
+    max_users, folder = config.evaluate.max_users, context.folder(f"evaluation/{SAMPLE}")
+    if max_users is None:
+        return None
+    write = partial(
+        write_keys, storage, context.folder("split"), context.folder("vocabulary"), folder,
+        max_users, config.seed,
+    )  # fmt: skip
+    num_users = map_parts(context, folder, parts, write)["users"]
+    return drawn(storage, folder, parts, max_users, config.seed, num_users)
+
+
 def _rank_part(
     storage: Storage,
     model_at: tuple[str, str],
@@ -100,12 +119,13 @@ def _rank_part(
     seed: int,
     config: EvaluateConfig,
     part: str,
+    sample: Sample | None = None,
 ) -> dict[str, Any]:
     model, vocabulary = recommenders.load_recommender_once(storage, *model_at)
     train = user_histories(storage, [f"{split}/{TRAIN}"], part, vocabulary)
     known = user_histories(storage, [f"{split}/{TRAIN}", f"{split}/{VALIDATION}"], part, vocabulary)
     held_out = timed_events(storage, f"{split}/{TEST}", part, vocabulary)
-    users = [user for user, events in held_out.items() if events and train.get(user)]
+    users = held_out_users(train, held_out, sample)
     # The first event after the cut-off, or every item once, when it came first.
     last = 1 if config.targets == "first" else None
     first = [dict(reversed(held_out[user])) for user in users]

@@ -211,14 +211,19 @@ def generator_text(found: dict[str, Any]) -> str:
 
 def covers(interval: dict[str, Any]) -> str:
     """What the intervals are about, in words."""
+    of_all = interval.get("sampled_from")
+    sampled = of_all and (
+        f" The users are a random sample of {of_all:,} (evaluate.max_users): the intervals cover "
+        "that, too."
+    )
     if interval["num_seeds"] > 1:
         return (
             "Intervals: paired bootstrap over users and over the "
-            f"{interval['num_seeds']} seeds (train.seeds)."
+            f"{interval['num_seeds']} seeds (train.seeds).{sampled or ''}"
         )
     return (
         "Intervals: paired bootstrap over users. They do not cover the choice of seed: there "
-        "is only one (train.seeds)."
+        f"is only one (train.seeds).{sampled or ''}"
     )
 
 
