@@ -1,0 +1,42 @@
+"""Airflow DAG: a night every night, through the job API of a Ray cluster (infra/README.md).
+
+Airflow's workers need `ray[default]` of the cluster's version, a way to the dashboard's port, and
+two variables of Airflow: `llmaug_ray_address` (http://...:8265) and `llmaug_ray_token`, the
+token of the cluster, in a secrets backend.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from airflow import DAG
+from airflow.providers.standard.operators.bash import BashOperator
+
+ROOT = "s3://example-bucket/llmaug"
+# The run id is the day: a retry resumes its run. A submission id is used once.
+COMMAND = (
+    "ray job submit --address {{ var.value.llmaug_ray_address }}"
+    " --submission-id llmaug-{{ ds }}-{{ ti.try_number }} --"
+    " python /home/ray/llmaug/jobs/nightly.py --config /home/ray/llmaug/configs/demo.yaml"
+    f" --root {ROOT}"
+    " --run-id {{ ds }}"
+)
+
+with DAG(
+    dag_id="llmaug_nightly",
+    description="Augment yesterday's logs, train, and publish what the gate lets out",
+    schedule="30 2 * * *",
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    max_active_runs=1,
+    tags=["llmaug"],
+) as dag:
+    BashOperator(
+        task_id="night",
+        bash_command=COMMAND,
+        env={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "{{ var.value.llmaug_ray_token }}"},
+        append_env=True,
+        retries=2,
+        retry_delay=timedelta(minutes=10),
+        execution_timeout=timedelta(hours=6),
+    )
