@@ -34,7 +34,7 @@ _NO_COMMANDS = (
 
 
 class Autoscaling:
-    """A head with 4 CPUs, and workers that come when they are asked for and go when idle."""
+    """A head, and workers that come when they are asked for and go when idle."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -76,15 +76,17 @@ class Autoscaling:
 
 
 @contextlib.contextmanager
-def autoscaling(worker_types: dict[str, Any], idle_s: float) -> Iterator[Autoscaling]:
+def autoscaling(
+    worker_types: dict[str, Any], idle_s: float, head_cpus: int = 4
+) -> Iterator[Autoscaling]:
     """A cluster of our own. worker_types: in the words of a file for `ray up`."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # names of sockets have to be short
     port, client_port, dashboard_port = _free_ports(3)
     file = Path(folder, "cluster.json")
-    file.write_text(json.dumps(_config(worker_types, idle_s, f"127.0.0.1:{port}")))
+    file.write_text(json.dumps(_config(worker_types, idle_s, head_cpus, f"127.0.0.1:{port}")))
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
-        f"--port={port}", f"--temp-dir={folder}", "--num-cpus=4", "--num-gpus=0",
+        f"--port={port}", f"--temp-dir={folder}", f"--num-cpus={head_cpus}", "--num-gpus=0",
         f"--autoscaling-config={file}", f"--object-store-memory={_SMALL_STORE}",
         f"--ray-client-server-port={client_port}", f"--dashboard-port={dashboard_port}",
         "--include-dashboard=false", "--disable-usage-stats",
@@ -107,7 +109,9 @@ def autoscaling(worker_types: dict[str, Any], idle_s: float) -> Iterator[Autosca
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _config(worker_types: dict[str, Any], idle_s: float, address: str) -> dict[str, Any]:
+def _config(
+    worker_types: dict[str, Any], idle_s: float, head_cpus: int, address: str
+) -> dict[str, Any]:
     workers = {
         name: {
             "node_config": {}, "min_workers": 0, **each,
@@ -115,7 +119,7 @@ def _config(worker_types: dict[str, Any], idle_s: float, address: str) -> dict[s
         }
         for name, each in worker_types.items()
     }  # fmt: skip
-    head = {"resources": {"CPU": 4, "GPU": 0}, "node_config": {}, "max_workers": 0}
+    head = {"resources": {"CPU": head_cpus, "GPU": 0}, "node_config": {}, "max_workers": 0}
     return {
         "cluster_name": "fake",
         "max_workers": 4,

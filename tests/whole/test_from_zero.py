@@ -1,4 +1,4 @@
-"""A cluster that scales from zero: GPUs come for `generate`, and go before `train`.
+"""A cluster that scales from zero: GPUs come for `generate`, and go before `train`; CPUs come too.
 
 The machines are processes that say that they have a GPU, and the engine is a stand-in that asks
 for one. Marked soak: machines that come and go take a minute even here.
@@ -55,6 +55,23 @@ def test_gpus_come_for_the_engines_and_go_before_training(tmp_path: Path) -> Non
         assert set(night(until="train")) == {0}  # and none comes back
     for arm in ("real", "augmented"):
         assert storage.exists(f"runs/night/model/{arm}", MANIFEST)
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+def test_a_head_without_cpus_has_its_work_done_by_workers_that_come(tmp_path: Path) -> None:
+    """As in cluster.yaml and infra/k8s: nothing is up but the head, and it does no task."""
+    config, storage = write_night(tmp_path), Storage(str(tmp_path / "root"))
+    cpus = {"cpu": {"resources": {"CPU": 4}, "max_workers": 1}}
+    with autoscaling(cpus, idle_s=60, head_cpus=0) as cluster:
+        done = subprocess.run(
+            [sys.executable, "-m", "llmaug", "run", "-c", str(config), "--until", "vocabulary",
+             "--root", storage.path()],
+            text=True, capture_output=True, env={**os.environ, **cluster.environment()},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert storage.read_json("runs/night/ingest", MANIFEST)["counts"]["accepted"] == 100
+    assert storage.exists("runs/night/vocabulary", MANIFEST)
 
 
 def write_night(folder: Path) -> Path:
