@@ -11,21 +11,23 @@ from datetime import datetime, timedelta
 
 from airflow import DAG
 from airflow.providers.standard.operators.bash import BashOperator
+from airflow.timetables.interval import CronDataIntervalTimetable
 
 ROOT = "s3://example-bucket/llmaug"
-# The run id is the day: a retry resumes its run. A submission id is used once.
+# `ds` is the day before: the logs of a whole day. A retry resumes the run of its day; a submission
+# id is used once.
 COMMAND = (
     "ray job submit --address {{ var.value.llmaug_ray_address }}"
     " --submission-id llmaug-{{ ds }}-{{ ti.try_number }} --"
     " python /home/ray/llmaug/jobs/nightly.py --config /home/ray/llmaug/configs/demo.yaml"
     f" --root {ROOT}"
-    " --run-id {{ ds }}"
+    " --date {{ ds }}"
 )
 
 with DAG(
     dag_id="llmaug_nightly",
     description="Augment yesterday's logs, train, and publish what the gate lets out",
-    schedule="30 2 * * *",
+    schedule=CronDataIntervalTimetable("30 2 * * *", timezone="UTC"),
     start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,

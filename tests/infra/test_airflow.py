@@ -38,10 +38,15 @@ class Recorder:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(Recorder, "made", [])
-    words = ["airflow", "providers", "standard", "operators", "bash"]
-    for name in (".".join(words[:size]) for size in range(1, len(words) + 1)):
+    for name in (
+        "airflow", "airflow.providers", "airflow.providers.standard",
+        "airflow.providers.standard.operators", "airflow.providers.standard.operators.bash",
+        "airflow.timetables", "airflow.timetables.interval",
+    ):  # fmt: skip
         module = ModuleType(name)
-        module.__dict__.update(DAG=Recorder, BashOperator=Recorder)
+        module.__dict__.update(
+            DAG=Recorder, BashOperator=Recorder, CronDataIntervalTimetable=lambda *a, **k: (a, k)
+        )
         monkeypatch.setitem(sys.modules, name, module)
     runpy.run_path(str(DAG))
     return Recorder.made
@@ -51,7 +56,8 @@ def test_one_night_at_a_time_and_none_of_the_past(made: list[dict[str, Any]]) ->
     dag, task = made
     assert (dag["max_active_runs"], dag["catchup"]) == (1, False)
     cron = next(yaml.safe_load_all((ROOT / "infra" / "k8s" / "raycronjob.yaml").read_text()))
-    assert dag["schedule"] == cron["spec"]["schedule"]
+    # Of an interval: what it calls the day of a run is the day before.
+    assert dag["schedule"] == ((cron["spec"]["schedule"],), {"timezone": "UTC"})
     assert task["retries"] >= 1
     assert (
         task["execution_timeout"].total_seconds()
@@ -73,7 +79,7 @@ def test_a_retry_resumes_the_run_by_a_new_submission(made: list[dict[str, Any]])
     script = Path(job[1]).relative_to("/home/ray/llmaug")
     assert job[0] == "python" and (ROOT / script).is_file()
     options = dict(zip(job[2::2], job[3::2], strict=True))
-    assert options["--run-id"] == "2026-01-31"
+    assert options["--date"] == "2026-01-31"
     run = get_command(app).commands["run"]  # type: ignore[attr-defined]
     assert set(options) <= {option for each in run.params for option in each.opts}
     assert (ROOT / Path(options["--config"]).relative_to("/home/ray/llmaug")).is_file()

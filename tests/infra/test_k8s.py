@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -130,32 +132,34 @@ def test_retries_resume_the_same_run(rayjob: Object) -> None:
     arguments = shlex.split(rayjob["spec"]["entrypoint"])
     assert arguments[:2] == ["python", "/home/ray/llmaug/jobs/nightly.py"]
     given = dict(zip(arguments[2::2], arguments[3::2], strict=True))
-    assert set(given) == {"--config", "--root", "--run-id"}
-    assert rayjob["metadata"]["name"].endswith(given["--run-id"])
+    assert set(given) == {"--config", "--root", "--date"}
+    assert rayjob["metadata"]["name"].endswith(given["--date"])
 
 
-def test_every_night_is_the_same_job_with_another_date(rayjob: Object) -> None:
-    """RayCronJob: a copy of the job, whose shell asks for the date. CronJob: the job's own file, in
-    which the date is replaced wherever it stands."""
+def test_every_night_is_the_same_job_of_another_day(rayjob: Object) -> None:
+    """RayCronJob: a copy of the job, for yesterday. CronJob: the job's own file, in which the day
+    is replaced wherever it stands."""
     nightly = of_kind("RayCronJob")["spec"]["jobTemplate"]
-    assert nightly["entrypoint"].split("--run-id ")[1] == "$(date -u +%F)"
     date = rayjob["spec"]["entrypoint"].split()[-1]
-    assert nightly["submissionMode"] == "K8sJobMode"  # in it, a shell reads the entrypoint
-    same = nightly["entrypoint"].replace("$(date -u +%F)", date)
+    assert nightly["entrypoint"].split("--date ")[1] == "yesterday"
+    same = nightly["entrypoint"].replace("yesterday", date)
     assert {**nightly, "entrypoint": same} == rayjob["spec"]
 
     cron = of_kind("CronJob")["spec"]
     assert cron["concurrencyPolicy"] == "Forbid"
     assert (cron["schedule"], cron["timeZone"]) == ("30 2 * * *", "Etc/UTC")
     (container,) = cron["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    (command,) = container["args"]
-    (replaced, config) = re.findall(r"s/([\d-]+)/.*/g\" (\S+)", command)[0]
-    assert replaced == date and config == "/etc/llmaug/rayjob.yaml"
-    text = (FOLDER / "rayjob.yaml").read_text().replace(date, "2026-07-08")
-    assert "2026-01" not in text
-    other = yaml.safe_load(text)
-    assert other["metadata"]["name"] == "llmaug-2026-07-08"
-    assert other["spec"]["entrypoint"].endswith("--run-id 2026-07-08")
+    (script,) = container["args"]
+    shown = script.replace("/etc/llmaug/rayjob.yaml", str(FOLDER / "rayjob.yaml"))
+    before = datetime.now(UTC) - timedelta(days=1)
+    done = subprocess.run(
+        ["sh", "-euc", shown.replace("kubectl apply -f -", "cat")], capture_output=True, text=True
+    )
+    made = yaml.safe_load(done.stdout)
+    days = {before.date(), (datetime.now(UTC) - timedelta(days=1)).date()}  # midnight may pass
+    assert made["metadata"]["name"] in {f"llmaug-{day}" for day in days}
+    assert made["spec"]["entrypoint"].split()[-1] in {str(day) for day in days}
+    assert date not in done.stdout
     # What its service account may do: no more than that.
     assert of_kind("Role")["rules"] == [
         {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["get", "create", "patch"]}
