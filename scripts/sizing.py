@@ -36,7 +36,7 @@ MAX_ATOMIC_ITEMS, MAX_SOFTMAX_ITEMS = 100_000, 10_000
 """Above them: semantic ids, and `train.loss: sampled_softmax`."""
 CORE_TOKENS_PER_S = 5_100
 """An engine on one core (notes/generate.md)."""
-RANKED = {1_400: 7_289.0, 20_000: 2_836.0, 100_000: 696.0}
+RANKED = {1_400: 5_077.0, 20_000: 2_461.0, 100_000: 642.0}
 """{items: users a second and core} of full ranking with the best 20 (notes/sizing.md)."""
 
 
