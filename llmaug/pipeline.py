@@ -29,7 +29,7 @@ from llmaug.core.stage import Context, Stage, run_stage
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_config, read_run
 from llmaug.errors import UserError
-from llmaug.evaluate import gate, privacy
+from llmaug.evaluate import fidelity, gate, privacy
 from llmaug.evaluate import stage as evaluate
 from llmaug.filter import real_runs
 from llmaug.filter import stage as filters
@@ -86,6 +86,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     path += [("merge", merge.stage(name)) for name in shards]
     if augment:
         path += [("merge", privacy.STAGE)]
+        path += [("merge", fidelity.STAGE)]
     path += [("train", train.stage(arm, config)) for arm in arms]
     path += [("evaluate", evaluate.stage(tuple(arms)))]
     path += [("gate", gate.stage(audited=augment))]

@@ -41,7 +41,7 @@ def print_schema(
 
 
 def _counts() -> dict[str, type[Contract]]:
-    from llmaug.evaluate.figures import Audit, Decision, Figures
+    from llmaug.evaluate.figures import Audit, Decision, FidelityCounts, Figures
     from llmaug.generate.counts import OutcomesCounts
     from llmaug.ingest.counts import IngestCounts, SplitCounts
     from llmaug.plan.counts import PlanCounts
@@ -53,6 +53,7 @@ def _counts() -> dict[str, type[Contract]]:
         "plan": PlanCounts,
         "outcomes": OutcomesCounts,
         "privacy": Audit,
+        "fidelity": FidelityCounts,
         "evaluation": Figures,
         "gate": Decision,
         "publish": Published,

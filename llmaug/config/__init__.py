@@ -9,7 +9,7 @@ the environment or the standard AWS files.
 from __future__ import annotations
 
 from llmaug.config.base import Name, Section
-from llmaug.config.evaluate import EvaluateConfig, GateConfig
+from llmaug.config.evaluate import EvaluateConfig, FidelityLimits, GateConfig
 from llmaug.config.filters import (
     FILTERS,
     CopiedConfig,
@@ -85,6 +85,7 @@ __all__ = [
     "EvaluateConfig",
     "FILTERS",
     "FilesConfig",
+    "FidelityLimits",
     "FilterConfig",
     "FiltersConfig",
     "Format",

@@ -33,6 +33,31 @@ class EvaluateConfig(Section):
     """Warn below this many held-out users."""
 
 
+class FidelityLimits(Section):
+    """How unlike real behaviour the synthetic events may be; none: that is shown and does not
+    decide. What a limit is set on and was not measured is refused."""
+
+    max_popularity_js: float | None = Field(default=None, ge=0, le=1)
+    """Jensen-Shannon distance of the items' popularity."""
+    min_popularity_spearman: float | None = Field(default=None, ge=-1, le=1)
+    """Rank correlation of the items' popularity."""
+    max_action_js: float | None = Field(default=None, ge=0, le=1)
+    """Jensen-Shannon distance of the mix of actions."""
+    max_hour_js: float | None = Field(default=None, ge=0, le=1)
+    """Jensen-Shannon distance of the hours of the day."""
+    max_gap_ks: float | None = Field(default=None, ge=0, le=1)
+    """Kolmogorov-Smirnov distance of the gaps between neighbouring events."""
+    max_length_ks: float | None = Field(default=None, ge=0, le=1)
+    """Kolmogorov-Smirnov distance of the lengths of histories."""
+    max_transition_js: float | None = Field(default=None, ge=0, le=1)
+    """Jensen-Shannon distance of pairs of neighbouring items. Sparse: look first at what two halves
+    of the real users have."""
+    min_tail_coverage: float | None = Field(default=None, ge=0, le=1)
+    """Share of the tail items that are generated at all."""
+    max_classifier_auc: float | None = Field(default=None, ge=0.5, le=1)
+    """AUC of a classifier that tells synthetic histories from real ones."""
+
+
 class GateConfig(Section):
     """When the model of an arm may go out in place of that of `real`."""
 
@@ -59,3 +84,5 @@ class GateConfig(Section):
     """Refused is a model by whose synthetic events training users are told from held-out ones with
     an AUC whose whole 95% interval lies above this (0.5 is chance), and one of which that cannot
     be measured. None: it is shown, and decides nothing."""
+    fidelity: FidelityLimits = FidelityLimits()
+    """How like real behaviour the synthetic events must be."""

@@ -166,6 +166,86 @@ class Audit(Contract):
     """Null where there is nothing synthetic, or where too few users are held out."""
 
 
+class Pair(Contract):
+    """How far synthetic behaviour is from real behaviour."""
+
+    value: float
+    halves: float | None
+    """How far two halves of the real users are from each other: what may be expected."""
+
+
+class Shares(Contract):
+    """The same figure of both sides."""
+
+    real: float | None
+    synthetic: float | None
+
+
+class Bin(Contract):
+    """A bar of a distribution: shares of both sides."""
+
+    label: str
+    real: float
+    synthetic: float
+
+
+class TwoSample(Contract):
+    """How well a classifier tells synthetic histories from real ones of the same length."""
+
+    pairs: int
+    auc: float
+    """0.5: not at all; 1: always."""
+    low: float
+    """Lower end of the 95% interval."""
+    high: float
+
+
+class Fidelity(Contract):
+    """How like real behaviour the synthetic events are: training events against what was generated.
+
+    A distance `_js` is Jensen-Shannon's (square root, base 2) and one `_ks` Kolmogorov and
+    Smirnov's: 0 is alike, 1 is apart. Null: there is nothing to compare.
+    """
+
+    synthetic_events: int
+    synthetic_histories: int
+    """Of new users; lengths and whole histories are theirs."""
+    popularity_js: Pair | None
+    """Of the items."""
+    popularity_spearman: Pair | None
+    """Rank correlation of the items' events: 1 is the same order."""
+    action_js: Pair | None
+    hour_js: Pair | None
+    """Of the day, UTC."""
+    gap_ks: Pair | None
+    """Between neighbouring events, on powers of two seconds."""
+    length_ks: Pair | None
+    """Of histories."""
+    transition_js: Pair | None
+    """Of pairs of neighbouring events, among the 1,000 most popular items."""
+    tail_share: Shares
+    """Of events: with the least popular items that have a third of the training events."""
+    tail_coverage: float | None
+    """Share of those items that were generated at all."""
+    tail_coverage_expected: float | None
+    """What as many draws from the real popularity would reach."""
+    effective_items: Shares
+    """How many equally popular items would be as diverse: exp of the entropy."""
+    distinct_histories: Shares
+    """Share of histories that differ from each other, in a sample."""
+    classifier: TwoSample | None
+    """Null below 50 pairs."""
+    distributions: dict[str, list[Bin]]
+    """What the report draws: popularity (items by their real rank), action, hour, gap, length."""
+
+
+class FidelityCounts(Contract):
+    """Counts of stage `fidelity`."""
+
+    found: Fidelity | None
+    """Null where nothing was generated."""
+
+
 def membership_text(found: dict[str, Any]) -> str:
     return (
         f"by their likeness to synthetic histories {found['pairs']:,} training users are told from "
@@ -188,3 +268,13 @@ def identifying_text(audit: dict[str, Any]) -> str:
 def candidate_of(decision: dict[str, Any]) -> str:
     """The arm that was decided on; runs of earlier versions do not say it."""
     return str(decision.get("candidate", AUGMENTED))
+
+
+def measured_value(fidelity: dict[str, Any] | None, name: str) -> float | None:
+    """A figure of `Fidelity` that has one value, None where it was not measured."""
+    if fidelity is None:
+        return None
+    if name == "classifier_auc":
+        return fidelity["classifier"] and float(fidelity["classifier"]["auc"])
+    found = fidelity[name]
+    return found["value"] if isinstance(found, dict) else found

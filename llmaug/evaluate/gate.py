@@ -13,10 +13,15 @@ from functools import partial
 from typing import Any
 
 from llmaug.arms.arms import CONTROLS, REAL
-from llmaug.config import EvaluateConfig, GateConfig
+from llmaug.config import EvaluateConfig, FidelityLimits, GateConfig
 from llmaug.core.stage import Context, Stage
 from llmaug.evaluate.bootstrap import lift_text
-from llmaug.evaluate.figures import Decision, identifying_text, membership_text
+from llmaug.evaluate.figures import (
+    Decision,
+    identifying_text,
+    measured_value,
+    membership_text,
+)
 from llmaug.evaluate.significance import holm
 
 
@@ -25,9 +30,10 @@ def decide(
     gate: GateConfig,
     evaluate: EvaluateConfig,
     audit: dict[str, Any] | None = None,
+    fidelity: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """figures: what `comparison.figures` returns; audit: what stage `privacy` found, None where
-    nothing was generated.
+    """figures: what `comparison.figures` returns; audit: what stage `privacy` found, fidelity: what
+    stage `fidelity` did; None where nothing was generated.
 
     Returns {passed, candidate, arm, reasons, segments: [{segment, p, adjusted_p}]}.
     """
@@ -62,6 +68,7 @@ def decide(
             f"privacy: {identifying_text(audit)}; at most {gate.max_identifying_share:.2%} may"
         )
     objections += _membership_objections(audit, gate)
+    objections += unlike(fidelity, gate.fidelity)
     tested = [{name: e[name] for name in ("segment", "p", "adjusted_p")} for e in segments]
     if objections:
         return {**_refused(gate, *objections), "segments": tested}
@@ -71,6 +78,20 @@ def decide(
         reasons.append(f"privacy: {identifying_text(audit)}")
     decided = {"passed": True, "candidate": gate.arm, "arm": gate.arm}
     return {**decided, "reasons": reasons, "segments": tested}
+
+
+def unlike(fidelity: dict[str, Any] | None, limits: FidelityLimits) -> list[str]:
+    """In words, the limits that the synthetic events break."""
+    found: list[str] = []
+    for field, limit in limits.model_dump(exclude_none=True).items():
+        side, name = field.split("_", 1)
+        value = measured_value(fidelity, name)
+        limited = f"gate.fidelity.{field} is {limit:g}"
+        if value is None:
+            found.append(f"fidelity: {name} was not measured, and {limited}")
+        elif value > limit if side == "max" else value < limit:
+            found.append(f"fidelity: {name} is {value:.3f}, and {limited}")
+    return found
 
 
 def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:
@@ -130,7 +151,8 @@ def run(audited: bool, context: Context) -> dict[str, Any]:
     config = context.config
     figures = context.manifest("evaluation")["counts"]
     audit = context.manifest("privacy")["counts"] if audited else None
-    decision = decide(figures, config.gate, config.evaluate, audit)
+    fidelity = context.manifest("fidelity")["counts"]["found"] if audited else None
+    decision = decide(figures, config.gate, config.evaluate, audit, fidelity)
     verdict, style = ("passed", "green") if decision["passed"] else ("not passed", "yellow")
     context.progress.note(f"gate {verdict}: publishing arm {decision['arm']}", style)
     for reason in decision["reasons"]:
@@ -139,10 +161,10 @@ def run(audited: bool, context: Context) -> dict[str, Any]:
 
 
 def stage(audited: bool) -> Stage:
-    """audited: whether there are synthetic events, and so a stage `privacy`."""
+    """audited: whether there are synthetic events, and so stages `privacy` and `fidelity`."""
     return Stage(
         name="gate",
         run=partial(run, audited),
-        inputs=("evaluation", *(["privacy"] if audited else [])),
+        inputs=("evaluation", *(["privacy", "fidelity"] if audited else [])),
         settings=lambda config: [config.gate, config.evaluate.cutoffs],
     )

@@ -11,6 +11,7 @@ from llmaug.core.contract import Contract
 from llmaug.evaluate.figures import (
     Audit,
     Decision,
+    Fidelity,
     HeadlineLift,
     Interval,
     IntervalFacts,
@@ -55,6 +56,16 @@ class Events(Contract):
     """Of the real ones, those with soft targets."""
 
 
+class Validation(Contract):
+    """A point of a learning curve."""
+
+    step: int
+    loss: float
+    """Of the batch of that step."""
+    value: float | None
+    """NDCG@10 of validation events; null where nothing was held out."""
+
+
 class TrainedSeed(Contract):
     """How the training of one model went."""
 
@@ -68,6 +79,8 @@ class TrainedSeed(Contract):
     """How often each history of real events was learned from; null where it is not counted."""
     validation_ndcg: float | None
     """Null where nothing was held out for validation."""
+    curve: list[Validation] = []
+    """Each validation; none of models that are not trained by steps."""
 
 
 class Training(Events):
@@ -143,6 +156,8 @@ class Metrics(Contract):
     segments: list[SegmentFigures]
     gate: Decision
     privacy: Audit | None
+    """Null where nothing was generated."""
+    fidelity: Fidelity | None
     """Null where nothing was generated."""
     published: Published | None
     """Null where the arms were only compared."""

@@ -94,6 +94,7 @@ def collect(
         "segments": evaluation["segments"],
         "gate": manifests["gate"]["counts"],
         "privacy": manifests["privacy"]["counts"] if "privacy" in manifests else None,
+        "fidelity": manifests["fidelity"]["counts"]["found"] if "fidelity" in manifests else None,
         "published": manifests["publish"]["counts"] if "publish" in manifests else None,
         "stages": {
             name: {
@@ -152,7 +153,7 @@ def _training(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
     return found
 
 
-_OF_SEED = ("model_digest", "num_targets", "steps", "best_step", "validation_ndcg")
+_OF_SEED = ("model_digest", "num_targets", "steps", "best_step", "validation_ndcg", "curve")
 
 
 def _seed(seed: str, facts: dict[str, Any]) -> dict[str, Any]:

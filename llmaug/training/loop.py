@@ -83,7 +83,7 @@ def train(spec: dict[str, Any]) -> None:
         facts = task.export()
         # The last step stands for the best where nothing was held out to choose by.
         best = None if math.isinf(state["best"]) else state["best"]
-        facts |= {"steps": state["step"], "best_step": state["best_step"]}
+        facts |= {"steps": state["step"], "best_step": state["best_step"], "curve": state["curve"]}
         facts[f"validation_{task.metric}"] = best
         spec["storage"].write_json(facts, spec["folder"], "_trained.json")
 
@@ -224,6 +224,8 @@ def _validate_and_save(
         torch.distributed.broadcast(metric, src=0)
     state["validations"] += 1
     value = float(metric.item())
+    point = {"step": state["step"], "loss": loss, "value": None if math.isnan(value) else value}
+    state["curve"].append(point)
     if math.isnan(value) or value > state["best"]:
         state["best"] = -math.inf if math.isnan(value) else value
         state["best_step"], state["best_validation"] = state["step"], state["validations"]
@@ -265,6 +267,7 @@ def _restore(model: Any, optimiser: Any) -> dict[str, Any]:
         "best_step": 0,
         "best_validation": 0,
         "best_weights": {},
+        "curve": [],
     }
     checkpoint = ray.train.get_checkpoint()
     if not checkpoint:

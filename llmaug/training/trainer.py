@@ -20,7 +20,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train what `build()` returns, in folder `name` of the run; resumes by name.
 
-    Returns the facts of `export` and {"steps", "best_step", "validation_<metric>"}.
+    Returns the facts of `export` and {"steps", "best_step", "validation_<metric>", "curve": [{step,
+    loss, value}] of each validation}.
     Raises UserError on a loss that is not finite, naming the step and where its batch is.
     """
     import ray
