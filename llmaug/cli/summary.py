@@ -13,7 +13,7 @@ from llmaug.core.terminal import Terminal
 from llmaug.evaluate.bootstrap import lift_text
 from llmaug.evaluate.metrics import ACCURACY
 from llmaug.publish.pointer import LEFT
-from llmaug.report.stage import covers
+from llmaug.report.sentences import covers
 
 
 def print_summary(

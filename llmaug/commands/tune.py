@@ -32,7 +32,7 @@ from llmaug.core.storage import Storage, digest
 from llmaug.errors import Interrupted, UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.vocabulary import load_vocabulary
-from llmaug.report.stage import generator_text
+from llmaug.report.sentences import generator_text
 from llmaug.training.validation import load_validation
 
 FOLDER = "tune"

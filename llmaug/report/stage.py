@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 from llmaug.arms.arms import ARMS
-from llmaug.config import Config
 from llmaug.config.names import run_folder
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage, digest
 from llmaug.core.stored import MANIFEST, Manifest, damaged, need_record, read_record
-from llmaug.evaluate.bootstrap import lift_text
-from llmaug.evaluate.figures import candidate_of, identifying_text, membership_text
 from llmaug.report.metrics import Metrics
+from llmaug.report.page import render
+from llmaug.report.samples import samples
+from llmaug.report.sentences import generator_text, unfinished
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 
-_SAMPLE_USERS = 3
 FORECAST, METRICS = "forecast.json", "metrics.json"
 
 
@@ -35,8 +32,8 @@ def run(names: tuple[str, ...], context: Context) -> dict[str, Any]:
     if late := unfinished(metrics["training"]):
         context.progress.warn(late)
     storage.write_json(metrics, folder, METRICS)
-    sample = _sample(context) if metrics["published"] else []
-    page = render(context.config, context.run_id, metrics, manifests, sample)
+    shown = samples(context, bool(metrics["published"]), "filtered" in manifests)
+    page = render(context.config, context.run_id, metrics, manifests, shown)
     storage.write(page.encode(), folder, "report.html")
     return {
         "report": storage.uri(folder, "report.html"),
@@ -166,22 +163,6 @@ def _seed(seed: str, facts: dict[str, Any]) -> dict[str, Any]:
     return {**found, "real_passes": round(passes, 1)}
 
 
-def unfinished(training: dict[str, dict[str, Any]]) -> str | None:
-    """In words, that arm `real` might still have gained: then others gain by their training."""
-    late = [
-        seed["seed"]
-        for seed in training["real"]["seeds"]
-        if seed["steps"] and seed["best_step"] == seed["steps"]
-    ]
-    if not late:
-        return None
-    return (
-        f"Arm real was best at its very last step (seed {', '.join(late)}): it might have gone on "
-        "to gain. Raise train.num_steps until it does not, or a lift says only which arm learns "
-        "faster."
-    )
-
-
 def _generator(manifests: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """How the generator itself ranks validation events beside the arm `real`; None where it was
     not measured (n-grams, chat models, semantic ids, nothing held out)."""
@@ -192,87 +173,6 @@ def _generator(manifests: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
         return None
     real = sum(seeds) / len(seeds)
     return {"validation_ndcg": ndcg, "real_validation_ndcg": real, "ahead": ndcg > real}
-
-
-def generator_text(found: dict[str, Any]) -> str:
-    """In words, what to expect of such a generator."""
-    ranks = (
-        f"The generator itself ranks the next real event of validation users with NDCG@10 "
-        f"{found['validation_ndcg']:.4f}, the recommender on real events alone with "
-        f"{found['real_validation_ndcg']:.4f}."
-    )
-    if found["ahead"]:
-        return f"{ranks} What it knows beyond the recommender, synthetic events can teach."
-    return (
-        f"{ranks} It knows no more than the recommender, so expect little of its events: train it "
-        "longer, or give it what the recommender does not read (ingest.items with titles and "
-        "tags, vocabulary.text_encoder, lm.user_attributes)."
-    )
-
-
-def covers(interval: dict[str, Any]) -> str:
-    """What the intervals are about, in words."""
-    of_all = interval.get("sampled_from")
-    sampled = of_all and (
-        f" The users are a random sample of {of_all:,} (evaluate.max_users): the intervals cover "
-        "that, too."
-    )
-    if interval["num_seeds"] > 1:
-        return (
-            "Intervals: paired bootstrap over users and over the "
-            f"{interval['num_seeds']} seeds (train.seeds).{sampled or ''}"
-        )
-    return (
-        "Intervals: paired bootstrap over users. They do not cover the choice of seed: there "
-        f"is only one (train.seeds).{sampled or ''}"
-    )
-
-
-def render(
-    config: Config,
-    run_id: str,
-    metrics: dict[str, Any],
-    manifests: dict[str, dict[str, Any]],
-    sample: list[dict[str, Any]],
-) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    source = files("llmaug.report").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        run_id=run_id,
-        config=json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False),
-        metrics=metrics,
-        manifests=manifests,
-        sample=sample,
-        augmented="outcomes" in manifests,
-        candidate=candidate_of(metrics["gate"]),
-        lift_text=lift_text,
-        identifying_text=identifying_text,
-        membership_text=membership_text,
-        generator_text=generator_text,
-        unfinished=unfinished(metrics["training"]),
-        covers=covers(metrics["interval"]),
-        evaluate=config.evaluate,
-    )
-
-
-def _sample(context: Context) -> list[dict[str, Any]]:
-    """Recommendations of the first few users, with titles."""
-    storage, folder = context.storage, context.folder("recommendations")
-    version = context.manifest("publish")["counts"]["version"]
-    items = storage.read_table(version, "items.parquet", columns=["item_id", "title"])
-    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
-    for part in storage.parts(folder):
-        rows = storage.read_part(folder, part).to_pylist()
-        if rows:
-            users = list(dict.fromkeys(row["user_id"] for row in rows))[:_SAMPLE_USERS]
-            return [
-                {**row, "title": titles.get(row["item_id"])}
-                for row in rows
-                if row["user_id"] in users
-            ]
-    return []
 
 
 def load_metrics(storage: Storage, run_id: str) -> dict[str, Any] | None:

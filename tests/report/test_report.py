@@ -16,6 +16,8 @@ from llmaug.core.terminal import Terminal
 from llmaug.evaluate import gate
 from llmaug.evaluate.comparison import Lists, figures, segments, sum_ranks
 from llmaug.report import stage as report
+from llmaug.report.page import render
+from llmaug.report.sentences import unfinished
 from tests.evaluate.test_comparison import random_ranks
 
 FEW = ("real", "augmented")
@@ -72,6 +74,9 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
     return {name: {**stage, "counts": own} for name, own in counts.items()}
 
 
+VOID = ("meta", "input")
+
+
 class Cells(HTMLParser):
     """The rows of a page's tables, and whether all tags are closed in order."""
 
@@ -83,7 +88,7 @@ class Cells(HTMLParser):
         assert not self._open
 
     def handle_starttag(self, tag: str, attributes: Any) -> None:
-        if tag not in ("meta",):
+        if tag not in VOID:
             self._open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -98,29 +103,38 @@ class Cells(HTMLParser):
             self.rows[-1][-1] += data
 
 
+def page_of(found: dict[str, dict[str, Any]]) -> str:
+    return render(CONFIG, "r", report.collect(found, set()), found)
+
+
 @pytest.mark.parametrize("arms", [("real",), FEW, MANY])
 def test_every_arm_has_its_row_in_every_table(arms: tuple[str, ...]) -> None:
     found = manifests(arms)
     metrics = report.collect(found, skipped=set())
-    rows = Cells(report.render(CONFIG, "r", metrics, found, [])).rows
-    first_cells = [row[0] for row in rows]
-    for arm in arms:
-        assert first_cells.count(arm) == 3  # the comparison, all metrics, the lists
-    compared = rows[1 : 1 + len(arms)]
-    assert [row[0] for row in compared] == list(arms)
-    assert all(re.search(r"%", row[-1]) for row in compared[1:]) and compared[0][-1] == ""
-    of_segments = [row for row in rows if len(row) == 6 and row[2] in arms]
-    assert len(of_segments) == len(metrics["segments"]) >= 2 * len(arms)
-    named = [row[0] for row in of_segments if row[0]]
-    assert named == list(dict.fromkeys(s["segment"] for s in metrics["segments"]))
-    assert ["rejected.copied", "1"] in rows and ["events_dropped.unwanted_tag", "12,345"] in rows
+    tables = tables_of(render(CONFIG, "r", metrics, found))
+    for name in ("arms", "metrics", "lists", "plot-arms-numbers"):
+        assert [row[0] for row in tables[name][1:]] == list(arms), name
+    lifts = [row[-1] for row in tables["arms"][1:]]
+    assert lifts[0] == "" and all("%" in lift for lift in lifts[1:])
+    of_segments = [(row[0], row[2]) for row in tables["segments"][1:]]
+    assert of_segments == [(own["segment"], own["arm"]) for own in metrics["segments"]]
+    assert tables["reasons"][1:] == [
+        ["events_dropped.unwanted_tag", "12,345"], ["rejected.copied", "1"]
+    ]  # fmt: skip
+
+
+def tables_of(page: str) -> dict[str, list[list[str]]]:
+    """By id: the rows of a page's tables, headings first."""
+    return {
+        name: Cells(f"<table>{body}</table>").rows
+        for name, body in re.findall(r'<table class="data" id="([\w-]+)">(.*?)</table>', page, re.S)
+    }
 
 
 def test_the_control_is_compared_with_in_words() -> None:
-    found = manifests(MANY)
-    page = report.render(CONFIG, "r", report.collect(found, set()), found, [])
-    assert "augmented against oversampled" in page
-    assert "augmented_fusion against fusion" in page
+    compared = [row[:2] for row in tables_of(page_of(manifests(MANY)))["compared"]]
+    assert ["augmented", "oversampled"] in compared
+    assert ["augmented_fusion", "fusion"] in compared
 
 
 @pytest.mark.parametrize(
@@ -129,7 +143,7 @@ def test_the_control_is_compared_with_in_words() -> None:
 )
 def test_the_page_says_what_the_intervals_cover(seeds: tuple[int, ...], words: str) -> None:
     found = manifests(FEW, seeds)
-    assert words in report.render(CONFIG, "r", report.collect(found, set()), found, [])
+    assert words in page_of(found)
 
 
 def test_metrics_hold_what_each_arm_was_trained_on() -> None:
@@ -150,7 +164,7 @@ def test_the_page_says_whether_the_generator_knows_more_than_the_recommender(
     found["lm/causal"] = {**found["model/real"], "counts": {"validation_ndcg": ndcg}}
     metrics = report.collect(found, set())
     assert metrics["generator"]["real_validation_ndcg"] == pytest.approx(0.1)
-    page = report.render(CONFIG, "r", metrics, found, [])
+    page = render(CONFIG, "r", metrics, found)
     assert f"NDCG@10 {ndcg:.4f}" in page and words in page
 
 
@@ -159,7 +173,7 @@ def test_a_generator_that_was_not_measured_is_not_compared() -> None:
     found["lm/ngram"] = {**found["model/real"], "counts": {}}
     metrics = report.collect(found, set())
     assert metrics["generator"] is None
-    assert "The generator itself" not in report.render(CONFIG, "r", metrics, found, [])
+    assert "The generator itself" not in render(CONFIG, "r", metrics, found)
 
 
 def test_satisfaction_is_a_table_that_says_what_it_cannot_say() -> None:
@@ -174,9 +188,9 @@ def test_satisfaction_is_a_table_that_says_what_it_cannot_say() -> None:
         }  # fmt: skip
     metrics = report.collect(found, set())
     assert metrics["satisfaction"]["augmented"]["rating"]["mean"] == 3.5
-    page = report.render(CONFIG, "r", metrics, found, [])
-    rows = {row[0]: row for row in Cells(page).rows if len(row) == 8 and row[1] == "290"}
-    assert list(rows) == ["real", "augmented"]
+    page = render(CONFIG, "r", metrics, found)
+    rows = {row[0]: row for row in tables_of(page)["satisfaction"][1:]}
+    assert [(arm, row[1]) for arm, row in rows.items()] == [("real", "290"), ("augmented", "290")]
     assert rows["augmented"][4].startswith("3.50") and rows["augmented"][6] == "n/a"
     assert "not as a proof" in page
 
@@ -187,13 +201,13 @@ def test_probabilities_of_pairs_have_a_table_of_their_own() -> None:
     found["evaluation"]["counts"]["labels"]["real"] = {"log_loss": share, "rmse": share}
     metrics = report.collect(found, set())
     assert metrics["labels"]["real"]["rmse"]["mean"] == 0.4321
-    rows = Cells(report.render(CONFIG, "r", metrics, found, [])).rows
-    assert ["real", "0.4321 (0.4000 – 0.5000)", "0.4321 (0.4000 – 0.5000)"] in rows
+    rows = tables_of(render(CONFIG, "r", metrics, found))["labels"]
+    assert rows[1:] == [["real", "0.4321 (0.4000 to 0.5000)", "0.4321 (0.4000 to 0.5000)"]]
 
 
 def test_without_ratings_the_page_says_so_and_shows_no_table() -> None:
     found = manifests(FEW)
-    page = report.render(CONFIG, "r", report.collect(found, set()), found, [])
+    page = page_of(found)
     assert "carry no ratings" in page
     assert "users who rated later" not in page
 
@@ -232,5 +246,5 @@ def test_a_real_arm_that_was_best_at_its_last_step_is_told() -> None:
     def training(best: int) -> dict[str, Any]:
         return {"real": {"seeds": [{"seed": "1", "steps": 80, "best_step": best}]}}
 
-    assert report.unfinished(training(70)) is None
-    assert "seed 1" in str(report.unfinished(training(80)))
+    assert unfinished(training(70)) is None
+    assert "seed 1" in str(unfinished(training(80)))

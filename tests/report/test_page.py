@@ -1,0 +1,139 @@
+"""The page as a reader without eyes, without scripts or with ill-meant titles finds it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from tests.report.pages import EVIL, full_page
+from tests.report.test_report import VOID, manifests, page_of
+
+
+class Elements(HTMLParser):
+    """(tag, attributes, text of it and all within) of every element, in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.all: list[tuple[str, dict[str, Any], list[str]]] = []
+        self._open: list[list[str]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        texts: list[str] = []
+        self.all.append((tag, dict(attributes), texts))
+        if tag not in VOID:
+            self._open.append(texts)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        for texts in self._open:
+            texts.append(data)
+
+    def of(self, *tags: str) -> list[tuple[str, dict[str, Any], str]]:
+        return [(tag, own, "".join(texts)) for tag, own, texts in self.all if tag in tags]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return full_page()
+
+
+@pytest.fixture(scope="module")
+def elements(page: str) -> Elements:
+    return Elements(page)
+
+
+def test_titles_and_reasons_with_tags_in_them_stay_text(page: str, elements: Elements) -> None:
+    assert EVIL not in page
+    scripts = elements.of("script")
+    assert len(scripts) == 1 and "stolen" not in scripts[0][2]
+    assert not elements.of("img")
+    titles = [text for _, _, text in elements.of("td")]
+    assert any(EVIL in text for text in titles)
+
+
+def test_no_script_but_its_own_may_run_and_nothing_is_fetched(
+    page: str, elements: Elements
+) -> None:
+    (policy,) = [own["content"] for _, own, _ in elements.of("meta") if "http-equiv" in own]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy and policy.count("sha256-") == 2
+    for tag, own, _ in elements.of(*{tag for tag, _, _ in elements.all}):
+        assert not [name for name in own if name.startswith("on") or name == "style"], (tag, own)
+        assert "src" not in own, (tag, own)
+        assert str(own.get("href", "#")).startswith("#"), (tag, own)
+    assert not re.search(r"https?://", page)
+
+
+def test_headings_lead_from_part_to_part(elements: Elements) -> None:
+    levels = [int(tag[1]) for tag, _, _ in elements.of("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    ids = {own["id"] for _, own, _ in elements.all if "id" in own}
+    assert {own["href"][1:] for _, own, _ in elements.of("a")} <= ids
+
+
+def test_ids_are_given_once(elements: Elements) -> None:
+    ids = [own["id"] for _, own, _ in elements.all if "id" in own]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_plot_has_marks_and_says_what_it_shows(page: str) -> None:
+    plots = re.findall(r"<figure .*?</figure>", page, re.S)
+    names = re.findall(r'<figure id="plot-(\w+)"', page)
+    assert names == ["lift", "arms", "segments", "learning", "units", "events", "throughput",
+                     "engines", "forecast", "popularity", "length", "action", "hour",
+                     "gap"]  # fmt: skip
+    for plot in plots:
+        svg = Elements(plot)
+        ((_, own, _),) = svg.of("svg")
+        named = {found["id"]: text for _, found, text in svg.of("title", "desc") if "id" in found}
+        assert own["role"] == "img" and own["aria-labelledby"].split() == list(named)
+        assert all(named.values())
+        assert svg.of("rect", "circle", "polyline")
+        assert len([1 for _, found, _ in svg.of("text") if "name" in found.get("class", "")]) >= 1
+        assert svg.of("table") and len(svg.of("tr")) > 1
+
+
+def test_every_table_has_a_caption_and_headings_for_rows_and_columns(page: str) -> None:
+    tables = re.findall(r"<table.*?</table>", page, re.S)
+    assert len(tables) > 20
+    for text in tables:
+        found = Elements(text)
+        ((_, _, caption),) = found.of("caption")
+        assert caption
+        head, *rows = re.findall(r"<tr>.*?</tr>", text, re.S)
+        assert 'scope="col"' in head and '<th scope="col"></th>' not in head
+        assert rows and all(row.count('<th scope="row"') == 1 for row in rows)
+
+
+def test_numbers_are_sorted_as_numbers(page: str) -> None:
+    assert '<td class="n" data-order="12345">12,345</td>' in page
+
+
+def test_the_first_screen_answers_four_questions(elements: Elements) -> None:
+    asked = [text for tag, _, text in elements.of("h3")][:4]
+    assert asked == ["Did it help?", "For whom?", "Is it safe?", "What did it cost?"]
+
+
+def test_a_loss_and_a_leak_are_called_so() -> None:
+    found = manifests(("real", "augmented"))
+    for lift in found["evaluation"]["counts"]["lifts"]:
+        lift |= {"relative": -0.1, "low": -0.2, "high": -0.05}
+    found["privacy"]["counts"] |= {"identifying": 8, "identifying_share": 0.2}
+    page = page_of(found)
+    assert '<div class="answer bad">\n<h3>Did it help?</h3>\n<p class="headline">-10.0%' in page
+    assert '<div class="answer bad">\n<h3>Is it safe?</h3>\n<p class="headline">20.00%' in page
+
+
+def test_a_run_of_real_events_alone_has_no_part_on_generation() -> None:
+    found = manifests(("real",))
+    for name in ("outcomes", "filtered", "privacy"):
+        del found[name]
+    page = page_of(found)
+    assert "What was generated" not in page and "Nothing generated" in page
