@@ -24,6 +24,7 @@ from llmaug.cli import (
     plan_cluster,
     publish,
     recommend,
+    report,
     retry_failed,
     run,
     score,
@@ -51,6 +52,7 @@ app.command()(jobs.submit)
 app.command()(status.status)
 app.command()(jobs.logs)
 app.command()(jobs.stop)
+app.command()(report.report)
 app.command()(forecast.forecast)
 app.command("plan-cluster")(plan_cluster.plan_cluster)
 app.command()(tune.tune)

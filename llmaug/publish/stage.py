@@ -17,6 +17,7 @@ from llmaug.errors import UserError
 from llmaug.evaluate.figures import candidate_of
 from llmaug.publish import pointer
 from llmaug.publish.card import Card, Published
+from llmaug.publish.model_card import cards
 
 FORCED = "forced.json"
 
@@ -35,7 +36,7 @@ def publish(context: Context, by_force: str | None = None) -> dict[str, Any]:
     """
     storage, name = context.storage, context.config.publish.name
     card = card_of(context)
-    written = _write(context, card)
+    written = _write(context, card, cards(context, card))
     context.confirm_lease()
     # The same content may be that of a later night: what is on disk keeps its first.
     done = pointer.advance(storage, name, {**written, "night": card["night"]}, by_force)
@@ -113,14 +114,18 @@ def _source(context: Context, arm: str, seed: int) -> str:
     return context.folder(f"model/{arm}/seed-{seed}")
 
 
-def _write(context: Context, card: dict[str, Any]) -> dict[str, Any]:
-    """The version's files, then its card; what is there already is left. Returns the card there."""
+def _write(context: Context, card: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]:
+    """The version's files, what people read about it, then its card; what is there already is left.
+    Returns the card there."""
     storage, version = context.storage, card["version"]
     source = _source(context, card["arm"], card["seed"])
     there = storage.names(version)
     for file in card["files"]:
         if file not in there:
             storage.write(storage.read(source, file), version, file)
+    for file, text in texts.items():
+        if file not in there:
+            storage.write(text.encode(), version, file)
     storage.create(Card.keeps(card), version, pointer.CARD)
     return pointer.read_version(storage, context.config.publish.name, version.rpartition("/")[2])
 

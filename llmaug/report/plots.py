@@ -20,6 +20,8 @@ from llmaug.report.tables import Cell, Form, Table, table
 
 WIDTH = 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 8, 40
+_TICK_LEN = 12
+_LABEL_LEN = 48  # characters that fit beside each other
 _ROW = 38  # of a plot of rows: a label above its mark
 
 
@@ -107,7 +109,7 @@ def intervals(
         _add(svg, "line", x1=x(line), x2=x(line), y1=_TOP, y2=bottom, class_="zero")
     for number, row in enumerate(rows):
         y = _TOP + _ROW * number + 28
-        _add(svg, "text", row.label, x=12, y=y - 13, class_="label")
+        _label(svg, row.label, 12, y - 13)
         end = marks[-1] if row.high is None else row.high
         kind = _side(row) if line == 0 else "c0"
         _add(svg, "line", x1=x(row.low), x2=x(end), y1=y, y2=y, class_=f"whisker {kind}")
@@ -161,7 +163,7 @@ def lines(
         if legend:
             at_y = _TOP + 20 * number + 8
             _add(svg, "line", x1=_LEFT, x2=_LEFT + 30, y1=at_y, y2=at_y, class_=drawn)
-            _add(svg, "text", label, x=_LEFT + 38, y=at_y + 4, class_="label")
+            _label(svg, label, _LEFT + 38, at_y + 4)
     rows = [[label, Cell(plain(a), a), Cell(plain(b), b)] for label, own in series.items() for
             a, b in own]  # fmt: skip
     numbers = table(f"{name}-numbers", title, ("", x_axis, y_axis), rows)
@@ -180,14 +182,15 @@ def both_sides(name: str, title: str, bins: Sequence[dict[str, Any]], x_axis: st
     svg = _canvas(name, title, described, bottom + _BOTTOM)
     _y_axis(svg, y, marks, "share", percent, top)
     width = (WIDTH - _LEFT - _RIGHT) / len(bins)
-    every = math.ceil(len(bins) / max(1, 300 // (7 * max(len(row["label"]) for row in bins) + 10)))
+    longest = min(_TICK_LEN, max(len(row["label"]) for row in bins))
+    every = math.ceil(len(bins) / max(1, 300 // (7 * longest + 10)))
     for number, row in enumerate(bins):
         left, at = round(_LEFT + width * number, 1), y(row["real"])
         bar = _add(svg, "rect", x=round(left + width * 0.1, 1), y=at, width=round(width * 0.8, 1),
                    height=round(bottom - at, 1), class_="bar c0")  # fmt: skip
         _add(bar, "title", f"{row['label']}: real {percent(row['real'])}")
         if number % every == 0:
-            _add(svg, "text", row["label"], x=round(left + width / 2, 1), y=bottom + 14,
+            _add(svg, "text", row["label"][:_TICK_LEN], x=round(left + width / 2, 1), y=bottom + 14,
                  class_="tick middle")  # fmt: skip
     centres = [round(_LEFT + width * (number + 0.5), 1) for number in range(len(bins))]
     path = " ".join(f"{a},{y(row['synthetic'])}" for a, row in zip(centres, bins, strict=True))
@@ -219,7 +222,7 @@ def counts(name: str, title: str, rows: Sequence[tuple[str, int]], axis: str) ->
     _x_axis(svg, x, marks, axis, plain, bottom)
     for number, (label, count) in enumerate(rows):
         y = _TOP + _ROW * number
-        _add(svg, "text", f"{label}: {count:,}", x=12, y=y + 14, class_="label")
+        _label(svg, label, 12, y + 14, f": {count:,}")
         _add(svg, "rect", x=12, y=y + 19, width=round(max(x(count) - 12, 1), 1), height=10,
              class_="bar c0")  # fmt: skip
     numbers = table(f"{name}-numbers", title, ("", axis), rows)
@@ -227,6 +230,15 @@ def counts(name: str, title: str, rows: Sequence[tuple[str, int]], axis: str) ->
 
 
 # -- pieces ---------------------------------------------------------------------------------
+
+
+def _label(svg: ElementTree.Element, text: str, x: float, y: float, after: str = "") -> None:
+    """Cut where it would leave the plot; what a pointer rests on is told whole."""
+    room = _LABEL_LEN - len(after)
+    short = text if len(text) <= room else f"{text[: room - 1]}\u2026"
+    label = _add(svg, "text", f"{short}{after}", x=x, y=y, class_="label")
+    if short != text:
+        _add(label, "title", text)
 
 
 def _side(row: Interval) -> str:

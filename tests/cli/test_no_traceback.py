@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 ARGUMENTS = {
     "run": "-c {config} --root {root}",
     "status": "night --root {root}",
+    "report": "night --root {root}",
     "forecast": "-c {config} --root {root}",
     "plan-cluster": f"-c {{config}} --root {{root}} --cluster {ROOT / 'cluster.yaml'}",
     "tune": "-c {config} --root {root} --minutes 0 --to tuned.yaml",

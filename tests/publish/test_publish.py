@@ -17,6 +17,7 @@ from tests.tables import write_finished
 
 MakeContext = Callable[..., Context]
 PASSED = {"passed": True, "arm": "augmented", "reasons": ["a lift"], "segments": []}
+TEXTS = ("MODEL_CARD.md", "DATA_CARD.md")
 FILES = ("config.json", "items.parquet", "model.safetensors")
 
 
@@ -59,7 +60,7 @@ def test_the_arm_that_the_gate_chose_is_published(night: Callable[..., Context])
     assert version.startswith("published/films/versions/monday-") and len(version) == 48
     assert (current["arm"], current["gate"]) == ("augmented", PASSED)
     assert current["model_digest"] == digest(current["files"])
-    assert storage.names(version) == [*FILES, "published.json"]
+    assert set(storage.names(version)) == {*FILES, *TEXTS, "published.json"}
     assert storage.read(version, "model.safetensors") == b"augmented of monday"
     assert (published["uri"], published["outcome"]) == (storage.uri(version), "published")
     assert context.progress.notes == [f"published: arm augmented, {storage.uri(version)}"]  # type: ignore[attr-defined]

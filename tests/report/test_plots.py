@@ -64,3 +64,8 @@ def test_the_best_step_of_a_curve_is_marked() -> None:
 def test_labels_are_text() -> None:
     svg = plots.counts("p", "Reasons", [("<script>", 3)], "count").svg
     assert "<script>" not in svg and "&lt;script&gt;: 3" in svg
+
+
+def test_a_long_label_is_cut_and_told_whole_where_a_pointer_rests() -> None:
+    svg = plots.counts("p", "Reasons", [("a" * 60, 3)], "count").svg
+    assert f">{'a' * 44}\u2026: 3<title>{'a' * 60}</title></text>" in svg
