@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from llmaug.core.terminal import Terminal, emit_json
 from llmaug.errors import UserError
 
 if TYPE_CHECKING:
+    from llmaug.core.storage import Storage
     from llmaug.report import tables
 
 
@@ -21,14 +23,20 @@ def report(
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
     as_json: AS_JSON = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the page on this machine, also while it runs.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="For --serve; 0: any that is free.")] = 0,
 ) -> None:
     """What came of a run; of two runs or nights, what is different: as tables, and as a page.
 
     Example: `llmaug report monday tuesday --root demo`
     """
+    if serve:
+        return _serve(runs, open_storage(None, root, endpoint_url), port)
     from llmaug.commands.report import compare, figures
+    from llmaug.commands.report_versus import versus
     from llmaug.report.sentences import answers, verdict
-    from llmaug.report.versus import versus
 
     if len(runs) > 2:
         raise UserError(f"{len(runs)} runs: name one, or two to compare")
@@ -51,6 +59,17 @@ def report(
             console.print(_shown(each))
             console.print(each.note or "", soft_wrap=True)
     console.print(f"page: {compare(storage, found[0], found[1])}", soft_wrap=True)
+
+
+def _serve(runs: list[str], storage: Storage, port: int) -> None:
+    from llmaug.commands.report_server import server
+
+    if len(runs) != 1:
+        raise UserError("--serve shows one run: name one")
+    with server(storage, runs[0], port) as serving, contextlib.suppress(KeyboardInterrupt):
+        host, taken = serving.server_address[:2]
+        Terminal().print(f"http://{host!s}:{taken}/ shows {runs[0]}; Ctrl-C ends it")
+        serving.serve_forever()
 
 
 def _shown(own: tables.Table) -> Table:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmaug.commands.report_versus import render_versus
 from llmaug.config.names import check_name
 from llmaug.core.storage import Storage
 from llmaug.core.stored import read_config, read_run
 from llmaug.errors import UserError
 from llmaug.report.stage import load_metrics
-from llmaug.report.versus import render_versus
 
 COMPARISONS = "comparisons"
 

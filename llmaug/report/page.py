@@ -62,17 +62,18 @@ def render(
     )
 
 
-def fill(template: str, **values: Any) -> str:
-    """A template with our style and script in it, and the policy that lets only these in."""
+def fill(template: str, script_name: str = "script.js", **values: Any) -> str:
+    """A template with our style and a script of ours in it, and the policy that lets only these in;
+    whoever serves the page may be asked again."""
     import jinja2
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_read),
     )  # fmt: skip
-    style, script = _read("style.css"), _read("script.js")
+    style, script = _read("style.css"), _read(script_name)
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; " \
-             "base-uri 'none'; form-action 'none'"  # fmt: skip
+             "connect-src 'self'; base-uri 'none'; form-action 'none'"  # fmt: skip
     return environment.get_template(template).render(
         style=Markup(style), script=Markup(script), policy=policy, **values
     )

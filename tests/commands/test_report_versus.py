@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from llmaug.cli.app import app
+from llmaug.commands.report_versus import render_versus, versus
 from llmaug.errors import UserError
 from llmaug.report import stage as report
 from llmaug.report.tables import Table
-from llmaug.report.versus import render_versus, versus
 from tests.nights import NIGHT, make_night, without_ray
 from tests.report.test_report import CONFIG, FEW, MANY, manifests, tables_of
 
