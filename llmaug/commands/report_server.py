@@ -42,7 +42,8 @@ class _Handler(BaseHTTPRequestHandler):
     run_id: str
 
     def do_GET(self) -> None:
-        names = {f"{name}:{self.server.server_address[1]}" for name in (HOST, "localhost")}
+        port = self.connection.getsockname()[1]
+        names = {f"{name}:{port}" for name in (HOST, "localhost")}
         if self.headers.get("Host") not in names:
             return self.send_error(403, "asked by another name than this machine's own")
         if self.path not in _FILES:

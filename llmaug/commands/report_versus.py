@@ -50,10 +50,11 @@ def _lift(metrics: dict[str, Any]) -> str:
 def _arms(both: tuple[dict[str, Any], ...]) -> list[Row]:
     main = main_metric(both[0]) or main_metric(both[1])
     names = dict.fromkeys(arm for own in both for arm in own["arms"])
-    return [
-        (f"{main} of {arm}", *(interval(own["arms"].get(arm, {}).get(main)) for own in both))
-        for arm in names
-    ]  # type: ignore[misc]
+    found = []
+    for arm in names:
+        first, second = (interval(own["arms"].get(arm, {}).get(main)) for own in both)
+        found.append((f"{main} of {arm}", first, second))
+    return found
 
 
 def _pairs(both: tuple[dict[str, Any], ...], of: Callable[..., dict[str, Cell]]) -> list[Row]:

@@ -41,7 +41,7 @@ def paired(real: list[History], generated: list[History]) -> list[tuple[History,
     """(real, synthetic) of equal lengths: the longest first, and a real one only once; what finds
     none that is long enough is left out."""
     longest = sorted(real, key=lambda own: -len(own.items))
-    pairs = []
+    pairs: list[tuple[History, History]] = []
     for own in sorted(generated, key=lambda own: -len(own.items)):
         if len(pairs) < len(longest) and len(longest[len(pairs)].items) >= len(own.items):
             pairs.append((longest[len(pairs)].first(len(own.items)), own))

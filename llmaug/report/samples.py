@@ -23,7 +23,8 @@ _MAX_PARTS = 4  # are looked at: an example need not be rare
 
 def samples(context: Context, published: bool, generated: bool) -> dict[str, list[Table]]:
     """{"recommendations", "histories", "refused"}: tables, none where there is nothing to show."""
-    storage, found = context.storage, {"recommendations": [], "histories": [], "refused": []}
+    storage = context.storage
+    found: dict[str, list[Table]] = {"recommendations": [], "histories": [], "refused": []}
     if published:
         found["recommendations"] = _recommendations(context)
     if generated:
@@ -70,7 +71,8 @@ def _outcomes(context: Context) -> Iterator[dict[str, Any]]:
 
 def refused(outcomes: list[dict[str, Any]], titles: dict[str, str]) -> list[Table]:
     """A few units of each reason for which one was rejected or failed."""
-    rows, seen = [], Counter[str]()
+    rows: list[tuple[Any, ...]] = []
+    seen = Counter[str]()
     for own in outcomes:
         reason = own["reason"] or ""
         if own["status"] == ACCEPTED or seen[reason] >= _OF_EACH or len(rows) >= _NUM_REFUSED:
