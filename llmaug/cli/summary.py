@@ -12,7 +12,7 @@ from llmaug.core.storage import Storage
 from llmaug.core.terminal import Terminal
 from llmaug.evaluate.bootstrap import lift_text
 from llmaug.evaluate.metrics import ACCURACY
-from llmaug.publish.pointer import LEFT
+from llmaug.publish.card import LEFT
 from llmaug.report.sentences import covers
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from llmaug.core.contract import Contract
 from llmaug.evaluate.figures import Decision
 
+LEFT = "left"
+"""`Published.outcome` of a version that is kept and not current."""
+
 
 class Force(Contract):
     """Why the gate was overruled."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from llmaug import __version__
 from llmaug.arms.arms import REAL, chosen
 from llmaug.core.contents import read_manifest
 from llmaug.core.stage import Context
@@ -50,7 +49,11 @@ def model_card(context: Context, card: dict[str, Any]) -> str:
         *_privacy(context, arm),
         "## Where it comes from",
         *_bullets(
-            {"run": card["run_id"], "model digest": card["model_digest"], "llmaug": __version__}
+            {
+                "run": card["run_id"],
+                "model digest": card["model_digest"],
+                "llmaug": card["llmaug_version"],
+            }
         ),
     ]
     return _text(lines)

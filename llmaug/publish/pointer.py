@@ -21,10 +21,11 @@ from llmaug.config.names import PUBLISHED, check_name
 from llmaug.core import formats
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
+from llmaug.publish.card import LEFT
 
 CARD = "published.json"
 """In a version's folder, written last: what it is, and that it is whole."""
-PUBLISHED_NOW, ALREADY_CURRENT, LEFT = "published", "already current", "left"
+PUBLISHED_NOW, ALREADY_CURRENT = "published", "already current"
 _NEEDED = ("run_id", "version", "model_digest", "arm")  # by who reads a card
 _TRIES = 5
 _REMEMBERED = 20

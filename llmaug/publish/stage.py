@@ -16,7 +16,7 @@ from llmaug.core.stored import Forced, Trained, need_record, read_record
 from llmaug.errors import UserError
 from llmaug.evaluate.figures import candidate_of
 from llmaug.publish import pointer
-from llmaug.publish.card import Card, Published
+from llmaug.publish.card import LEFT, Card, Published
 from llmaug.publish.model_card import cards
 
 FORCED = "forced.json"
@@ -100,7 +100,7 @@ def said(published: dict[str, Any]) -> str:
     """In words, what became of a version: it was published, was current already, or was left."""
     arm, uri, outcome = published["arm"], published["uri"], published["outcome"]
     by_force = " by force" if published["forced"] else ""
-    if outcome != pointer.LEFT:
+    if outcome != LEFT:
         return f"{outcome}: arm {arm}{by_force}, {uri}"
     name = uri.rpartition("/")[2]
     return (

