@@ -12,7 +12,8 @@ from tests.tables import write_finished
 
 MakeContext = Callable[..., Context]
 CARD: dict[str, Any] = {
-    "arm": "augmented", "seed": 1, "run_id": "monday", "model_digest": "0123", "forced": None, "llmaug_version": "9.8",
+    "arm": "augmented", "seed": 1, "run_id": "monday", "model_digest": "0123", "forced": None,
+    "llmaug_version": "9.8",
     "gate": {"passed": True, "arm": "augmented", "reasons": ["a | lift <b>"], "segments": []},
 }  # fmt: skip
 
