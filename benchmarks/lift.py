@@ -43,7 +43,7 @@ from llmaug.core.cluster import disconnect
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 from llmaug.evaluate.bootstrap import lift_text
-from llmaug.report.stage import covers
+from llmaug.report.sentences import covers
 
 RUN, OPENINGS = "lift", "test_openings.json"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

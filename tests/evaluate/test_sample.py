@@ -12,7 +12,7 @@ from llmaug.arms.arms import ARMS
 from llmaug.core.stage import Context
 from llmaug.evaluate import stage as evaluate
 from llmaug.evaluate.sample import Sample, keys
-from llmaug.report.stage import covers
+from llmaug.report.sentences import covers
 from tests.evaluate.test_evaluate import WORDS, Alphabetical, MakeContext
 from tests.tables import (
     events,
