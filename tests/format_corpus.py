@@ -21,6 +21,7 @@ from llmaug.config import RECOMMENDERS, ClosedFormConfig, OfPairsConfig, parse_c
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import UniformEngine
+from llmaug.generate.look import EventLook
 from llmaug.generate.part_worker import OutcomeFolders, PartWorker
 from llmaug.lm.generator import Generator
 from llmaug.plan import stage as plan
@@ -96,8 +97,8 @@ def _answer_units(storage: Storage) -> dict[str, str]:
     folders = OutcomeFolders(storage, context.folder("plan"), folder, UNITS, generator.name)
     plan.run(context)
     work: Callable[[dict], Any] = PartWorker(
-        folders, lambda: UniformEngine(4), generator=generator,
-        strategies=context.config.plan.strategies,
+        folders, lambda: UniformEngine(4),
+        look=lambda: EventLook(context.storage, generator, context.config.plan.strategies),
     )  # fmt: skip
     for part in plan.read_parts(storage, folders.plan):
         work(vars(part))

@@ -27,7 +27,7 @@ from llmaug.filter.stage import filter_parts
 from llmaug.generate.outcome_cache import cache_folder, recall
 from llmaug.generate.part_answer import OutcomeFolders
 from llmaug.generate.stage import STAGE as generate
-from llmaug.generate.stage import run_engines
+from llmaug.generate.stage import of_generator, run_engines
 from llmaug.lm.generator import generator_of
 from llmaug.pipeline import check_engines
 from llmaug.pipeline import run as run_pipeline
@@ -110,13 +110,13 @@ def _write_probe(context: Context, parts: list[PlanPart], num_units: int) -> Non
 
 def _run_probe(context: Context) -> dict[str, Any]:
     """Generate and filter the probe; what was seen of the engines."""
-    storage, generator = context.storage, generator_of(context)
+    storage, asked = context.storage, of_generator(context)
     folders = OutcomeFolders(
         storage, context.folder("forecast/plan"), context.folder("forecast/outcomes"),
-        f"{context.run_id}-forecast", generator.name,
+        f"{context.run_id}-forecast", asked.generator,
     )  # fmt: skip
     context.progress.start("forecast")
-    stopped, seen = run_engines(context, folders, generator, read_parts(storage, folders.plan))
+    stopped, seen = run_engines(context, folders, asked, read_parts(storage, folders.plan))
     if stopped:
         raise UserError(f"the probe was stopped by budget ({stopped}): no forecast")
     filter_parts(context, "forecast/plan", "forecast/outcomes", "forecast/filtered")

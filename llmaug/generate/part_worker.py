@@ -16,23 +16,18 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from llmaug.config import FiltersConfig, StrategyConfig
 from llmaug.core.formats import UNITS
 from llmaug.core.stored import Note, read_record
 from llmaug.errors import UserError
-from llmaug.filter.rules import Candidate, items_seen, judge
 from llmaug.generate.engine_loop import EngineLoop
 from llmaug.generate.engines import EngineMaker
+from llmaug.generate.look import Look
 from llmaug.generate.part_answer import KEEP_EVERY_S, OutcomeFolders, PartAnswer
 from llmaug.generate.units import Units, failures_of
-from llmaug.items.sequences import user_histories
-from llmaug.lm.generator import Generator, prompts_of, vocabulary_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 WHOLE_ATTEMPTS = 2  # begun more often without an end, a part is run unit by unit
 CRASHES = 2  # and a unit is given up after so many crashes in its company
@@ -46,21 +41,11 @@ class PartWorker:
         folders: OutcomeFolders,
         engine: EngineMaker,
         board: Any = None,
-        preview: int = 1,
-        quotas: dict[int, int] | None = None,
-        train: str = "",
-        generator: Generator | None = None,
-        filters: FiltersConfig | None = None,
-        may_repeat: tuple[bool, ...] = (False,),
-        strategies: Sequence[StrategyConfig] = (),
+        *,
+        look: Callable[[], Look],
     ) -> None:
-        self._folders, self._preview, self._quotas = folders, preview, quotas or {}
-        assert generator is not None
-        self._train, self._vocabulary = train, vocabulary_of(folders.storage, generator)
-        self._prompts = prompts_of(folders.storage, generator)
-        self._filters, self._may_repeat = filters or FiltersConfig(), may_repeat
-        self._strategies = strategies
-        self._items = items_seen(self._filters.rules, self._vocabulary)
+        """look: makes what looks at answers while they come."""
+        self._folders, self._look = folders, look()
         line = _BoardLine(board)
         self._loop = EngineLoop(engine, line.report, line.died)
         self._together = _Together()
@@ -77,16 +62,15 @@ class PartWorker:
         answer = PartAnswer(self._folders, row["source"], part, units)
         self._loop.count(kept=answer.num_kept)
         careful = answer.unfinished > WHOLE_ATTEMPTS
-        strategy = self._strategies[row["strategy"]]
+        kind = row["strategy"]
         try:
             with self._together.alone() if careful else self._together.among_others():
                 if careful:
-                    self._one_by_one(answer, strategy)
-                elif row["strategy"] in self._quotas:
-                    quota = self._quotas[row["strategy"]]
-                    self._by_quota(answer, strategy, quota, row["train_part"])
+                    self._one_by_one(answer, kind)
+                elif quota := self._look.quota(kind):
+                    self._by_quota(answer, kind, quota, row["train_part"])
                 else:
-                    self._collect(answer, strategy, answer.open_numbers())
+                    self._collect(answer, kind, answer.open_numbers())
         except UserError:  # of a filter, once for all: no engine died of it, and no answer is lost
             answer.set_aside()
             raise
@@ -98,7 +82,7 @@ class PartWorker:
         counts = answer.commit()
         return {"part": part, "counts": json.dumps(counts)}
 
-    def _collect(self, answer: PartAnswer, strategy: StrategyConfig, numbers: np.ndarray) -> None:
+    def _collect(self, answer: PartAnswer, kind: int, numbers: np.ndarray) -> None:
         """Run rows `numbers` and take their answers, until all are there or we are stopped."""
         if not len(numbers):
             return
@@ -114,10 +98,10 @@ class PartWorker:
                 return
             num_open -= answers.num_rows
             answer.add(answers)
-            self._look_at(answer.units, strategy, answers)
+            self._loop.count(**self._look.at(answer.units, kind, answers))
             answer.keep_now_and_then()
 
-    def _one_by_one(self, answer: PartAnswer, strategy: StrategyConfig) -> None:
+    def _one_by_one(self, answer: PartAnswer, kind: int) -> None:
         for number in answer.open_numbers():
             if answer.crashes_at(number) >= CRASHES:
                 detail = f"the engine died {CRASHES} times while only this unit ran"
@@ -125,30 +109,21 @@ class PartWorker:
                 self._loop.count(failed=1)
                 continue
             answer.begin_unit(number)
-            self._collect(answer, strategy, np.array([number]))
+            self._collect(answer, kind, np.array([number]))
             if self._loop.stopped or self._loop.broken:
                 break
         # Before the next part has the engine: were it to die of that one while this one is
         # being committed, the last unit here would be blamed.
         answer.end_units()
 
-    def _by_quota(
-        self, answer: PartAnswer, strategy: StrategyConfig, quota: int, train_part: str
-    ) -> None:
+    def _by_quota(self, answer: PartAnswer, kind: int, quota: int, train_part: str) -> None:
         """Tries of each user, until `quota` of its outcomes would be accepted."""
-        histories = user_histories(
-            self._folders.storage, [self._train], train_part, self._vocabulary
-        )
+        accepts = self._look.judge(answer.units, kind, train_part)
         accepted: Counter[str | None] = Counter()
-
-        def accepts(user: str | None, number: int, tokens: list[int]) -> bool:
-            history = histories.get(user or "", [])
-            candidate = self._candidate(answer.units, strategy, number, tokens, history)
-            return judge(candidate, self._filters.rules)[1] is None
 
         for number, tokens in answer.known_tokens():
             user = answer.units.users[number]
-            accepted[user] += accepts(user, number, tokens)
+            accepted[user] += accepts(number, tokens)
         waiting: dict[str | None, list[int]] = {}
         for number in answer.open_numbers():
             waiting.setdefault(answer.units.users[number], []).append(int(number))
@@ -160,59 +135,13 @@ class PartWorker:
                 waiting[user] = numbers[take:]
             if not wave:
                 break
-            self._collect(answer, strategy, np.array(sorted(wave)))
+            self._collect(answer, kind, np.array(sorted(wave)))
             asked = set(wave)
             for number, tokens in answer.known_tokens():
                 if number in asked:
                     user = answer.units.users[number]
-                    accepted[user] += accepts(user, number, tokens)
+                    accepted[user] += accepts(number, tokens)
         answer.not_needed = sum(len(numbers) for numbers in waiting.values())
-
-    def _look_at(self, units: Units, strategy: StrategyConfig, answers: pa.Table) -> None:
-        """Judge some of the answers, so that people see the share that will be accepted."""
-        looked = answers.filter(pc.is_null(answers["reason"]))
-        looked = looked.filter(pa.array(looked["number"].to_numpy() % self._preview == 0))
-        if strategy.soft:  # no events: nothing to judge
-            num_events = int(pc.sum(pc.list_value_length(looked["tokens"])).as_py() or 0)
-            self._loop.count(
-                accepted=looked.num_rows, events_kept=num_events, tokens_seen=num_events
-            )
-            return
-        kept = accepted = seen = 0
-        for number, tokens in zip(
-            looked["number"].to_pylist(), looked["tokens"].to_pylist(), strict=True
-        ):
-            history = units.also_seen[number] or []
-            chat = units.candidates[number] is not None  # then the prompt is no history
-            if self._prompts.language.ids is None and not chat:
-                history = [*history, *units.table["prompt"][number].as_py()]
-            candidate = self._candidate(units, strategy, number, tokens, history)
-            reasons, verdict = judge(candidate, self._filters.rules)
-            accepted += verdict is None
-            kept += reasons.count(None) if verdict is None else 0
-            seen += len(tokens)
-        self._loop.count(
-            accepted=accepted, rejected=looked.num_rows - accepted, events_kept=kept,
-            tokens_seen=seen,
-        )  # fmt: skip
-
-    def _candidate(
-        self,
-        units: Units,
-        strategy: StrategyConfig,
-        number: int,
-        tokens: list[int],
-        history: list[int],
-    ) -> Candidate:
-        return Candidate(
-            unit_id=units.ids[number],
-            strategy=strategy,
-            tokens=self._prompts.events(strategy, tokens, units.candidates[number]),
-            history=frozenset(history),
-            num_items=self._vocabulary.num_items,
-            may_repeat=self._may_repeat,
-            items=self._items,
-        )
 
 
 class _Together:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,35 +34,74 @@ from llmaug.filter.rules import roots_of as roots_of_filters
 from llmaug.generate.board import Board, Limits
 from llmaug.generate.counts import OutcomesCounts
 from llmaug.generate.engine_maker import engine_maker, engines, num_gpus
+from llmaug.generate.engines import EngineMaker
 from llmaug.generate.ledger import check_units
+from llmaug.generate.look import EventLook, Look
 from llmaug.generate.outcome_cache import cache_folder, recall
 from llmaug.generate.part_answer import KEPT, OutcomeFolders, commit, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.watch import Spent, Watch, interruptible
 from llmaug.ingest.split import TRAIN
-from llmaug.lm.generator import Generator, generator_of, repeatable, roots_of
+from llmaug.lm.generator import generator_of, repeatable, roots_of
 from llmaug.plan.parts import PlanPart, read_parts
 from llmaug.schema import FAILED, GENERATED
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+_LOOKED_AT = 10_000  # units are judged while it runs, about
 _ALWAYS_COUNTED = (
     "units", GENERATED, FAILED, "cache_hits", "not_needed",
     "output_tokens", "prompt_tokens", "cached_prompt_tokens",
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What generation has to know of who is asked."""
+
+    generator: str
+    """Its name: of the outcomes cache."""
+    engine: Callable[[list[PlanPart]], EngineMaker]
+    """For parts that are to be answered: what an actor calls to start its engine."""
+    look: Callable[[int], Callable[[], Look]]
+    """For the number of units: what an actor calls to have who looks at answers."""
+    num_gpus: Callable[[], float]
+    """Of each engine."""
+
+
 def run(context: Context) -> dict[str, Any]:
+    return answer_plan(context, of_generator(context))
+
+
+def of_generator(context: Context) -> Asked:
+    """The behaviour model that the config names."""
+    config, storage, generator = context.config, context.storage, generator_of(context)
+    strategies = config.plan.strategies
+    return Asked(
+        generator.name,
+        lambda parts: engine_maker(
+            context, generator, [strategies[n] for n in {part.strategy for part in parts}]
+        ),
+        lambda num_units: partial(
+            EventLook, storage, generator, strategies, config.filters,
+            repeatable(context, generator), f"{context.folder('split')}/{TRAIN}",
+            max(1, num_units // _LOOKED_AT),
+        ),
+        lambda: num_gpus(context),
+    )  # fmt: skip
+
+
+def answer_plan(context: Context, asked: Asked) -> dict[str, Any]:
+    """One outcome for each unit of the plan; returns the counts of the stage."""
     storage, folder = context.storage, context.folder("outcomes")
-    generator = generator_of(context)
     parts = read_parts(storage, context.folder("plan"))
     folders = OutcomeFolders(
-        storage, context.folder("plan"), folder, context.run_id, generator.name
+        storage, context.folder("plan"), folder, context.run_id, asked.generator
     )
     if context.config.generate.use_cache:
         _answer_from_cache(context, folders, parts)
-    stopped, seen = run_engines(context, folders, generator, parts)
+    stopped, seen = run_engines(context, folders, asked, parts)
     done = set(storage.parts(folder))
     if stopped:
         _commit_kept(context, folders, [part for part in parts if part.name not in done])
@@ -135,7 +176,7 @@ def _answer_source(
 
 
 def run_engines(
-    context: Context, folders: OutcomeFolders, generator: Generator, parts: list[PlanPart]
+    context: Context, folders: OutcomeFolders, asked: Asked, parts: list[PlanPart]
 ) -> tuple[str, dict[str, Any]]:
     """Run all parts that are not done; (why it stopped early or '', what the board saw)."""
     config, storage = context.config, context.storage
@@ -143,36 +184,31 @@ def run_engines(
     pending = [part for part in parts if part.name not in done]
     if not pending:
         return "", {}
-    asked = [config.plan.strategies[number] for number in {part.strategy for part in pending}]
     connect(config.ray)
     spent = Spent(storage, folders.outcomes)
     board = _start_board(context, spent)
     num_units = sum(part.num_units for part in parts)
     worker = {
         "folders": folders,
-        "engine": engine_maker(context, generator, asked),
+        "engine": asked.engine(pending),
         "board": board,
-        "preview": _preview(context, num_units),
-        "quotas": _quotas(config),
-        "train": f"{context.folder('split')}/{TRAIN}",
-        "generator": generator,
-        "filters": config.filters,
-        "strategies": config.plan.strategies,
-        "may_repeat": repeatable(context, generator),
+        "look": asked.look(num_units),
     }
     finished = total_counts(storage, folders.outcomes)
     hits = total_counts(storage, f"{folders.outcomes}/_cache")["cache_hits"]
     board.add.remote({"cache_hits": hits})
     watch = Watch(context, board, spent, num_units, finished, hits)
     with watch, interruptible(watch.interrupt, context):
-        for row in _answered(context, pending, worker).iter_rows():
+        for row in _answered(context, asked, pending, worker).iter_rows():
             if context.lease:
                 context.lease.check()
             watch.finished.update(json.loads(row["counts"]))
     return watch.verdict(), watch.seen()
 
 
-def _answered(context: Context, pending: list[PlanPart], worker: dict[str, Any]) -> Dataset:
+def _answered(
+    context: Context, asked: Asked, pending: list[PlanPart], worker: dict[str, Any]
+) -> Dataset:
     """A row for each part that an engine of the pool has answered."""
     import ray.data
 
@@ -191,7 +227,7 @@ def _answered(context: Context, pending: list[PlanPart], worker: dict[str, Any])
             enable_true_multi_threading=True,
         ),
         num_cpus=config.num_cpus,
-        num_gpus=num_gpus(context),
+        num_gpus=asked.num_gpus(),
     )
 
 
@@ -223,18 +259,10 @@ def limits_of(budget: BudgetConfig, spent_before_s: float, now: datetime) -> Lim
     )
 
 
-def _preview(context: Context, num_units: int) -> int:
-    """Every how manieth unit is judged while it runs: about 10,000 of them."""
-    return max(1, num_units // 10_000)
-
-
-def _quotas(config: Config) -> dict[int, int]:
-    """{place in `plan.strategies`: accepted outcomes a user} where there is a quota."""
-    return {
-        index: quota
-        for index, strategy in enumerate(config.plan.strategies)
-        if (quota := getattr(strategy, "accepted_per_user", None)) is not None
-    }
+def _has_quotas(config: Config) -> bool:
+    """Whether a strategy ends with a number of accepted outcomes a user."""
+    quotas = (getattr(each, "accepted_per_user", None) for each in config.plan.strategies)
+    return any(quota is not None for quota in quotas)
 
 
 def _commit_kept(context: Context, folders: OutcomeFolders, parts: list[PlanPart]) -> None:
@@ -261,7 +289,7 @@ def _first_failure(storage: Storage, folder: str) -> str:
 def _roots(config: Config) -> tuple[str, ...]:
     """Filters decide under quotas alone: what is shown of them while it runs is no result."""
     filters: tuple[str, ...] = ()
-    if _quotas(config):
+    if _has_quotas(config):
         filters = (*roots_of_filters(config.filters), *config.plan.modules)
     roots = (*roots_of(config), *filters)
     if config.generate.engine == "uniform":
@@ -295,12 +323,12 @@ STAGE = Stage(
     ),
     # Quotas are counted against the histories; the plan holds what else is known of users.
     outside=lambda context: (
-        content_of(context.manifest("split")) if _quotas(context.config) else None
+        content_of(context.manifest("split")) if _has_quotas(context.config) else None
     ),
     settings=lambda config: [
         config.generate,
         config.budget.max_gpu_hours,
         str(config.budget.deadline),
-        config.filters if _quotas(config) else None,
+        config.filters if _has_quotas(config) else None,
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from llmaug.config import SoftEventsConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
 from llmaug.generate.engines import ChancesEngine, Finished
+from llmaug.generate.look import EventLook
 from llmaug.generate.outcome_cache import recall
 from llmaug.generate.part_answer import KEPT, OutcomeFolders
 from llmaug.generate.part_worker import PartWorker
@@ -61,7 +63,8 @@ def storage(make_context: MakeContext) -> Storage:
 
 def worker(storage: Storage, engine: Any) -> PartWorker:
     folders = OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
-    return PartWorker(folders, lambda: engine, generator=GENERATOR, strategies=[SoftEventsConfig()])
+    look = partial(EventLook, storage, GENERATOR, [SoftEventsConfig()])
+    return PartWorker(folders, lambda: engine, look=look)
 
 
 def check(storage: Storage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from llmaug.config import CausalConfig, ContinueConfig, GenerateConfig
 from llmaug.core.storage import Storage
 from llmaug.generate.engines import EngineMaker, UniformEngine
+from llmaug.generate.look import EventLook
 from llmaug.generate.part_answer import OutcomeFolders
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
@@ -82,8 +84,9 @@ def outcomes(storage: Storage, engine: EngineMaker) -> list[dict[str, Any]]:
     write_catalogue(storage)
     table = pa.Table.from_pylist(ALL, schema=UNIT)
     storage.write_part(table, {}, "plan", "part-0")
-    worker = PartWorker(OutcomeFolders(storage, "plan", "outcomes", "test", "model@1"), engine,
-                        generator=GENERATOR, strategies=[ContinueConfig()])  # fmt: skip
+    folders = OutcomeFolders(storage, "plan", "outcomes", "test", "model@1")
+    look = partial(EventLook, storage, GENERATOR, [ContinueConfig()])
+    worker = PartWorker(folders, engine, look=look)
     row = {"name": "part-0", "source": "users", "strategy": 0, "train_part": None}
     counts = json.loads(worker(row)["counts"])
     rows = storage.read_part("outcomes", "part-0").to_pylist()

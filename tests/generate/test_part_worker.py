@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 from llmaug.generate import stage as generate
 from llmaug.generate.engines import Engine, Finished, UniformEngine
+from llmaug.generate.look import EventLook
 from llmaug.generate.part_answer import ATTEMPTS, KEPT, OutcomeFolders, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
@@ -83,10 +85,11 @@ ROW = {"name": "0-new-users-00000", "source": "s", "strategy": 0, "train_part": 
 GENERATOR = Generator("uniform@1", "uniform", "runs/test/vocabulary", None, "1", 64)
 
 
-def worker(storage: Storage, engine: Engine, **more: Any) -> PartWorker:
+def worker(storage: Storage, engine: Engine, quota: int | None = None, **more: Any) -> PartWorker:
     folders = OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
-    strategies = [NewUsersConfig(), ContinueConfig()]
-    return PartWorker(folders, lambda: engine, generator=GENERATOR, strategies=strategies, **more)
+    strategies = [NewUsersConfig(), ContinueConfig(accepted_per_user=quota)]
+    look = partial(EventLook, storage, GENERATOR, strategies, **more)
+    return PartWorker(folders, lambda: engine, look=look)
 
 
 def rows(storage: Storage) -> list[dict[str, Any]]:
@@ -216,7 +219,7 @@ def test_a_quota_asks_until_enough_is_accepted(make_context: MakeContext) -> Non
     engine = Recorder()
     counts = json.loads(
         worker(
-            context.storage, engine, quotas={1: 2}, train="runs/test/split/train",
+            context.storage, engine, quota=2, train="runs/test/split/train",
             filters=FiltersConfig(rules=[RepeatedConfig(), TooShortConfig(min_events=1)]),
         )({**ROW, "name": name, "strategy": 1, "train_part": "p0"})["counts"]
     )  # fmt: skip
@@ -234,7 +237,8 @@ def test_a_broken_engine_is_the_error_of_the_run(storage: Storage) -> None:
 
     folders = OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "uniform@1")
     with pytest.raises(RuntimeError, match="no such model"):
-        PartWorker(folders, broken, generator=GENERATOR, strategies=[NewUsersConfig()])(ROW)
+        look = partial(EventLook, storage, GENERATOR, [NewUsersConfig()])
+        PartWorker(folders, broken, look=look)(ROW)
 
 
 @pytest.mark.parametrize("begun", [0, 2], ids=["among others", "unit by unit"])
@@ -266,7 +270,7 @@ def test_titles_and_tags_count_for_quotas(make_context: MakeContext) -> None:
     name = write_plan(context, "0-p0", "p0", [unit(n, "somebody", n) for n in range(40)])
     unwanted = FILTERS.make({"kind": f"{HERE}:UnwantedTagConfig", "tag": "horror"})
     worker(
-        context.storage, Recorder(2), quotas={1: 2}, train="runs/test/split/train",
+        context.storage, Recorder(2), quota=2, train="runs/test/split/train",
         filters=FiltersConfig(rules=[unwanted, TooShortConfig(min_events=3)]),
     )({**ROW, "name": name, "strategy": 1, "train_part": "p0"})  # fmt: skip
     b = NUM_SPECIAL + 1

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from llmaug.filter import real_runs
 from llmaug.filter import stage as filters
 from llmaug.generate.engine_maker import engine_maker
 from llmaug.generate.engines import BothEngines, ChancesEngine, UniformEngine
+from llmaug.generate.look import EventLook
 from llmaug.generate.part_answer import OutcomeFolders
 from llmaug.generate.part_worker import PartWorker
 from llmaug.items.sequences import Batches, load_sequences
@@ -94,9 +96,8 @@ def test_from_plan_to_batches(make: Callable[..., Context]) -> None:
     folders = OutcomeFolders(
         storage, context.folder("plan"), context.folder("outcomes"), "test", generator.name
     )
-    worker = PartWorker(
-        folders, lambda: engine, generator=generator, strategies=context.config.plan.strategies
-    )
+    look = partial(EventLook, storage, generator, context.config.plan.strategies)
+    worker = PartWorker(folders, lambda: engine, look=look)
     for part in plan.read_parts(storage, context.folder("plan")):
         worker(vars(part))
     write_finished(context, "outcomes", units=3)
@@ -152,8 +153,11 @@ def test_beside_strategies_of_events(make: Callable[..., Context]) -> None:
         storage, context.folder("plan"), context.folder("outcomes"), "test", generator.name
     )
     worker = PartWorker(
-        folders, lambda: both, quotas={2: 1}, train=context.folder("split/train"),
-        generator=generator, strategies=context.config.plan.strategies,
+        folders, lambda: both,
+        look=partial(
+            EventLook, storage, generator, context.config.plan.strategies,
+            train=context.folder("split/train"),
+        ),
     )  # fmt: skip
     with ThreadPoolExecutor(len(parts)) as pool:  # several parts are in the engine at a time
         answered = list(pool.map(worker, map(vars, parts)))
@@ -185,9 +189,8 @@ def test_beside_strategies_of_events(make: Callable[..., Context]) -> None:
     for stage in ("plan", "outcomes"):
         storage.delete(alone.folder(stage))
     plan.run(alone)
-    worker = PartWorker(
-        folders, lambda: of_chances, generator=generator, strategies=alone.config.plan.strategies
-    )
+    look = partial(EventLook, storage, generator, alone.config.plan.strategies)
+    worker = PartWorker(folders, lambda: of_chances, look=look)
     for part in plan.read_parts(storage, alone.folder("plan")):
         worker(vars(part))
     names = ("unit_id", "tokens", "soft_tokens", "soft_chances")
