@@ -1,6 +1,6 @@
 """The whole job as a visible list: read it top to bottom and you know the system.
 
-logs - ingest - split - vocabulary - lm - plan - generate - filter - merge - train
+logs - ingest - split - text - vocabulary - lm - plan - generate - filter - merge - train
      - evaluate - gate - publish - recommend - report
 """
 
@@ -48,9 +48,11 @@ from llmaug.publish import recommend
 from llmaug.publish import stage as publish
 from llmaug.recommenders import train
 from llmaug.report import stage as report
+from llmaug.text.outcomes import engines as text_engines
+from llmaug.text.stages import item_rows, text_stages
 
-STEPS = ["ingest", "split", "vocabulary", "lm", "plan", "generate", "filter", "merge", "train",
-         "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
+STEPS = ["ingest", "split", "text", "vocabulary", "lm", "plan", "generate", "filter", "merge",
+         "train", "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
 
 
 def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
@@ -66,7 +68,8 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     path: list[tuple[str, Stage]] = []
     path += [("ingest", ingest.STAGE)]
     path += [("split", split.STAGE)]
-    path += [("vocabulary", vocabulary.STAGE)]
+    path += [("text", each) for each in text_stages(config)]
+    path += [("vocabulary", vocabulary.stage(item_rows(config)))]
     if uses_lm:
         trained = lm_train.stage(config.lm.name)
         path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]
@@ -146,7 +149,8 @@ def check_engines(config: Config, path: Sequence[Stage]) -> None:
     Ray is started or joined only where something asks for a GPU whatever the cluster has.
     """
     needed = ""
-    if generate.STAGE in path and runs_vllm(config):
+    texts = bool(config.text.tasks) and config.text.engine == "vllm"
+    if texts or (generate.STAGE in path and runs_vllm(config)):
         check_engine_args(config.generate)
         if vllm_build() == "gpu":
             needed = "the vLLM that is installed runs on GPUs alone"
@@ -165,7 +169,8 @@ def check_engines(config: Config, path: Sequence[Stage]) -> None:
     ]
     if found := misfits(asked, cluster):
         raise UserError(found[0])
-    if needed and not engines(config, on_gpus).gpus:
+    own = text_engines(config, on_gpus) if texts else engines(config, on_gpus)
+    if needed and not own.gpus:
         why = "generate.num_gpus is 0" if on_gpus else none_can_come(cluster)
         raise UserError(
             f"{needed}, and the engines would have none: {why}. On a cluster without GPUs install "

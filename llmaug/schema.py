@@ -93,6 +93,10 @@ UNIT = pa.schema(
         pa.field("may_repeat", pa.list_(pa.int32())),
         # choose: the items that were offered, in the order of their letters.
         pa.field("candidates", pa.list_(pa.int32())),
+        # Of a text task: the item in question, and the question where an endpoint is asked, which
+        # takes no token ids.
+        pa.field("item_id", pa.string()),
+        pa.field("text", pa.string()),
     ]
 )
 
@@ -125,6 +129,16 @@ SOFT = pa.schema(
 # as chances, null where nothing is known.
 SOFT_EVENT = pa.schema([*EVENT, SOFT.field("soft_tokens"), SOFT.field("soft_chances")])
 
+# What a chat model said, and the tokens of question and answer as the server counted them where it
+# was asked elsewhere. All null for events.
+SAID = pa.schema(
+    [
+        pa.field("text", pa.string()),
+        pa.field("asked_tokens", pa.int32()),
+        pa.field("said_tokens", pa.int32()),
+    ]
+)
+
 # Exactly one a Unit. `generate` writes status generated or failed with the raw tokens;
 # `filter` writes the final status (accepted, rejected, failed) with the events. Strategy
 # soft_events: `tokens` are the real events that the chances are of, and `filter` gives those of all
@@ -146,6 +160,20 @@ OUTCOME = pa.schema(
         pa.field("engine_seconds", pa.float32(), nullable=False),
         pa.field("attempts", pa.int16(), nullable=False),
         *SOFT,
+        pa.field("text", pa.string()),  # of a text task: the answer
+    ]
+)
+
+# What came of a question to a chat model: one row for each unit of a text task.
+VERDICT = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("item_id", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("answer", pa.string()),  # JSON; null where it is none
     ]
 )
 

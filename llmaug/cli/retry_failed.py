@@ -15,6 +15,13 @@ def retry_failed(
     reason: Annotated[
         str | None, typer.Option(help="Only units that failed with this reason.")
     ] = None,
+    text_task: Annotated[
+        str | None,
+        typer.Option(
+            help="Those of this text task; of its judge: NAME/judge. Default: units of "
+            "the behaviour model."
+        ),
+    ] = None,
     root: ROOT = None,
     endpoint_url: ENDPOINT = None,
     as_json: AS_JSON = False,
@@ -31,7 +38,7 @@ def retry_failed(
     try:
         done = retry(
             open_storage(None, root, endpoint_url), run, reason,
-            lambda publish: Progress(console, publish),
+            lambda publish: Progress(console, publish), text_task,
         )  # fmt: skip
     finally:
         disconnect()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,16 +19,24 @@ import pyarrow.compute as pc
 from llmaug.core.contents import read_manifest
 from llmaug.core.formats import OUTCOMES
 from llmaug.core.progress import Progress
-from llmaug.core.stage import MANIFEST, REVISION, Context, fingerprint, map_parts, run_stage
+from llmaug.core.stage import (
+    MANIFEST,
+    REVISION,
+    Context,
+    Stage,
+    fingerprint,
+    map_parts,
+    run_stage,
+)
 from llmaug.core.storage import Storage
 from llmaug.core.stored import notes_of_parts, read_note
 from llmaug.errors import UserError
 from llmaug.generate import stage as generate
 from llmaug.generate.part_answer import OutcomeFolders, keep
-from llmaug.lm.generator import generator_of
 from llmaug.pipeline import reopened
 from llmaug.plan.parts import read_parts
 from llmaug.schema import FAILED
+from llmaug.text.stages import text_stages
 
 
 def retry_failed(
@@ -35,13 +44,16 @@ def retry_failed(
     run_id: str,
     reason: str | None = None,
     progress: Callable[[Callable[[dict], None]], Progress] | None = None,
+    text_task: str | None = None,
 ) -> dict[str, Any]:
-    """Run the failed units of a finished generation again, all or those of one `reason`.
+    """Run the failed units of a finished generation again, all or those of one `reason`: of the
+    behaviour model, or of the text task of that name (its judge is `NAME/judge`).
 
     Returns {retried, by_reason: {reason: units}, still_failed}. Raises UserError when there is
     no such run, generation is not finished, or the run was made with other code.
     """
-    with reopened(storage, run_id, progress) as context:
+    with reopened(storage, run_id, progress) as whole:
+        stage, context = _asked(whole, text_task)
         outcomes = context.folder("outcomes")
         manifest = read_manifest(storage, outcomes)
         if manifest is None:
@@ -49,7 +61,7 @@ def retry_failed(
                 f"{storage.uri(outcomes)}: generation is not finished; give the command of the "
                 "run again first"
             )
-        if manifest["fingerprint"] != fingerprint(generate.STAGE, context)["fingerprint"]:
+        if manifest["fingerprint"] != fingerprint(stage, whole)["fingerprint"]:
             raise UserError(
                 f"{storage.uri(outcomes)}: made by another version of llmaug, or its inputs have "
                 "changed since: run the job again, the outcomes cache answers what is known"
@@ -64,10 +76,23 @@ def retry_failed(
         storage.write_json({"revision": revision}, outcomes, REVISION)
         storage.delete(outcomes, MANIFEST)
         _open_again(context, set(wanted), revision)
-        counts = run_stage(generate.STAGE, context)["counts"]
+        counts = run_stage(stage, whole)["counts"]
         return {
             "retried": sum(wanted.values()), "by_reason": wanted, "still_failed": counts[FAILED]
         }  # fmt: skip
+
+
+def _asked(whole: Context, text_task: str | None) -> tuple[Stage, Context]:
+    """The stage that generates, and the context of its track."""
+    if text_task is None:
+        return generate.STAGE, whole
+    there = {stage.name: stage for stage in text_stages(whole.config)}
+    track = f"text/{text_task}"
+    if f"{track}/outcomes" not in there:
+        known = [n.removeprefix("text/")[:-9] for n in there if n.endswith("/outcomes")]
+        raise UserError(f"run {whole.run_id} has no text task '{text_task}'; it has "
+                        f"{', '.join(known) or 'none'}")  # fmt: skip
+    return there[f"{track}/outcomes"], replace(whole, track=track)
 
 
 def _verdicts(context: Context) -> str:
@@ -92,7 +117,7 @@ def _open_again(context: Context, reasons: set[str], revision: int) -> None:
     parts = {part.name for part in read_parts(storage, context.folder("plan"))}
     folders = OutcomeFolders(
         storage, context.folder("plan"), context.folder("outcomes"), context.run_id,
-        generator_of(context).name,
+        context.manifest("plan")["counts"]["generator"],
     )  # fmt: skip
     folder = f"{folders.outcomes}/_retry-{revision}"
     work = partial(_open_part, folders, verdicts, folder, reasons)

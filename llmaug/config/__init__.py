@@ -53,6 +53,15 @@ from llmaug.config.privacy import PrivacyConfig, PseudonymsConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
+from llmaug.config.text import (
+    TEXT_TASKS,
+    CustomConfig,
+    DescribeItemsConfig,
+    EndpointConfig,
+    JudgeConfig,
+    TextConfig,
+    TextTaskConfig,
+)
 from llmaug.config.train import (
     RECOMMENDERS,
     ArmName,
@@ -81,7 +90,10 @@ __all__ = [
     "Config",
     "ContinueConfig",
     "CopiedConfig",
+    "CustomConfig",
+    "DescribeItemsConfig",
     "EaseConfig",
+    "EndpointConfig",
     "EvaluateConfig",
     "FILTERS",
     "FilesConfig",
@@ -95,6 +107,7 @@ __all__ = [
     "InfillConfig",
     "IngestConfig",
     "InstructConfig",
+    "JudgeConfig",
     "Kinds",
     "LinearConfig",
     "LmConfig",
@@ -131,7 +144,10 @@ __all__ = [
     "Strategy",
     "StrategyConfig",
     "SubstituteConfig",
+    "TEXT_TASKS",
     "TableConfig",
+    "TextConfig",
+    "TextTaskConfig",
     "TooShortConfig",
     "TrainConfig",
     "TwoTowerConfig",

@@ -20,6 +20,7 @@ FIELDS = (
     "ingest.users.path",
     "vocabulary.text_encoder",
     "lm.folder",
+    "text.folder",
 )
 
 

@@ -32,6 +32,7 @@ from llmaug.config.privacy import PrivacyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
+from llmaug.config.text import TextConfig
 from llmaug.config.train import RECOMMENDERS, SasrecConfig, TrainConfig
 from llmaug.errors import UserError
 
@@ -46,6 +47,7 @@ class Config(Section):
     storage: StorageConfig = StorageConfig()
     ingest: IngestConfig = IngestConfig()
     split: SplitConfig = SplitConfig()
+    text: TextConfig = TextConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()
     lm: Annotated[LmConfig, BEHAVIOUR_MODELS] = CausalConfig()
     plan: PlanConfig = PlanConfig()
@@ -73,6 +75,12 @@ class Config(Section):
     def _fits_together(self) -> Config:
         if self.lm.user_attributes_read and self.ingest.users is None:
             raise ValueError("lm.user_attributes needs a users table: set ingest.users")
+        for task in self.text.tasks:
+            if getattr(self.ingest, task.asks_about) is None:
+                raise ValueError(
+                    f"text.tasks: {task.name} asks about {task.asks_about}, and there is no such "
+                    f"table: set ingest.{task.asks_about}"
+                )
         for strategy in self.plan.strategies:
             self._check_strategy(strategy)
             if self.privacy.new_users_only and not (

@@ -61,6 +61,7 @@ CUT = {
     "llmaug.generate.counts": "checks figures before they are written",
     "llmaug.ingest.counts": "checks figures before they are written",
     "llmaug.plan.counts": "checks figures before they are written",
+    "llmaug.text.stages": "says of each stage what it is made of, and makes nothing",
 }
 
 # A night has one or two of each kind. Code that serves all of them imports them all, and one that

@@ -225,12 +225,28 @@ def _with_soft_targets(outcomes: pa.Table) -> pa.Table:
     return outcomes
 
 
+def _with_texts(units: pa.Table) -> pa.Table:
+    """There were no text tasks."""
+    return _with_null_texts(units, "item_id", "text")
+
+
+def _with_said_text(outcomes: pa.Table) -> pa.Table:
+    """There were no text tasks."""
+    return _with_null_texts(outcomes, "text")
+
+
+def _with_null_texts(table: pa.Table, *names: str) -> pa.Table:
+    for name in names:
+        table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+    return table
+
+
 RUN = Format("run.json", (_run_of_its_kinds, _with_privacy))
 MANIFEST = Format("manifest")
 NOTE = Format("note of a part")
 CARD = Format("card of a published model", (_night_of_card,))
 MODEL = Format("recommender", (_model_of_its_kind,))
 LANGUAGE_MODEL = Format("behaviour model")
-UNITS = Format("part of a plan")
+UNITS = Format("part of a plan", (_with_texts,))
 PLANNED = Format("list of the parts of a plan")
-OUTCOMES = Format("part of the outcomes", (_with_soft_targets,))
+OUTCOMES = Format("part of the outcomes", (_with_soft_targets, _with_said_text))

@@ -21,7 +21,7 @@ from llmaug.core.sources import Source
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 
-FIELDS = (("vocabulary", "text_encoder"), ("lm", "folder"))
+FIELDS = (("vocabulary", "text_encoder"), ("lm", "folder"), ("text", "folder"))
 """(section, field) of the config."""
 
 

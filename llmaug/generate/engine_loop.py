@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmaug.generate.engines import Engine, EngineMaker, Finished, together
 from llmaug.generate.units import Units, answers_of, failures_of
@@ -159,7 +160,7 @@ class EngineLoop:
         self.count(
             generated=len(finished.keys),
             failed=len(finished.failed),
-            output_tokens=len(finished.tokens.values),
+            output_tokens=_num_tokens(finished),
             busy_us=round(1e6 * self._busy_s),
             # Waiting after the very last unit is never counted, waiting between units is.
             idle_us=round(1e6 * (now - self._marked - self._busy_s)),
@@ -171,8 +172,11 @@ class EngineLoop:
             if mine.any():
                 tokens = finished.tokens if mine.all() else finished.tokens.filter(pa.array(mine))
                 numbers, cached = job.numbers[place[mine]], finished.num_cached[mine]
-                soft = finished.soft and finished.soft.filter(pa.array(mine))
-                self._hand(job, answers_of(numbers, tokens, cached, seconds_each, soft))
+                soft, said = (
+                    table and table.filter(pa.array(mine))
+                    for table in (finished.soft, finished.said)
+                )
+                self._hand(job, answers_of(numbers, tokens, cached, seconds_each, soft, said))
             failures = [
                 (int(job.numbers[key - job.first_key]), reason, detail)
                 for key, reason, detail in finished.failed
@@ -200,3 +204,9 @@ class EngineLoop:
             for job in self._jobs:
                 job.answers.put(None)
             self._jobs = []
+
+
+def _num_tokens(finished: Finished) -> int:
+    """Generated; of texts from elsewhere, as the server counted them."""
+    said = finished.said and pc.sum(finished.said["said_tokens"]).as_py()
+    return said or len(finished.tokens.values)

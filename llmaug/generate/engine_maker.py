@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llmaug.config import Config, StrategyConfig, imported
+from llmaug.config import Config, GenerateConfig, StrategyConfig, imported
 from llmaug.core.gpus import uses_gpus
 from llmaug.core.model_files import fetch_model
 from llmaug.core.placing import Ask
@@ -94,7 +94,12 @@ def _num_gpus(config: Config, on_gpus: bool) -> float:
         return own.num_gpus
     if not (on_gpus and own.engine == "vllm" and config.lm.is_neural):
         return 0
-    return own.num_devices if runs_vllm(config) else 1
+    return vllm_gpus(own, on_gpus) if runs_vllm(config) else 1
+
+
+def vllm_gpus(own: GenerateConfig, on_gpus: bool) -> float:
+    """GPUs of an engine of vLLM."""
+    return own.num_gpus if own.num_gpus is not None else own.num_devices * on_gpus
 
 
 def runs_vllm(config: Config) -> bool:

@@ -22,7 +22,7 @@ from llmaug.config import STRATEGIES
 from llmaug.generate.units import Units
 from llmaug.items.vocabulary import NUM_SPECIAL
 from llmaug.lm import Answers, SaysChances
-from llmaug.schema import SOFT
+from llmaug.schema import SAID, SOFT
 
 TOKENS = pa.list_(pa.int32())
 
@@ -41,6 +41,8 @@ class Finished:
     """(key, reason, detail) of units that have no answer."""
     soft: pa.Table | None = None
     """(N,) rows of SOFT from an engine that is asked for chances, null ones of other units."""
+    said: pa.Table | None = None
+    """(N,) rows of SAID from a chat model that is asked for texts."""
 
 
 def together(pieces: list[Finished]) -> Finished:
@@ -52,16 +54,19 @@ def together(pieces: list[Finished]) -> Finished:
         pa.concat_arrays([piece.tokens for piece in pieces]),
         np.concatenate([piece.num_cached for piece in pieces]),
         [failure for piece in pieces for failure in piece.failed],
-        pa.concat_tables([_soft_of(piece) for piece in pieces])
-        if any(piece.soft is not None for piece in pieces)
-        else None,
+        _rows(SOFT, [(piece.soft, len(piece.keys)) for piece in pieces]),
+        _rows(SAID, [(piece.said, len(piece.keys)) for piece in pieces]),
     )
 
 
-def _soft_of(piece: Finished) -> pa.Table:
-    if piece.soft is not None:
-        return piece.soft
-    return pa.table([pa.nulls(len(piece.keys), field.type) for field in SOFT], schema=SOFT)
+def _rows(schema: pa.Schema, pieces: list[tuple[pa.Table | None, int]]) -> pa.Table | None:
+    """All tables under each other, null rows for those that are missing; None where all are."""
+    if all(table is None for table, _ in pieces):
+        return None
+    nulls = [pa.table([pa.nulls(n, field.type) for field in schema], schema) for _, n in pieces]
+    return pa.concat_tables(
+        none if table is None else table for (table, _), none in zip(pieces, nulls, strict=True)
+    )
 
 
 class Engine(Protocol):

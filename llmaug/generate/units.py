@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.schema import FAILED, GENERATED, OUTCOME, SOFT, validate
+from llmaug.schema import FAILED, GENERATED, OUTCOME, SAID, SOFT, validate
 
 # What an engine says about the unit in row `number` of its part: tokens, or a reason.
 ANSWER = pa.schema(
@@ -26,6 +26,7 @@ ANSWER = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
         *SOFT,
+        *SAID,
     ]
 )
 
@@ -74,6 +75,10 @@ class Units:
         return self.table["may_repeat"].to_pylist()
 
     @cached_property
+    def texts(self) -> list[str | None]:
+        return self.table["text"].to_pylist()
+
+    @cached_property
     def candidates(self) -> list[list[int] | None]:
         return self.table["candidates"].to_pylist()
 
@@ -96,8 +101,10 @@ def answers_of(
     cached: np.ndarray,
     seconds_each: float,
     soft: pa.Table | None = None,
+    said: pa.Table | None = None,
 ) -> pa.Table:
-    """(N,) row numbers and what was generated for them, as rows of ANSWER; soft: rows of SOFT."""
+    """(N,) row numbers and what was generated for them, as rows of ANSWER; soft: rows of SOFT,
+    said: of SAID."""
     size = len(numbers)
     return pa.table(
         [
@@ -108,6 +115,7 @@ def answers_of(
             pa.nulls(size, pa.string()),
             pa.nulls(size, pa.string()),
             *(soft.columns if soft else [pa.nulls(size, field.type) for field in SOFT]),
+            *(said.columns if said else [pa.nulls(size, field.type) for field in SAID]),
         ],
         schema=ANSWER,
     )
@@ -134,10 +142,14 @@ def outcomes_of(units: Units, answers: pa.Table, attempts: int, where: str) -> p
     columns = {
         **{name: asked[name] for name in ("unit_id", "user_id", "strategy", "sample")},
         "status": pc.if_else(failed, FAILED, GENERATED),
-        **{name: answers[name] for name in ("reason", "detail", "tokens", *SOFT.names)},
-        "num_prompt_tokens": pc.list_value_length(asked["prompt"]),
+        **{name: answers[name] for name in ("reason", "detail", "tokens", *SOFT.names, "text")},
+        "num_prompt_tokens": pc.coalesce(
+            answers["asked_tokens"], pc.list_value_length(asked["prompt"])
+        ),
         "num_cached_tokens": answers["num_cached_tokens"],
-        "num_generated_tokens": pc.list_value_length(answers["tokens"]),
+        "num_generated_tokens": pc.coalesce(
+            answers["said_tokens"], pc.list_value_length(answers["tokens"])
+        ),
         "engine_seconds": answers["engine_seconds"],
         "attempts": pa.repeat(pa.scalar(attempts, pa.int16()), size),
     }

@@ -15,6 +15,7 @@ from llmaug.generate.engines import TOKENS, Finished
 from llmaug.generate.units import Units
 from llmaug.generate.vllm_arguments import vllm_arguments
 from llmaug.items.vocabulary import EOS
+from llmaug.schema import SAID
 
 
 class VllmEngine:
@@ -29,9 +30,11 @@ class VllmEngine:
         num_tokens: int,
         on_gpu: bool,
         letters: list[int] | None = None,
+        schema: dict[str, Any] | None = None,
     ) -> None:
         """num_tokens: of the model, control tokens included. letters: of a chat model, the
-        tokens of the letters by which it chooses."""
+        tokens of the letters by which it chooses. schema: of a chat model that is asked for
+        texts, the JSON schema that its answers are limited to."""
         _check_build(on_gpu)
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process an engine
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -42,10 +45,12 @@ class VllmEngine:
         from vllm import EngineArgs, LLMEngine
 
         self._num_tokens, self._context_len = num_tokens, context_len
-        self._letters = letters
+        self._letters, self._schema = letters, schema
         arguments = vllm_arguments(model_folder, config, context_len, on_gpu)
-        if letters:
+        if letters or schema:
             arguments.pop("logits_processors")
+        if schema:  # a grammar is over the tokenizer's texts
+            arguments |= {"skip_tokenizer_init": False, "structured_outputs_config": _STRUCTURED}
         try:
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except (TypeError, ValueError, NotImplementedError) as error:
@@ -95,6 +100,7 @@ class VllmEngine:
             np.array([int(output.request_id) for output in done], np.int64),
             pa.array([list(output.outputs[0].token_ids) for output in done], TOKENS),
             np.array([output.num_cached_tokens or 0 for output in done], np.int32),
+            said=_said([output.outputs[0].text for output in done]) if self._schema else None,
         )
 
     def abort(self) -> None:
@@ -112,8 +118,34 @@ class VllmEngine:
             )
         if not 0 <= min(prompt) <= max(prompt) < self._num_tokens:
             raise ValueError(f"prompt has token ids outside 0..{self._num_tokens - 1}")
-        parameters = sampling_params(units, number, self._letters)
+        if self._schema:
+            parameters = text_params(units, number, self._schema)
+        else:
+            parameters = sampling_params(units, number, self._letters)
         self._engine.add_request(key, {"prompt_token_ids": prompt}, parameters)
+
+
+# Without it a small model may go on with blanks until the answer has to end.
+_STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
+
+
+def _said(texts: list[str]) -> pa.Table:
+    return pa.Table.from_pylist([{"text": text} for text in texts], schema=SAID)
+
+
+def text_params(units: Units, number: int, schema: dict[str, Any]) -> Any:
+    """vLLM's SamplingParams for a row of `units` of a text task."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    sampling = units.sampling(number)
+    sampling.pop("forbid_repeats")
+    return SamplingParams(
+        **sampling,
+        seed=int(units.seeds[number]),
+        structured_outputs=StructuredOutputsParams(json=schema),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def _check_build(on_gpu: bool) -> None:

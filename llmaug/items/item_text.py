@@ -1,4 +1,4 @@
-"""Item texts as vectors: title and tags through a sentence encoder, or an LLM as one.
+"""Item texts as vectors: title, tags and description through a sentence encoder, or an LLM as one.
 
 The encoder (`vocabulary.text_encoder`) is all-MiniLM-L6-v2 (`minilm`, from the package that
 set-up installs) or any Hugging Face folder that `AutoModel` loads: the last hidden states,
@@ -11,6 +11,7 @@ Shapes: I items, B texts, T tokens, D width of the encoder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,14 +86,17 @@ def read_vectors(storage: Storage, folder: str, item_ids: pa.ChunkedArray) -> np
 
 
 def item_texts(items: pa.Table) -> list[str]:
-    """(I,) title and tags (`genre:Drama` as `genre Drama`); empty without a title."""
-    columns = (items["title"].to_pylist(), items["tags"].to_pylist())
+    """(I,) title, tags (`genre:Drama` as `genre Drama`) and description; empty without a title."""
+    columns = (items[name].to_pylist() for name in ("title", "tags", "description"))
     return [
-        ", ".join([title, *(t.replace(":", " ") for t in tags or () if not t.startswith(WORD))])
-        if title and title.strip()
-        else ""
-        for title, tags in zip(*columns, strict=True)
+        _text_of(title, tags or (), (description or "").strip()) if title and title.strip() else ""
+        for title, tags, description in zip(*columns, strict=True)
     ]
+
+
+def _text_of(title: str, tags: Sequence[str], description: str) -> str:
+    named = ", ".join([title, *(t.replace(":", " ") for t in tags if not t.startswith(WORD))])
+    return f"{named}. {description}" if description else named
 
 
 class Encoder:

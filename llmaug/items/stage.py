@@ -23,14 +23,14 @@ from llmaug.ingest.split import TRAIN
 from llmaug.items.item_text import TEXT, WORD, encoders, write_vectors
 from llmaug.items.lives import with_life
 from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load_vocabulary, of_items
-from llmaug.schema import ITEM
+from llmaug.schema import ITEM, validate
 
 _SAMPLES_PER_PART = 5000
 _NUM_QUANTILES = 201
 _WORD = re.compile(r"\w{2,}")
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context, described: tuple[str, ...] = ()) -> dict[str, Any]:
     storage, folder = context.storage, context.folder("vocabulary")
     train = f"{context.folder('split')}/{TRAIN}"
     parts = storage.parts(train)
@@ -51,7 +51,7 @@ def run(context: Context) -> dict[str, Any]:
                 first_s[row["name"]] = min(row["value"], first_s.get(row["name"], math.inf))
             else:
                 samples[row["kind"]].append(row["value"])
-    items = catalogue(seen, _side_items(context), context.config.vocabulary, first_s)
+    items = catalogue(seen, _side_items(context, described), context.config.vocabulary, first_s)
     if items.num_rows < 2:
         raise UserError(
             f"the catalogue has {items.num_rows} item(s): there is nothing to rank. Check "
@@ -114,10 +114,20 @@ def catalogue(
     return pa.Table.from_pylist(rows, schema=ITEM.append(pa.field("train_events", pa.int64())))
 
 
-def _side_items(context: Context) -> pa.Table:
-    folder = f"{context.folder('ingest')}/items"
+def _side_items(context: Context, described: tuple[str, ...]) -> pa.Table:
+    """The items table; of an item that was described, the row that says so."""
+    items = _items_in(context, f"{context.folder('ingest')}/items")
+    for stage in described:
+        new = _items_in(context, context.folder(stage))
+        old = pc.is_in(items["item_id"], value_set=new["item_id"].combine_chunks())
+        items = pa.concat_tables([items.filter(pc.invert(old)), new])
+    return items
+
+
+def _items_in(context: Context, folder: str) -> pa.Table:
     tables = [context.storage.read_part(folder, p) for p in context.storage.parts(folder)]
-    return pa.concat_tables(tables) if tables else ITEM.empty_table()
+    items = pa.concat_tables(tables) if tables else ITEM.empty_table()
+    return validate(items, ITEM, folder)
 
 
 def _count(storage: Storage, train: str, folder: str, lives: bool, part: str) -> dict[str, Any]:
@@ -165,14 +175,19 @@ def _quantiles(samples: dict[str, list[float]], actions: Counter[str]) -> dict[s
     return json.loads(json.dumps(out))
 
 
-STAGE = Stage(
-    name="vocabulary",
-    run=run,
-    asks=lambda config, on_gpus: (
-        *TASKS,
-        *(encoders(on_gpus) if config.vocabulary.text_encoder else ()),
-    ),
-    inputs=("ingest", "split"),
-    settings=lambda config: [config.vocabulary, config.seed],
-    part_folders=("", TEXT),
-)
+def stage(described: tuple[str, ...] = ()) -> Stage:
+    """described: stages whose rows are items with texts that were written."""
+    return Stage(
+        name="vocabulary",
+        run=partial(run, described=described),
+        asks=lambda config, on_gpus: (
+            *TASKS,
+            *(encoders(on_gpus) if config.vocabulary.text_encoder else ()),
+        ),
+        inputs=("ingest", "split", *described),
+        settings=lambda config: [config.vocabulary, config.seed],
+        part_folders=("", TEXT),
+    )
+
+
+STAGE = stage()

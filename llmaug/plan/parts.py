@@ -29,7 +29,8 @@ class PlanPart:
     strategy: int
     """Place in `plan.strategies`."""
     train_part: str | None
-    """Part of the training events whose users it continues; None for new users."""
+    """Part of the training events whose users it continues; None for new users. Of a text task the
+    part of the table that it is about."""
     num_units: int
     max_tokens: int
     """Tokens that its units can generate, all together."""
@@ -64,8 +65,15 @@ class Source:
     """Place of its one part, where all parts of a strategy are sources of their own."""
 
 
-def write_source(storage: Storage, plan: str, source: Source, units: list[dict[str, Any]]) -> int:
-    """Write the parts of a source, then the note that makes the source count as done."""
+def write_source(
+    storage: Storage,
+    plan: str,
+    source: Source,
+    units: list[dict[str, Any]],
+    counts: dict[str, int] | None = None,
+) -> int:
+    """Write the parts of a source, then the note that makes the source count as done, with
+    `counts`."""
     rows = []
     starts = range(0, len(units), source.units_per_part)
     for number, start in enumerate(starts):
@@ -85,7 +93,9 @@ def write_source(storage: Storage, plan: str, source: Source, units: list[dict[s
         rows.append(vars(described))
     table = pa.Table.from_pylist(rows, schema=_SOURCE_SCHEMA)
     table = PLANNED.stamped(table)
-    storage.write_part(table, {"units": len(units)}, f"{plan}/{SOURCES}", source.name)
+    storage.write_part(
+        table, {"units": len(units), **(counts or {})}, f"{plan}/{SOURCES}", source.name
+    )
     return len(units)
 
 

@@ -13,6 +13,20 @@ _INTERVAL = "95% interval"
 _OF_EVENTS = "events_dropped."
 
 
+def texts(metrics: dict[str, Any]) -> Table:
+    """Where the questions of each text task went."""
+    rows = [
+        [
+            name, own["units"], own["accepted"], own["rejected"], own["failed"],
+            number(own["parsed_share"], "{:.1%}"),
+            ", ".join(f"{reason} {count:,}" for reason, count in sorted(own["by_reason"].items())),
+        ]
+        for name, own in metrics["texts"].items()
+    ]  # fmt: skip
+    columns = ("text task", "questions", "accepted", "rejected", "failed", "by the schema", "why not")
+    return table("texts", "Texts that were written", columns, rows)
+
+
 def fates(metrics: dict[str, Any]) -> Table:
     ledger, speed = metrics["ledger"], metrics["throughput"]
     rows = [

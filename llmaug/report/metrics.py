@@ -47,6 +47,27 @@ class Ledger(Contract):
     """`rejected.REASON`, `failed.REASON` (units) and `events_dropped.REASON` (events)."""
 
 
+class TextLedger(Contract):
+    """Where every question of a text task went, its judge's verdicts included."""
+
+    units: int
+    """accepted + rejected + failed."""
+    accepted: int
+    """Became rows."""
+    rejected: int
+    failed: int
+    by_reason: dict[str, int]
+    """`rejected.REASON`, `failed.REASON`."""
+    parsed_share: float
+    """Of all answers to its own question, those that were by the schema."""
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    """Of these, answered by the engine's prefix cache."""
+    output_tokens: int
+    cut_fields: int
+    """Fields that were cut to `max_field_tokens`."""
+
+
 class Events(Contract):
     """What the augmented arm (or `real`, where there is none) was trained on."""
 
@@ -139,6 +160,8 @@ class Metrics(Contract):
     split: dict[str, Any]
     """Events and users of each fold."""
     ledger: Ledger
+    texts: dict[str, TextLedger] = {}
+    """By text task."""
     events: Events
     num_users: int
     arms: dict[str, dict[str, Interval]]

@@ -53,6 +53,7 @@ def render(
         measured=_measured(metrics, config, main) if main else None,
         learning=engineering.learning_plots(metrics),
         remarks=[remark for remark in remarks if remark],
+        texts=generation.texts(metrics) if metrics["texts"] else None,
         generated=_generated(metrics) if "outcomes" in manifests else None,
         samples={"recommendations": [], "histories": [], "refused": [], **(samples or {})},
         audit=_audit(metrics, manifests, digest(plain)),

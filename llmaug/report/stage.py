@@ -15,6 +15,7 @@ from llmaug.report.page import render
 from llmaug.report.samples import samples
 from llmaug.report.sentences import generator_text, unfinished
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
+from llmaug.text.verdicts import parsed_share
 
 FORECAST, METRICS = "forecast.json", "metrics.json"
 
@@ -72,6 +73,7 @@ def collect(
                 if name.startswith((f"{REJECTED}.", f"{FAILED}.", "events_dropped."))
             },
         },
+        "texts": text_ledgers(manifests),
         "events": {
             "real": last_arm["counts"].get("real", 0),
             "synthetic": last_arm["counts"].get("synthetic", 0),
@@ -113,6 +115,30 @@ def collect(
         },
         "forecast": _against_actual(predicted, outcomes, filtered) if predicted else [],
     }
+
+
+def text_ledgers(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{text task: where its questions went}, from the manifests of its stages."""
+    found = {}
+    for name in manifests:
+        if name.startswith("text/") and name.endswith("/rows"):
+            track = name.removesuffix("/rows")
+            counts, asked, judged, planned = (
+                manifests[f"{track}/{stage}"]["counts"]
+                for stage in ("rows", "outcomes", "filtered", "plan")
+            )
+            found[track.removeprefix("text/")] = {
+                **{status: counts[status] for status in ("units", ACCEPTED, REJECTED, FAILED)},
+                "by_reason": {
+                    reason: number
+                    for reason, number in counts.items()
+                    if reason.startswith((f"{REJECTED}.", f"{FAILED}."))
+                },
+                "parsed_share": round(parsed_share(judged), 4),
+                **{n: asked[n] for n in ("prompt_tokens", "cached_prompt_tokens", "output_tokens")},
+                "cut_fields": planned["cut_fields"],
+            }
+    return found
 
 
 def _against_actual(

@@ -1,4 +1,4 @@
-"""What a kind must keep to, as functions that its tests call: one for each of the four sorts.
+"""What a kind must keep to, as functions that its tests call: one for each sort.
 
     from llmaug.testing import check_recommender
 
@@ -15,6 +15,7 @@ from llmaug.testing.filters import check_filter
 from llmaug.testing.recommenders import check_recommender
 from llmaug.testing.strategies import check_strategy
 from llmaug.testing.tables import catalogue, events, histories
+from llmaug.testing.text_tasks import check_text_task
 
 __all__ = [
     "catalogue",
@@ -22,6 +23,7 @@ __all__ = [
     "check_filter",
     "check_recommender",
     "check_strategy",
+    "check_text_task",
     "events",
     "histories",
 ]

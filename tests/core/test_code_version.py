@@ -33,6 +33,12 @@ BASELINE = {f"ngram/{name}" for name in (*ASKING, "lm/ngram")}
 CHAT = {"folder": "{root}/chat", "context_len": 512}
 
 
+MOOD = {"kind": "custom", "name": "mood", "template": "{{ title }}?",
+        "json_schema": {"type": "object", "properties": {"mood": {"type": "string"}}}}  # fmt: skip
+OF_TEXT = {f"text/{task}/{stage}" for task in ("describe_items", "mood")
+           for stage in ("plan", "outcomes", "filtered", "rows")}  # fmt: skip
+
+
 @cache
 def night(
     lm: str = "causal",
@@ -42,6 +48,7 @@ def night(
     **generate: Any,
 ) -> Config:
     quota, from_run = generate.pop("quota", None), generate.pop("from_run", None)
+    texts = generate.pop("texts", False)
     strategy: dict[str, Any] = {"kind": asked}
     of_all = ["real", "augmented"] if asked == "soft_events" else ARMS
     if lm == "instruct":
@@ -51,10 +58,13 @@ def night(
     strategy["accepted_per_user"] = quota
     return parse_config(
         {
-            "ingest": {"path": "logs"},
+            "ingest": {"path": "logs", "items": {"path": "items"}},
             "lm": {"model": lm, "from_run": from_run, **(CHAT if lm == "instruct" else {})},
             "plan": {"strategies": [strategy]},
             "generate": generate,
+            "text": {"folder": "{root}/chat", "tasks": [{"kind": "describe_items"}, MOOD]}
+            if texts
+            else {},
             "train": {"model": model, "arms": [*of_all, *arms.split()]},
         },
         "night",
@@ -137,6 +147,13 @@ def test_an_edit_runs_again_what_it_may_change(copy: Path, module: str, again: s
         ("lm.causal.chances", night(asked="soft_events"), {"outcomes"}),
         ("filter.rules", night(quota=1), {"outcomes", "filtered"} | {
             "ngram/outcomes", "ngram/filtered"}),
+        ("text.custom", night(texts=True), {name for name in OF_TEXT if "mood" in name}),
+        ("text.filters", night(texts=True),
+         {"text/describe_items/filtered", "text/mood/filtered", "report"}),
+        ("text.rows", night(texts=True), {"text/describe_items/rows", "text/mood/rows"}),
+        ("text.endpoint", night(texts=True),
+         {"text/describe_items/outcomes", "text/mood/outcomes"}),
+        ("lm.chat.template", night(texts=True), {"text/model"}),
         ("recommenders.ease", night(model="ease"), MODELS | READERS),
         ("recommenders.sasrec", night(model="ease"), set()),
         ("recommenders.ease", night(arms="ease"), {"model/ease"} | READERS),
@@ -154,7 +171,7 @@ def test_every_module_decides_a_result_or_is_said_not_to() -> None:
     with a reason."""
     nights = [night(lm=lm, arms="ease popularity", quota=1) for lm in ("masked", "causal")]
     nights += [night(lm="instruct"), night(model="linear"), night(model="two_tower")]
-    nights += [night(from_run="earlier"), night(asked="soft_events")]
+    nights += [night(from_run="earlier"), night(asked="soft_events"), night(texts=True)]
     found: set[str] = set()
     for config in nights:
         for _, stage in stages(config):

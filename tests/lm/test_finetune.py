@@ -23,12 +23,12 @@ from llmaug.items.vocabulary import NUM_SPECIAL, load_vocabulary
 from llmaug.lm.chat.choices import (
     NEIGHBOURS,
     Choices,
-    adopt_model,
     choices_in,
     letter_tokens,
     neighbours,
 )
 from llmaug.lm.chat.finetune import ChatModel, FinetuneTask, TrainingQuestions, ask
+from llmaug.lm.chat.tokenizer import adopt_model
 from llmaug.lm.folder import NOTES
 from llmaug.lm.train import run
 from llmaug.training.loop import make_optimiser, train_step

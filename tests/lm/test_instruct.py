@@ -19,7 +19,8 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.sequences import user_histories
 from llmaug.items.vocabulary import NUM_SPECIAL, load_vocabulary
-from llmaug.lm.chat.choices import LETTERS, adopt_model, choices_in, neighbours
+from llmaug.lm.chat.choices import LETTERS, choices_in, neighbours
+from llmaug.lm.chat.tokenizer import adopt_model
 from tests.jobs import NUM_USERS, SMALL, changed, write_logs
 from tests.nights import without_ray
 from tests.tables import catalogue, events, histories

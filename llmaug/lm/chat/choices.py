@@ -14,21 +14,21 @@ holds the neighbours of the items, and the chat model again where it is fine-tun
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from llmaug.config import ChooseConfig, OfUsersConfig, StrategyConfig
-from llmaug.core.hf_folder import adopt_folder
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.semantic_ids import taken_items
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
-from llmaug.lm.folder import CONFIG, read_notes
+from llmaug.lm.chat.tokenizer import load_tokenizer
+from llmaug.lm.folder import read_notes
 from llmaug.lm.generator import Generator
 from llmaug.lm.language import Language
 from llmaug.lm.prompts import Prompts
@@ -48,15 +48,6 @@ _TEXTS = {
         "请只回答一个字母。"
     ),
 }
-
-
-def adopt_model(
-    storage: Storage, uri: str, note: Callable[[str], None] = lambda _: None
-) -> tuple[str, str]:
-    """Copy the Hugging Face folder at `uri` below the root once; returns its folder there and
-    its digest. Raises UserError when it is no chat model."""
-    needed = (CONFIG, "tokenizer_config.json", "tokenizer.json")
-    return adopt_folder(storage, uri, "lm.folder", "a chat model", needed, note)
 
 
 def neighbours(storage: Storage, train: str, vocabulary: Vocabulary) -> pa.Table:
@@ -223,20 +214,9 @@ def choices_in(storage: Storage, folder: str, vocabulary: Vocabulary, context_le
         language=Language(vocabulary.num_tokens),
         context_len=context_len,
         vocabulary=vocabulary,
-        tokenizer=_tokenizer(storage, notes["model_folder"], notes["model_digest"]),
+        tokenizer=load_tokenizer(storage, notes["model_folder"], notes["model_digest"]),
         letters=notes["letters"],
         frame=tuple(notes["frame"]),
         text=notes["text"],
         table=storage.read_table(folder, NEIGHBOURS),
     )
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(storage: Storage, folder: str, version: str) -> Any:
-    from transformers import AutoTokenizer
-
-    local = storage.fetch_folder(folder, version)
-    try:
-        return AutoTokenizer.from_pretrained(local, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(f"lm.folder: {storage.uri(folder)} has no tokenizer: {error}") from error

@@ -10,8 +10,9 @@ from llmaug.core.stage import Context
 from llmaug.core.storage import digest
 from llmaug.ingest.split import TRAIN
 from llmaug.items.vocabulary import load_vocabulary
-from llmaug.lm.chat.choices import NEIGHBOURS, _tokenizer, adopt_model, letter_tokens, neighbours
+from llmaug.lm.chat.choices import NEIGHBOURS, letter_tokens, neighbours
 from llmaug.lm.chat.template import chat_frame
+from llmaug.lm.chat.tokenizer import adopt_model, load_tokenizer
 from llmaug.lm.folder import NOTES
 
 
@@ -22,8 +23,8 @@ def fit(context: Context) -> dict[str, Any]:
     assert isinstance(lm, InstructConfig)
     folder = context.folder(f"lm/{lm.name}")
     vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
-    model_folder, model_digest = adopt_model(storage, lm.folder, context.progress.note)
-    tokenizer = _tokenizer(storage, model_folder, model_digest)
+    model_folder, model_digest = adopt_model(storage, lm.folder, note=context.progress.note)
+    tokenizer = load_tokenizer(storage, model_folder, model_digest)
     letters = letter_tokens(tokenizer)
     frame = chat_frame(tokenizer, f"lm.folder {lm.folder}")
     table = neighbours(storage, f"{context.folder('split')}/{TRAIN}", vocabulary)

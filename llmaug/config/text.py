@@ -1,0 +1,227 @@
+"""Section `text`: a chat model writes what the logs lack, for items and users."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from llmaug.config.base import Name, Section
+from llmaug.config.kinds import Kinds
+from llmaug.config.plan import SamplingConfig
+
+_FIELD = re.compile(r"[A-Za-z_]\w*")
+
+
+class JudgeConfig(SamplingConfig):
+    """A second question, about an answer: a score from 1 to 5."""
+
+    template: str
+    """Jinja2 template of the question. It has the fields of the row, and `answer`."""
+    min_score: int = Field(default=3, ge=1, le=5)
+    """Answers with a lower score are rejected (`low_score`)."""
+    temperature: float = Field(default=0.1, gt=0)
+    """Below 1: closer to the likeliest score."""
+
+
+class TextTaskConfig(SamplingConfig):
+    """What all text tasks share: a question about each row of a table, and what is done with the
+    answers."""
+
+    implementation: ClassVar[str]
+    """`package.module:function` of what makes its `Task` (`llmaug.text.task`) of the config."""
+    feeds_vocabulary: ClassVar[bool] = False
+    """Whether its rows are items, which stage `vocabulary` reads."""
+
+    kind: str
+    """The task."""
+    name: Name = ""
+    """Its folder below `text/`. Default: as `kind`."""
+    language: Literal["en", "zh"] = "en"
+    """Language of the question, and of the answer."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Rows that are asked about at most, in order of their ids. None: all."""
+    max_new_tokens: int = Field(default=256, ge=8)
+    """Longest answer. One that is cut there is rejected (`too_long`)."""
+    max_field_tokens: int = Field(default=128, ge=4)
+    """Longest text of one field of a row; what is behind it is cut, and counted (`cut_fields`)."""
+    temperature: float = Field(default=0.7, gt=0)
+    """Below 1: closer to the likeliest words."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_kind(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and not raw.get("name"):
+            kind = raw.get("kind", cls.model_fields["kind"].default)
+            return {**raw, "name": str(kind).rpartition(":")[2]}
+        return raw
+
+    @property
+    def asks_about(self) -> Literal["items", "users"]:
+        """Whose table it reads."""
+        return "items"
+
+
+class DescribeItemsConfig(TextTaskConfig):
+    """Description and tags of items with a thin text."""
+
+    implementation = "llmaug.text.describe_items:task"
+    feeds_vocabulary = True
+
+    kind: Literal["describe_items"] = "describe_items"
+    """The task."""
+    min_description_len: int = Field(default=40, ge=1)
+    """Items are asked about whose description has fewer characters than this."""
+    max_new_tokens: int = Field(default=320, ge=8)
+    """Longest answer. One that is cut there is rejected (`too_long`)."""
+    max_tags: int = Field(default=5, ge=1, le=20)
+    """Tags of an item at most."""
+
+
+class CustomConfig(TextTaskConfig):
+    """A question of your own about each item or user: each property of the answer becomes a
+    column."""
+
+    implementation = "llmaug.text.custom:task"
+
+    kind: Literal["custom"] = "custom"
+    """The task."""
+    name: Name
+    """Its folder below `text/`."""
+    table: Literal["items", "users"] = "items"
+    """What is asked about. items: fields item_id, title, description, tags, price; users: user_id
+    and attributes."""
+    template: str
+    """Jinja2 template of the question, with the fields of the table: `{{ title }}`."""
+    json_schema: dict[str, Any]
+    """JSON schema of the answer: an object, all of whose properties are required. Give strings a
+    maxLength, or an enum: then an answer cannot be endless."""
+    judge: JudgeConfig | None = None
+    """Score each answer by a second question. None: all that pass the filters are kept."""
+
+    @property
+    def asks_about(self) -> Literal["items", "users"]:
+        return self.table
+
+    @model_validator(mode="after")
+    def _schema_is_of_an_object(self) -> CustomConfig:
+        from jsonschema import Draft202012Validator, SchemaError
+
+        try:
+            Draft202012Validator.check_schema(self.json_schema)
+        except SchemaError as error:
+            raise ValueError(f"json_schema: no JSON schema: {error.message}") from error
+        properties = self.json_schema.get("properties")
+        if self.json_schema.get("type") != "object" or not properties:
+            raise ValueError("json_schema: the answer is an object: type: object, and properties")
+        if "$ref" in str(self.json_schema):
+            raise ValueError("json_schema: $ref is not followed: write the schema out")
+        for column in properties:
+            if not _FIELD.fullmatch(column) or column in ("item_id", "user_id", "origin"):
+                raise ValueError(
+                    f"json_schema: property {column!r} becomes a column: letters, digits and _, "
+                    "and not item_id, user_id or origin"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _templates_can_be_read(self) -> CustomConfig:
+        from jinja2 import TemplateSyntaxError
+        from jinja2.sandbox import SandboxedEnvironment
+
+        judge = self.judge.template if self.judge else ""
+        for field, text in (("template", self.template), ("judge.template", judge)):
+            try:
+                SandboxedEnvironment().parse(text)
+            except TemplateSyntaxError as error:
+                raise ValueError(f"{field}: line {error.lineno}: {error.message}") from error
+        return self
+
+
+TEXT_TASKS: Kinds[TextTaskConfig] = Kinds(
+    "text task", (TextTaskConfig,), "kind", "llmaug.text_tasks",
+    DescribeItemsConfig, CustomConfig,
+)  # fmt: skip
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible server (`/v1/chat/completions`)."""
+
+    base_url: str
+    """Such as `http://localhost:8000/v1`."""
+    model: str
+    """The model's name there. It is part of the generator's name: the outcomes cache takes another
+    one for another model."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key. Not set: no key is sent."""
+    max_in_flight: int = Field(default=16, ge=1)
+    """Requests of one engine at a time."""
+    max_retries: int = Field(default=5, ge=0)
+    """Of a request that is answered with 429 or 5xx, or not at all; then the unit has failed."""
+    first_wait_s: float = Field(default=1.0, gt=0)
+    """Before the first retry; twice as long before each further one, with some chance in it. A
+    header Retry-After is obeyed."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Of one request."""
+    price_per_million_input: float = Field(default=0.0, ge=0)
+    """Price of a million prompt tokens, for the cost that is shown."""
+    price_per_million_output: float = Field(default=0.0, ge=0)
+    """Price of a million generated tokens."""
+
+    @model_validator(mode="after")
+    def _is_http(self) -> EndpointConfig:
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError("text.endpoint.base_url: an address that begins with http:// or "
+                             "https://")  # fmt: skip
+        return self
+
+    def cost(self, prompt_tokens: float, output_tokens: float) -> float:
+        """By the price list, in its currency."""
+        input_cost = prompt_tokens * self.price_per_million_input
+        return math.fsum([input_cost, output_tokens * self.price_per_million_output]) / 1e6
+
+
+class TextConfig(Section):
+    """Texts by a chat model, before anything is trained."""
+
+    engine: Literal["vllm", "openai"] = "vllm"
+    """vllm: the chat model of `folder`, in engines as section `generate` says; openai: the server
+    of `endpoint`."""
+    folder: str | None = None
+    """engine vllm: the Hugging Face folder of the chat model: `{root}/...`, an absolute path or a
+    URI. It is copied below the root once."""
+    endpoint: EndpointConfig | None = None
+    """engine openai: which server, and which model."""
+    context_len: int = Field(default=1024, ge=128)
+    """Longest question and answer in tokens."""
+    units_per_part: int = Field(default=256, ge=1)
+    """Questions in one part, the piece of work that is committed as a whole."""
+    domain: Name = "general"
+    """Folder of the templates of the tasks that come with llmaug."""
+    tasks: list[Annotated[TextTaskConfig, TEXT_TASKS]] = []
+    """What is written; empty: nothing."""
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> TextConfig:
+        needed = "folder" if self.engine == "vllm" else "endpoint"
+        if self.tasks and getattr(self, needed) is None:
+            raise ValueError(f"text.{needed} is missing: text.engine is {self.engine}")
+        return self
+
+    @model_validator(mode="after")
+    def _each_has_a_folder(self) -> TextConfig:
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"text.tasks: two are called {name}: give one another name")
+        if "model" in names:
+            raise ValueError("text.tasks: `model` is the folder of the chat model: another name")
+        for task in self.tasks:
+            if task.max_new_tokens * 2 > self.context_len:
+                raise ValueError(
+                    f"text.tasks: {task.name}: max_new_tokens {task.max_new_tokens} is more than "
+                    f"half of text.context_len {self.context_len}"
+                )
+        return self

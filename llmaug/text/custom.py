@@ -1,0 +1,151 @@
+"""Task `custom`: a template and a JSON schema of a user's own, without code.
+
+Each property of the answer becomes a column, beside the id of the item or user. A judge is a
+second question, about each answer that passed the filters: those that it scores too low go.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmaug.config import CustomConfig, JudgeConfig, TextConfig
+from llmaug.schema import SYNTHETIC
+from llmaug.text.cleaning import one_line
+from llmaug.text.task import Answer, Row, Task, read_json, schema_of
+
+_TYPES = {
+    "string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
+}  # fmt: skip
+
+
+class Score(BaseModel):
+    """What a judge says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    score: int = Field(ge=1, le=5)
+
+
+def task(text: TextConfig, config: CustomConfig) -> Task:
+    schema = {
+        **config.json_schema,
+        "required": list(config.json_schema["properties"]),
+        "additionalProperties": False,
+    }
+    common: dict[str, Any] = {
+        "table": f"ingest/{config.table}",
+        "rows": items if config.table == "items" else users,
+        "language": config.language,
+        "max_field_tokens": config.max_field_tokens,
+        "constants": {},
+    }
+    own = Task(
+        name=config.name,
+        template=config.template,
+        schema=schema,
+        parse=partial(parse, schema),
+        texts=partial(_texts, schema),
+        sampling=config,
+        max_new_tokens=config.max_new_tokens,
+        max_rows=config.max_rows,
+        sink=columns_of(schema, config.table),
+        to_row=partial(to_row, schema),
+        **common,
+    )
+    return own if config.judge is None else _judged(own, config.judge, common)
+
+
+def _judged(own: Task, judge: JudgeConfig, common: dict[str, Any]) -> Task:
+    asked = Task(
+        name=f"{own.name}/judge",
+        template=judge.template,
+        schema=schema_of(Score),
+        parse=_score,
+        texts=lambda answer: [],
+        accepts=partial(_too_low, judge.min_score),
+        sampling=judge,
+        max_new_tokens=16,
+        about=own,
+        **common,
+    )
+    return replace(own, judge=asked)
+
+
+def items(table: pa.Table) -> list[Row]:
+    names = ("item_id", "title", "description", "tags", "price")
+    return [
+        Row({name: row[name] if row[name] is not None else "" for name in names}, row["item_id"])
+        for row in table.sort_by("item_id").to_pylist()
+    ]
+
+
+def users(table: pa.Table) -> list[Row]:
+    rows = sorted(table.to_pylist(), key=lambda row: row["user_id"])
+    return [
+        Row({"user_id": row["user_id"], "attributes": dict(row["attributes"] or ())},
+            user_id=row["user_id"])
+        for row in rows
+    ]  # fmt: skip
+
+
+def parse(schema: dict[str, Any], text: str) -> Answer:
+    """Raises ValueError for what is no JSON, or not by the schema."""
+    from jsonschema import Draft202012Validator
+
+    answer = read_json(text)
+    problem = next(Draft202012Validator(schema).iter_errors(answer), None)
+    if problem is not None:
+        raise ValueError(problem.message)
+    return dict(answer)
+
+
+def columns_of(schema: dict[str, Any], table: str) -> pa.Schema:
+    """The id, a column for each property (text, number or truth value; JSON for what is neither),
+    and `origin`."""
+    properties = schema["properties"].items()
+    return pa.schema(
+        [
+            pa.field("item_id" if table == "items" else "user_id", pa.string(), nullable=False),
+            *(pa.field(name, _TYPES.get(own.get("type"), pa.string())) for name, own in properties),
+            pa.field("origin", pa.string(), nullable=False),
+        ]
+    )
+
+
+def to_row(schema: dict[str, Any], row: Row, answer: Answer) -> dict[str, Any]:
+    key = "user_id" if row.item_id is None else "item_id"
+    plain = {
+        name: _plain(answer[name], own.get("type")) for name, own in schema["properties"].items()
+    }
+    return {key: row.item_id or row.user_id, **plain, "origin": SYNTHETIC}
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """A string in one line; what has no column type of its own as JSON."""
+    if kind not in _TYPES:
+        return json.dumps(value, ensure_ascii=False)
+    return one_line(value) if isinstance(value, str) else value
+
+
+def _texts(schema: dict[str, Any], answer: Answer) -> list[str]:
+    """Strings that the schema leaves free."""
+    own = schema["properties"]
+    return [
+        value
+        for name, value in answer.items()
+        if isinstance(value, str) and not {"enum", "const", "pattern"} & set(own[name])
+    ]
+
+
+def _score(text: str) -> Answer:
+    return Score.model_validate(read_json(text)).model_dump()
+
+
+def _too_low(min_score: int, answer: Answer) -> str | None:
+    return "low_score" if answer["score"] < min_score else None

@@ -1,0 +1,177 @@
+"""The engine that asks an OpenAI-compatible server (`/v1/chat/completions`).
+
+So many requests at a time in threads of their own. A request that is answered with 429 or 5xx, or
+not at all, is sent again, each time after a longer wait with some chance in it (exponential
+back-off with full jitter); other refusals, and one time too many, make a failed outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import random
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from llmaug.config import EndpointConfig
+from llmaug.generate.engines import TOKENS, Finished
+from llmaug.generate.units import Units
+from llmaug.schema import SAID
+
+REFUSED, UNREACHABLE = "refused_by_endpoint", "endpoint_unavailable"
+_MAX_WAIT_S = 60.0
+_MAX_BYTES = 4 << 20
+_STEP_S = 0.2
+
+
+class EndpointError(Exception):
+    """(reason, detail) of a unit that has no answer."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A key is sent to nobody but the server of the config."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+class EndpointEngine:
+    """What `EngineLoop` drives."""
+
+    alive = True
+
+    def __init__(self, config: EndpointConfig, schema: dict[str, Any]) -> None:
+        self._config, self._schema = config, schema
+        self._pool = ThreadPoolExecutor(config.max_in_flight, thread_name_prefix="endpoint")
+        self._done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._stopped = Event()
+        self._open = urllib.request.build_opener(_NoRedirect).open
+        self.num_unfinished = 0
+
+    def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
+        for key, number in enumerate(numbers.tolist(), first_key):
+            body = request_body(self._config, self._schema, units, number)
+            self._pool.submit(self._answer, key, body, self._stopped)
+        self.num_unfinished += len(numbers)
+        return []
+
+    def step(self) -> Finished | None:
+        """Waits a moment for answers."""
+        found: list[tuple[int, Any]] = []
+        deadline = time.monotonic() + _STEP_S
+        while len(found) < self.num_unfinished:
+            try:
+                found.append(self._done.get(timeout=max(0.0, deadline - time.monotonic())))
+            except queue.Empty:
+                break
+        self.num_unfinished -= len(found)
+        if not found:
+            return None
+        said = [(key, answer) for key, answer in found if not isinstance(answer, EndpointError)]
+        return Finished(
+            np.array([key for key, _ in said], np.int64),
+            pa.array([[] for _ in said], TOKENS),
+            np.array([answer["cached"] for _, answer in said], np.int32),
+            [(key, *error.args) for key, error in found if isinstance(error, EndpointError)],
+            said=pa.Table.from_pylist(
+                [{name: answer[name] for name in SAID.names} for _, answer in said], schema=SAID
+            ),
+        )
+
+    def abort(self) -> None:
+        self._stopped.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.num_unfinished = 0
+
+    def _answer(self, key: int, body: bytes, stopped: Event) -> None:
+        try:
+            self._done.put((key, self._asked(body, stopped)))
+        except EndpointError as error:
+            self._done.put((key, error))
+        except Exception as error:  # one strange answer is one failed unit
+            self._done.put((key, EndpointError(REFUSED, repr(error)[:300])))
+
+    def _asked(self, body: bytes, stopped: Event) -> dict[str, Any]:
+        config = self._config
+        for attempt in range(config.max_retries + 1):
+            try:
+                return read_answer(self._post(body))
+            except urllib.error.HTTPError as error:
+                told = error.read(500).decode(errors="replace")
+                detail = f"HTTP {error.code}: {told}"
+                if error.code != 429 and error.code < 500:
+                    raise EndpointError(REFUSED, detail) from error
+                asked_for = error.headers.get("Retry-After", "")
+            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                detail, asked_for = str(error), ""
+            if attempt < config.max_retries and stopped.wait(
+                wait_s(config.first_wait_s, attempt, asked_for)
+            ):
+                break
+        raise EndpointError(UNREACHABLE, f"{config.max_retries + 1} times: {detail}"[:300])
+
+    def _post(self, body: bytes) -> bytes:
+        config = self._config
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(config.api_key_env):
+            headers["Authorization"] = f"Bearer {key}"
+        address = f"{config.base_url.rstrip('/')}/chat/completions"
+        request = urllib.request.Request(address, body, headers, method="POST")
+        with self._open(request, timeout=config.timeout_s) as response:
+            data: bytes = response.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise EndpointError(REFUSED, f"an answer of more than {_MAX_BYTES >> 20} MiB")
+        return data
+
+
+def request_body(
+    config: EndpointConfig, schema: dict[str, Any], units: Units, number: int
+) -> bytes:
+    """The question of a row of `units`, with the schema that the answer is limited to."""
+    sampling = units.sampling(number)
+    body = {
+        "model": config.model,
+        "messages": [{"role": "user", "content": units.texts[number]}],
+        "temperature": sampling["temperature"],
+        "top_p": sampling["top_p"],
+        "max_tokens": sampling["max_tokens"],
+        "seed": int(units.seeds[number]),
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema, "strict": True},
+        },
+    }
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
+def read_answer(data: bytes) -> dict[str, Any]:
+    """Text and tokens of a chat completion. Raises EndpointError for anything else."""
+    try:
+        answer = json.loads(data)
+        text = answer["choices"][0]["message"]["content"] or ""
+        usage = answer.get("usage") or {}
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        return {
+            "text": str(text),
+            "asked_tokens": int(usage.get("prompt_tokens") or 0),
+            "said_tokens": int(usage.get("completion_tokens") or 0),
+            "cached": int(cached or 0),
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        shown = data[:200].decode(errors="replace")
+        raise EndpointError(REFUSED, f"no chat completion: {shown}") from error
+
+
+def wait_s(first_s: float, attempt: int, asked_for: str) -> float:
+    """Before retry number `attempt`, from 0; asked_for: seconds of a header Retry-After."""
+    if asked_for.isdecimal():
+        return min(float(asked_for), _MAX_WAIT_S)
+    return random.uniform(0.5, 1.0) * float(min(first_s * 2**attempt, _MAX_WAIT_S))

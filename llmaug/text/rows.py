@@ -1,0 +1,70 @@
+"""Stage `text/<task>/rows`: the answers that are kept, as rows of the task's sink.
+
+Its counts are the ledger of the task, of the judge too: units = accepted + rejected + failed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from llmaug.core.stage import Context, map_parts
+from llmaug.core.storage import Storage
+from llmaug.schema import ACCEPTED, FAILED, REJECTED, validate
+from llmaug.text.answers import Said, answers_of
+from llmaug.text.task import Task
+
+NOT_JUDGED = "not_judged"
+
+
+def run(task: Task, context: Context) -> dict[str, Any]:
+    storage, folder = context.storage, context.folder(f"{task.track}/rows")
+    run_folder = f"runs/{context.run_id}"
+    work = _OfPart(storage, task, run_folder, folder)
+    counts = dict(map_parts(context, folder, storage.parts(f"{run_folder}/{task.table}"), work))
+    for name in ("units", ACCEPTED, REJECTED, FAILED):
+        counts.setdefault(name, 0)
+    assert counts["units"] == counts[ACCEPTED] + counts[REJECTED] + counts[FAILED], counts
+    assert counts["rows"] == counts[ACCEPTED], counts
+    if task.judge:
+        context.progress.note(
+            f"{task.name}: {counts['units']:,} units = {counts[ACCEPTED]:,} kept by the judge + "
+            f"{counts[REJECTED]:,} rejected + {counts[FAILED]:,} failed"
+        )
+    return counts
+
+
+@dataclass(frozen=True)
+class _OfPart:
+    """Writes what came of one part of the table; picklable, called for its name."""
+
+    storage: Storage
+    task: Task
+    run_folder: str
+    folder: str
+
+    def __call__(self, part: str) -> dict[str, Any]:
+        task, storage = self.task, self.storage
+        said = answers_of(storage, f"{self.run_folder}/{task.track}", part)
+        judged: dict[Any, Said] = {}
+        if task.judge:
+            judged = answers_of(storage, f"{self.run_folder}/{task.judge.track}", part)
+        counts: Counter[str] = Counter(units=len(said))
+        made = []
+        for row in task.rows(storage.read_part(f"{self.run_folder}/{task.table}", part)):
+            if row.key not in said:
+                continue
+            own = said[row.key]
+            if own.status == ACCEPTED and task.judge:
+                own = judged.get(row.key, Said(REJECTED, NOT_JUDGED, None))
+            counts[own.status] += 1
+            if own.reason:
+                counts[f"{own.status}.{own.reason}"] += 1
+            if own.status == ACCEPTED:
+                made.append(task.to_row(row, said[row.key].answer or {}))
+        table = validate(pa.Table.from_pylist(made, schema=task.sink), task.sink, task.name)
+        storage.write_part(table, dict(counts), self.folder, part)
+        return dict(counts)

@@ -1,0 +1,111 @@
+"""Text tasks: a chat model is asked about each row of a table, and what it answers becomes rows.
+
+    task        Task: template, schema, parser, filters and sink of one kind; `task_of` makes it
+    cleaning    user text is data: what a field may hold of it, cut by tokens
+    templates   the question, rendered in a sandbox
+    model       stage text/model: the chat model, taken in once
+    prompts     a row to a question: tokens for vLLM, text for an endpoint
+    plan        stage text/<task>/plan: units
+    outcomes    stage text/<task>/outcomes: answers, by the machinery of behaviour units
+    endpoint    the engine that asks an OpenAI-compatible server
+    filters     why an answer is refused
+    verdicts    stage text/<task>/filtered: accepted, rejected, failed
+    rows        stage text/<task>/rows: where the answers go
+
+Here are all of these stages in order. A judge is a task of its own, about the accepted answers of
+another: `text/<task>/judge/...`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from llmaug.config import Config, TextConfig, TextTaskConfig, modules_of
+from llmaug.core.placing import TASKS
+from llmaug.core.stage import Stage
+from llmaug.generate import stage as generate
+from llmaug.text import outcomes, plan, rows, verdicts
+from llmaug.text.model import NAME, model_stages
+from llmaug.text.task import Task, task_of
+
+_TOKENIZER = ("llmaug.lm.chat.tokenizer",)
+
+
+def text_stages(config: Config) -> list[Stage]:
+    """None without tasks."""
+    text = config.text
+    made = model_stages(text) if text.tasks else []
+    for own in text.tasks:
+        task = task_of(text, own)
+        made += _asked(config, own, task)
+        if task.judge:
+            made += _asked(config, own, task.judge)
+        made.append(_rows(own, task))
+    return made
+
+
+def item_rows(config: Config) -> tuple[str, ...]:
+    """Stages whose rows are items that stage `vocabulary` reads."""
+    return tuple(f"text/{own.name}/rows" for own in config.text.tasks if own.feeds_vocabulary)
+
+
+def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
+    """Plan, outcomes and verdicts of one question."""
+    model = (NAME,) if config.text.engine == "vllm" else ()
+    about = (f"{task.about.track}/filtered",) if task.about else ()
+    named = partial("{}/{}".format, task.track)
+    roots = modules_of(own)
+    planned = Stage(
+        name=named("plan"),
+        run=partial(plan.run, task),
+        inputs=(task.table.partition("/")[0], *model, *about),
+        settings=lambda config: [
+            _who(config.text), config.text.units_per_part, config.seed, task.template, task.schema,
+            own,
+        ],
+        roots=lambda config: (*roots, *_TOKENIZER),
+        asks=lambda config, on_gpus: TASKS,
+    )  # fmt: skip
+    answered = replace(
+        generate.STAGE,
+        name=named("outcomes"),
+        run=partial(outcomes.run, task),
+        inputs=(named("plan"), *model),
+        settings=lambda config: [
+            _who(config.text), task.schema, config.generate, config.budget.max_gpu_hours,
+            str(config.budget.deadline),
+        ],
+        roots=lambda config: (*roots, *_TOKENIZER),
+        outside=lambda context: None,
+        asks=lambda config, on_gpus: (outcomes.engines(config, on_gpus), *TASKS),
+    )  # fmt: skip
+    judged = Stage(
+        name=named("filtered"),
+        run=partial(verdicts.run, task),
+        inputs=(named("outcomes"), named("plan"), task.table.partition("/")[0], *about),
+        settings=lambda config: [task.template, own],
+        roots=lambda config: roots,
+        asks=lambda config, on_gpus: TASKS,
+    )
+    return [planned, answered, judged]
+
+
+def _who(text: TextConfig) -> list[Any]:
+    """Who is asked: retries and prices change no answer; which folder it is says text/model."""
+    endpoint = text.endpoint if text.engine == "openai" else None
+    return [text.engine, endpoint and [endpoint.base_url, endpoint.model], text.context_len]
+
+
+def _rows(own: TextTaskConfig, task: Task) -> Stage:
+    track = task.judge.track if task.judge else task.track
+    inputs = (task.table.partition("/")[0], *dict.fromkeys([task.track, track]))
+    return Stage(
+        name=f"{task.track}/rows",
+        run=partial(rows.run, task),
+        inputs=(inputs[0], *(f"{each}/filtered" for each in inputs[1:])),
+        settings=lambda config: own,
+        roots=lambda config: modules_of(own),
+        asks=lambda config, on_gpus: TASKS,
+    )

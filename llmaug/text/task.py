@@ -1,0 +1,105 @@
+"""What a text task is: a question about each row of a table, and what becomes of the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from llmaug.config import SamplingConfig, TextConfig, TextTaskConfig, imported
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one question is about."""
+
+    fields: Mapping[str, Any]
+    """What a template may name."""
+    item_id: str | None = None
+    user_id: str | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """The row of the table, for the sink."""
+
+    @property
+    def key(self) -> tuple[str | None, str | None]:
+        return self.item_id, self.user_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """All that the stages ask of a kind of task."""
+
+    name: str
+    """Its folder below `text/`."""
+    table: str
+    """Stage folder below the run whose parts are asked about, such as `ingest/items`."""
+    rows: Callable[[pa.Table], list[Row]]
+    """Of a part of the table: what is asked about."""
+    template: str
+    """Source of the question."""
+    constants: Mapping[str, Any]
+    """What the template may name besides the fields of the row."""
+    schema: dict[str, Any]
+    """JSON schema of the answer, which decoding is limited to."""
+    parse: Callable[[str], Answer]
+    """Raises ValueError for what is no answer by the schema."""
+    texts: Callable[[Answer], list[str]]
+    """What of an answer is free text, for the filters."""
+    accepts: Callable[[Answer], str | None] = lambda answer: None
+    """A filter of its own: why an answer is refused, a word, or None."""
+    language: Literal["en", "zh"]
+    sampling: SamplingConfig
+    max_new_tokens: int
+    max_field_tokens: int
+    max_rows: int | None = None
+    sink: pa.Schema | None = None
+    """Of the rows that answers become; None: they become none (a judge's scores)."""
+    to_row: Callable[[Row, Answer], dict[str, Any]] = lambda row, answer: answer
+    """A row of `sink`."""
+    about: Task | None = None
+    """The task whose accepted answers this one is about: the fields are those of its rows, and
+    `answer`."""
+    judge: Task | None = None
+    """The task that is about these answers, of which those are kept that it accepts."""
+
+    @property
+    def track(self) -> str:
+        """Folder of its stages below the run."""
+        return f"text/{self.name}"
+
+
+def task_of(text: TextConfig, config: TextTaskConfig) -> Task:
+    """The task of a section of the config. Raises UserError where its template is missing."""
+    made: Task = imported(config.implementation)(text, config)
+    return made
+
+
+def read_json(text: str) -> Any:
+    """What a model said as JSON. Raises ValueError.
+
+    Control characters may stand in strings as they are: decoding by a schema (xgrammar 0.2) lets
+    them through, and `cleaning.one_line` takes them out of what is kept."""
+    try:
+        return json.loads(text, strict=False)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of a pydantic model, without the titles that pydantic adds and no decoder
+    reads."""
+    made: dict[str, Any] = _untitled(model.model_json_schema())
+    return made
+
+
+def _untitled(value: Any) -> Any:
+    if isinstance(value, dict):
+        titled = isinstance(value.get("title"), str)
+        return {k: _untitled(v) for k, v in value.items() if not (titled and k == "title")}
+    return [_untitled(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,57 @@
+"""The contract that text tasks of others must keep, held by ours; and what it finds."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from llmaug.config import CustomConfig, DescribeItemsConfig, TextTaskConfig
+from llmaug.testing import check_text_task
+from llmaug.text import describe_items
+from tests.text.test_custom import MOOD, config
+
+GOOD = '{"description": "A lamp for a desk or a bed.", "tags": ["light"]}'
+OWN = f"{__name__}:Own"
+MOODS = '{"mood": "sad", "why": "", "age": 1, "for": []}'
+
+
+class Own(DescribeItemsConfig):
+    """One of somebody else's."""
+
+    implementation = "tests.text.test_contract:own_task"
+    kind: str  # type: ignore[assignment]
+    """The task."""
+
+
+def own_task(text: Any, config: Any) -> Any:
+    return describe_items.task(text, config.model_copy(update={"kind": "describe_items"}))
+
+
+@pytest.mark.parametrize(
+    ("config", "answer"),
+    [
+        (DescribeItemsConfig(), GOOD),
+        (DescribeItemsConfig(language="zh"), GOOD),
+        (CustomConfig(**{k: v for k, v in MOOD.items() if k != "kind"}), MOODS),
+        (Own(kind=OWN), GOOD),
+    ],
+    ids=["describe_items", "describe_items.zh", "custom", "own"],
+)
+def test_tasks_keep_the_contract(config: TextTaskConfig, answer: str) -> None:
+    check_text_task(config, answer)
+
+
+def test_a_config_finds_a_task_by_its_path() -> None:
+    own = {"kind": OWN, "max_tags": 3}
+    [task] = config(own).text.tasks
+    assert isinstance(task, Own) and task.name == "Own" and task.max_tags == 3
+
+
+def test_a_contract_that_is_broken_is_told() -> None:
+    with pytest.raises(AssertionError, match="the good answer is not by the schema: 'tags' is"):
+        check_text_task(DescribeItemsConfig(), '{"description": "A lamp for a desk or a bed."}')
+    broken = CustomConfig(name="mood", template="{{ no }}", json_schema=MOOD["json_schema"])
+    with pytest.raises(AssertionError, match=re.escape("the template fails on ('a', None): mood:")):
+        check_text_task(broken, MOODS)

@@ -1,0 +1,116 @@
+"""A task of one's own: what a config may say, and what becomes of the answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from llmaug.config import parse_config
+from llmaug.errors import UserError
+from llmaug.schema import USER
+from llmaug.text.task import Task, task_of
+from tests.text.chat import items
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "mood": {"type": "string", "enum": ["glad", "sad"]},
+        "why": {"type": "string", "maxLength": 60},
+        "age": {"type": "integer", "minimum": 0},
+        "for": {"type": "array", "items": {"type": "string"}},
+    },
+}
+MOOD = {"kind": "custom", "name": "mood", "template": "{{ title }}?", "json_schema": SCHEMA}
+
+
+def config(*tasks: dict[str, Any], **more: Any) -> Any:
+    tables = {name: {"path": "logs"} for name in ("items", "users")}
+    return parse_config(
+        {"ingest": tables, "text": {"folder": "chat", "tasks": list(tasks), **more}}
+    )
+
+
+def task(**fields: Any) -> Task:
+    text = config({**MOOD, **fields}).text
+    return task_of(text, text.tasks[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"template": "{% if %}"}, r"template: line 1: Expected an expression"),
+        ({"judge": {"template": "{{ }"}}, r"judge.template: line 1: "),
+        ({"json_schema": {"type": "text"}}, r"json_schema: no JSON schema: 'text' is not valid"),
+        ({"json_schema": {"type": "array"}}, r"the answer is an object"),
+        ({"json_schema": {**SCHEMA, "$ref": "http://x"}}, r"\$ref is not followed"),
+        ({"json_schema": {"type": "object", "properties": {"item_id": {}}}}, r"becomes a column"),
+        ({"json_schema": {"type": "object", "properties": {"a b": {}}}}, r"becomes a column"),
+        ({"name": "../x"}, r"cannot be a folder's name"),
+        ({"tabel": "users"}, r"unknown key; did you mean 'table'"),
+        ({"max_new_tokens": 1000}, r"more than half of text.context_len"),
+        ({"kind": "describe"}, r"no text task is called 'describe': did you mean 'describe_items'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config({**MOOD, **change})
+
+
+def test_tasks_do_not_share_a_folder_and_need_a_model() -> None:
+    with pytest.raises(UserError, match="two are called mood"):
+        config(MOOD, MOOD)
+    with pytest.raises(UserError, match="`model` is the folder"):
+        config({**MOOD, "name": "model"})
+    with pytest.raises(UserError, match="text.endpoint is missing: text.engine is openai"):
+        config(MOOD, engine="openai")
+    with pytest.raises(UserError, match="an address that begins with http"):
+        config(MOOD, engine="openai", endpoint={"base_url": "localhost", "model": "m"})
+
+
+def test_a_task_needs_its_table() -> None:
+    with pytest.raises(UserError, match="mood asks about items, .* set ingest.items"):
+        parse_config({"text": {"folder": "chat", "tasks": [MOOD]}})
+
+
+def test_each_property_becomes_a_column() -> None:
+    mood = task()
+    assert {field.name: str(field.type) for field in mood.sink or ()} == {
+        "item_id": "string", "mood": "string", "why": "string", "age": "int64", "for": "string",
+        "origin": "string",
+    }  # fmt: skip
+    [row] = mood.rows(items(["A film"]))
+    answer = mood.parse('{"mood": "sad", "why": "it rains", "age": 12, "for": ["all"]}')
+    assert mood.to_row(row, answer) == {
+        "item_id": "i00", "mood": "sad", "why": "it rains", "age": 12, "for": '["all"]',
+        "origin": "synthetic",
+    }  # fmt: skip
+    assert mood.texts(answer) == ["it rains"]  # a choice is no free text
+
+
+@pytest.mark.parametrize(
+    "said", ['{"mood": "sad"}', '{"mood": "mad", "why": "", "age": 1, "for": []}', "null", "{"]
+)
+def test_an_answer_is_by_the_schema_whoever_gave_it(said: str) -> None:
+    with pytest.raises(ValueError):
+        task().parse(said)
+
+
+def test_users_are_asked_about_with_their_attributes() -> None:
+    about = task(table="users", template="{{ attributes.age }}")
+    rows = [{"user_id": "u2", "attributes": [("age", "30")]}, {"user_id": "u1"}]
+    found = about.rows(pa.Table.from_pylist(rows, schema=USER))
+    assert [(row.user_id, row.fields["attributes"]) for row in found] == [
+        ("u1", {}), ("u2", {"age": "30"})
+    ]  # fmt: skip
+    assert about.sink is not None and about.sink.names[0] == "user_id"
+
+
+def test_a_judge_scores_from_1_to_5() -> None:
+    judge = task(judge={"template": "{{ answer.why }}", "min_score": 4}).judge
+    assert judge is not None and judge.about is not None
+    assert judge.accepts(judge.parse('{"score": 4}')) is None
+    assert judge.accepts(judge.parse('{"score": 3}')) == "low_score"
+    with pytest.raises(ValueError):
+        judge.parse('{"score": 6}')
