@@ -97,6 +97,7 @@ def test_an_item_keeps_what_is_real_of_it() -> None:
     assert made == {
         "item_id": "i00", "title": "Toy Story (1995)", "description": GOOD, "price": None,
         "tags": ["genre:Drama", "about:toys"], "image_uri": None, "origin": "synthetic",
+        "available_from": None, "available_until": None,
     }  # fmt: skip
 
 
