@@ -42,7 +42,7 @@ class TextTaskConfig(SamplingConfig):
     language: Literal["en", "zh"] = "en"
     """Language of the question, and of the answer."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Rows that are asked about at most, in order of their ids. None: all."""
+    """Rows that are asked about at most, the first ones of the table. None: all."""
     max_new_tokens: int = Field(default=256, ge=8)
     """Longest answer. One that is cut there is rejected (`too_long`)."""
     max_field_tokens: int = Field(default=128, ge=4)

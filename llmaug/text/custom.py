@@ -112,7 +112,7 @@ def columns_of(schema: dict[str, Any], table: str) -> pa.Schema:
     return pa.schema(
         [
             pa.field("item_id" if table == "items" else "user_id", pa.string(), nullable=False),
-            *(pa.field(name, _TYPES.get(own.get("type"), pa.string())) for name, own in properties),
+            *(pa.field(name, _TYPES.get(_type(own), pa.string())) for name, own in properties),
             pa.field("origin", pa.string(), nullable=False),
         ]
     )
@@ -120,10 +120,14 @@ def columns_of(schema: dict[str, Any], table: str) -> pa.Schema:
 
 def to_row(schema: dict[str, Any], row: Row, answer: Answer) -> dict[str, Any]:
     key = "user_id" if row.item_id is None else "item_id"
-    plain = {
-        name: _plain(answer[name], own.get("type")) for name, own in schema["properties"].items()
-    }
+    plain = {name: _plain(answer[name], _type(own)) for name, own in schema["properties"].items()}
     return {key: row.item_id or row.user_id, **plain, "origin": SYNTHETIC}
+
+
+def _type(own: dict[str, Any]) -> Any:
+    """Of a property; choices between strings need not say that they are some."""
+    words = [isinstance(each, str) for each in own.get("enum", ())]
+    return "string" if words and all(words) else own.get("type")
 
 
 def _plain(value: Any, kind: Any) -> Any:
