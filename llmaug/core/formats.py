@@ -237,7 +237,8 @@ def _with_said_text(outcomes: pa.Table) -> pa.Table:
 
 def _with_null_texts(table: pa.Table, *names: str) -> pa.Table:
     for name in names:
-        table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
     return table
 
 

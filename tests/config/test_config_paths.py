@@ -23,6 +23,7 @@ ingest:
   users: {path: "./users"}
 vocabulary: {text_encoder: encoder}
 lm: {model: instruct, folder: models/chat, context_len: 512}
+text: {folder: models/writer}
 plan: {strategies: []}
 """
 
@@ -55,6 +56,7 @@ def test_each_path_starts_at_the_folder_of_the_config(
         "ingest.users.path": f"{home}/users",
         "vocabulary.text_encoder": f"{home}/encoder",
         "lm.folder": f"{home}/models/chat",
+        "text.folder": f"{home}/models/writer",
     }
     for folder, name in ((tmp_path, "shop/configs/night.yaml"), (home, "night.yaml")):
         monkeypatch.chdir(folder)
