@@ -23,7 +23,15 @@ def texts(metrics: dict[str, Any]) -> Table:
         ]
         for name, own in metrics["texts"].items()
     ]  # fmt: skip
-    columns = ("text task", "questions", "accepted", "rejected", "failed", "by the schema", "why not")
+    columns = (
+        "text task",
+        "questions",
+        "accepted",
+        "rejected",
+        "failed",
+        "by the schema",
+        "why not",
+    )
     return table("texts", "Texts that were written", columns, rows)
 
 
