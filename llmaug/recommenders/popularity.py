@@ -27,7 +27,8 @@ class Popularity(nn.Module):
     def __init__(self, config: PopularityConfig, facts: DataFacts) -> None:
         super().__init__()
         self._vocabulary = facts.vocabulary
-        self._days, self._by = config.popularity_days, config.popularity_by
+        self._days = config.popularity_days
+        self._by = getattr(config, "popularity_by", "events")  # configs of others may lack it
         self.register_buffer("log_share", torch.zeros(facts.vocabulary.num_tokens))
 
     def fit(self, events: Callable[[], Iterable[pa.Table]]) -> int:
