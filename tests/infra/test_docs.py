@@ -70,6 +70,13 @@ def _code(page: str) -> list[str]:
     return [*fenced.splitlines(), *re.findall(r"^ {4}\S.*$", page, re.MULTILINE)]
 
 
+def test_every_alert_has_a_page_that_says_what_to_do() -> None:
+    alerts = yaml.safe_load((ROOT / "infra/prometheus/alerts.yaml").read_text())
+    fired = {rule["alert"] for group in alerts["groups"] for rule in group["rules"]}
+    page = (ROOT / "docs/operations.md").read_text()
+    assert fired == set(re.findall(r"^## (Llmaug\w+)$", page, re.MULTILINE))
+
+
 @EACH_PAGE
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", _prose(page)):
