@@ -8,6 +8,7 @@ the cluster's jobs sees their commands and environment, so rights come from the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import time
@@ -18,8 +19,11 @@ from typing import Any, Protocol
 from llmaug.config.names import check_name
 from llmaug.errors import UserError
 
-EXCLUDES = [".git", ".venv", "demo", "site", "**/__pycache__", "*.parquet", "*.safetensors"]
-"""What of a working folder is no code and no config."""
+EXCLUDES = [
+    ".git", ".venv", "demo", "site", "**/__pycache__", "*.parquet", "*.safetensors",
+    ".env", ".env.*", ".aws", "credentials*", "*.pem", "*.key",
+]  # fmt: skip
+"""What of a working folder is no code and no config, and what is secret."""
 _RUNNING = ("PENDING", "RUNNING")
 _LATER = "try again later"  # what a cluster says that is just coming up
 _TRIES, _PAUSE_S = 12, 5.0
@@ -87,7 +91,8 @@ def submit(
     if (state := _state(jobs, name)) in _RUNNING:
         return False
     if state is not None:
-        jobs.delete_job(name)  # an id is for one job
+        with contextlib.suppress(RuntimeError):  # somebody did so a moment ago
+            jobs.delete_job(name)  # an id is for one job
     environment = {"working_dir": str(folder.resolve()), "excludes": EXCLUDES}
     tries = 0
     while True:

@@ -74,6 +74,7 @@ def test_the_job_is_the_run_by_command_in_the_folder_of_the_config(tmp_path: Pat
     assert asked["submission_id"] == "llmaug-2026-01-31"
     assert asked["runtime_env"]["working_dir"] == str(tmp_path)
     assert "env_vars" not in asked["runtime_env"]  # whoever sees the job would read them
+    assert {".env", "*.pem", ".aws"} <= set(asked["runtime_env"]["excludes"])
 
 
 def test_a_run_that_is_running_is_joined(tmp_path: Path) -> None:
