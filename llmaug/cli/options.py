@@ -31,7 +31,7 @@ WAIT = Annotated[
     typer.Option(help="Wait for logs that are not all there (ingest.complete_days): 90s, 30m, 2h."),
 ]
 RUN_ID = Annotated[
-    str | None, typer.Option(help="Run folder; default: the config's name, or the day of --date.")
+    str | None, typer.Option(help="Run folder; default: the config's name, with the day of --date.")
 ]
 VERIFY = Annotated[
     bool,
@@ -64,11 +64,12 @@ def seconds_of(wait: str) -> float:
 
 
 def default_run_id(config: Config, date: str | None) -> str:
-    """The day where there is one and the config's name does not say it, else the name."""
+    """The config's name, with the day behind it where there is one that the name does not say:
+    two jobs of a night never share a run."""
     from llmaug.config.dates import day_of
 
     day = day_of(date).isoformat() if date else ""
-    return config.name if day in config.name else day
+    return config.name if day in config.name else f"{config.name}-{day}"
 
 
 def open_storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:

@@ -23,11 +23,12 @@ def day_of(text: str, today: date | None = None) -> date:
     if text in named:
         return named[text]
     try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise UserError(
-            f"--date {text}: a day such as 2026-01-31, today or yesterday is expected"
-        ) from error
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = None
+    if day is None or day.isoformat() != text:
+        raise UserError(f"--date {text}: a day such as 2026-01-31, today or yesterday is expected")
+    return day
 
 
 def dated(raw: Any, day: date | None, where: str, field: str = "") -> Any:
@@ -37,6 +38,12 @@ def dated(raw: Any, day: date | None, where: str, field: str = "") -> Any:
     and there is none, or what stands in the braces is none.
     """
     if isinstance(raw, dict):
+        bare = f"{{{next(iter(raw), '')}}}"
+        if len(raw) == 1 and _PLACE.fullmatch(bare) and None in raw.values():
+            raise UserError(
+                f"{where}: {field[1:]}: braces begin a mapping in YAML; put the day in quotes: "
+                f'"{bare}"'
+            )
         return {key: dated(value, day, where, f"{field}.{key}") for key, value in raw.items()}
     if isinstance(raw, list):
         return [dated(value, day, where, f"{field}.{n}") for n, value in enumerate(raw)]

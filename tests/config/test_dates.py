@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmaug.config import load_config
+from llmaug.cli.options import default_run_id
+from llmaug.config import load_config, parse_config
 from llmaug.config.dates import dated, day_of
 from llmaug.errors import UserError
 
@@ -54,5 +55,21 @@ def test_a_config_with_days_asks_for_one(tmp_path: Path) -> None:
 def test_days_by_name() -> None:
     assert day_of("yesterday", today=DAY) == date(2026, 2, 28)
     assert day_of("today", today=DAY) == day_of("2026-03-01") == DAY
-    with pytest.raises(UserError, match="--date 1.3.2026: a day such as 2026-01-31"):
-        day_of("1.3.2026")
+    for wrong in ("1.3.2026", "20260301"):
+        with pytest.raises(UserError, match=f"--date {wrong}: a day such as 2026-01-31"):
+            day_of(wrong)
+
+
+def test_a_day_without_quotes_is_no_text_in_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "night.yaml"
+    path.write_text("ingest: {start: {date-30d}}\n")
+    with pytest.raises(UserError, match=r'ingest.start: .* put the day in quotes: "{date-30d}"'):
+        load_config(path, DAY)
+
+
+def test_two_jobs_of_a_night_have_runs_of_their_own() -> None:
+    names = [parse_config({"name": name}) for name in ("shop", "news-2026-03-01")]
+    assert [default_run_id(config, "2026-03-01") for config in names] == [
+        "shop-2026-03-01", "news-2026-03-01",
+    ]  # fmt: skip
+    assert default_run_id(names[0], None) == "shop"
