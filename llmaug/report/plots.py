@@ -62,7 +62,7 @@ class Scale:
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round values (1, 2 or 5 times a power of ten apart) that cover low to high."""
-    if not high > low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value, but for its last digits
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))

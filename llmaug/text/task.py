@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -84,9 +85,10 @@ def read_json(text: str) -> Any:
     """What a model said as JSON. Raises ValueError.
 
     Control characters may stand in strings as they are: decoding by a schema (xgrammar 0.2) lets
-    them through, and `cleaning.one_line` takes them out of what is kept."""
+    them through, and `cleaning.one_line` takes them out of what is kept. Bytes that are no UTF-8
+    are one character for it, and became several."""
     try:
-        return json.loads(text, strict=False)
+        return json.loads(re.sub("\ufffd+", "\ufffd", text), strict=False)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

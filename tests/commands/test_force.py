@@ -15,6 +15,7 @@ from llmaug.config import PopularityConfig
 from llmaug.core.formats import RUN
 from llmaug.core.stage import MANIFEST, Context
 from llmaug.errors import UserError
+from llmaug.items.vocabulary import ITEMS_PART
 from llmaug.publish import pointer, recommend
 from llmaug.publish import stage as publish
 from llmaug.recommenders import DataFacts
@@ -43,12 +44,21 @@ def night(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Context
         "runs/monday", "run.json",
     )  # fmt: skip
     finished = {name: manifest["counts"] for name, manifest in manifests(FEW).items()}
-    for name, counts in {**finished, "vocabulary": {}, "plan": {}, "real_runs": {}}.items():
+    for name, counts in {
+        **finished,
+        "vocabulary": {},
+        "plan": {},
+        "real_runs": {},
+        "fidelity": {"found": None},
+    }.items():
         if name != "publish":
             finish(context, name, counts)
     decide(context, REFUSED)
     storage.write_part(events(histories(u1="ab")), {}, context.folder("ingest"), "part-00000")
     words = catalogue("ab")
+    storage.write_part(
+        words.items, {"vocabulary_digest": words.digest}, context.folder("vocabulary"), ITEMS_PART
+    )
     for arm, liked in (("real", "aab"), ("augmented", "abb")):
         model = recommenders.build(PopularityConfig(), DataFacts(words))
         model.fit(lambda liked=liked: [events(histories(u1=liked))])

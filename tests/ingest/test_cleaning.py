@@ -19,6 +19,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.cleaning import Cleaned, clean_piece, float_twins, id_hash
 from llmaug.ingest.ledger import NOTED, check_sums, judge_quarantine, note_oddities
+from llmaug.ingest.people import EVERYBODY
 from llmaug.ingest.readers import Piece
 from llmaug.ingest.user_parts import _shuffled, _write_part
 
@@ -134,7 +135,7 @@ def test_users_that_are_called_1_and_1_0_are_counted(tmp_path: Path) -> None:
             {"user_id": names, "item_id": ["a"] * len(names), "timestamp": [GOOD] * len(names)}
         )
         source = Source(number, "f", f"f{number}", 1, "", {})
-        rows.append(_shuffled(found, source, config, num_parts, NOW, 0))
+        rows.append(_shuffled(found, source, config, num_parts, NOW, 0, EVERYBODY))
     shuffled = pa.concat_tables(rows)
     counts: Counter[str] = Counter()
     for index in range(num_parts):

@@ -78,7 +78,7 @@ def test_a_killed_job_goes_on_from_s3_and_leaks_no_secret(
     skipped = [line for line in done.stderr.splitlines() if "unchanged, skipped" in line]
     assert [line.split()[-3] for line in skipped] == [
         "ingest", "split", "vocabulary", "lm/causal", "real_runs", "plan", "outcomes", "filtered",
-        "merged/real", "merged/augmented", "privacy",
+        "merged/real", "merged/augmented", "privacy", "fidelity",
     ]  # fmt: skip
     assert storage.read_json(RUN, "lease.json") is None, "the lease was not released"
 
@@ -187,8 +187,8 @@ def test_a_second_run_skips_everything_and_a_change_runs_only_what_depends_on_it
 
     stricter = run(storage, STRICTER)
     ran = [name for name, manifest in stricter.items() if not manifest["skipped"]]
-    assert ran == ["filtered", "merged/augmented", "privacy", "model/augmented", "evaluation",
-                   "gate", "publish", "recommendations", "report"]  # fmt: skip
+    assert ran == ["filtered", "merged/augmented", "privacy", "fidelity", "model/augmented",
+                   "evaluation", "gate", "publish", "recommendations", "report"]  # fmt: skip
     metrics = load_metrics(storage, "small")
     assert metrics is not None and metrics["stages"]["outcomes"]["skipped"]
 
