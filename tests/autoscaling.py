@@ -81,7 +81,7 @@ def autoscaling(
 ) -> Iterator[Autoscaling]:
     """A cluster of our own. worker_types: in the words of a file for `ray up`."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # names of sockets have to be short
-    port, client_port, dashboard_port = _free_ports(3)
+    port, client_port, dashboard_port = free_ports(3)
     file = Path(folder, "cluster.json")
     file.write_text(json.dumps(_config(worker_types, idle_s, head_cpus, f"127.0.0.1:{port}")))
     command = [
@@ -139,7 +139,7 @@ def _config(
     }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         taken = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in taken:

@@ -13,9 +13,9 @@ from llmaug.cli.options import (
     ENDPOINT,
     ROOT,
     RUN_ID,
-    default_run_id,
     load,
     open_storage,
+    run_id_of,
 )
 from llmaug.core.terminal import Terminal, emit_json
 
@@ -44,7 +44,7 @@ def forecast(
     from llmaug.core.progress import Progress
 
     parsed = load(config, date)
-    run_id = run_id or default_run_id(parsed, date)
+    run_id = run_id_of(parsed, date, run_id)
     storage = open_storage(parsed, root, endpoint_url)
     console = Terminal(stderr=True)
     try:

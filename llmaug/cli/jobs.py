@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmaug.cli.options import CONFIG, DATE, ROOT, RUN_ID, WAIT, default_run_id, load, seconds_of
+from llmaug.cli.options import CONFIG, DATE, ROOT, RUN_ID, WAIT, load, run_id_of, seconds_of
 from llmaug.core.terminal import Terminal, emit
 from llmaug.errors import Interrupted
 
@@ -43,7 +43,7 @@ def submit(
     from llmaug.commands import jobs
 
     parsed = load(config, date)
-    run_id = run_id or default_run_id(parsed, date)
+    run_id = run_id_of(parsed, date, run_id)
     seconds_of(wait)
     options = ["--until", until, "--wait", wait, *(("--date", date) if date else ())]
     folder = working_dir or config.parent

@@ -72,6 +72,11 @@ def default_run_id(config: Config, date: str | None) -> str:
     return config.name if day in config.name else f"{config.name}-{day}"
 
 
+def run_id_of(config: Config, date: str | None, run_id: str | None) -> str:
+    """That of `--run-id`, as it was given, else `default_run_id`."""
+    return default_run_id(config, date) if run_id is None else run_id
+
+
 def open_storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:
     from llmaug.core.storage import at_root
 

@@ -15,9 +15,9 @@ from llmaug.cli.options import (
     ENDPOINT,
     ROOT,
     RUN_ID,
-    default_run_id,
     load,
     open_storage,
+    run_id_of,
 )
 from llmaug.core.terminal import Terminal, emit_json
 from llmaug.errors import UserError
@@ -57,9 +57,7 @@ def plan_cluster(
     parsed = load(config, date)
     storage = open_storage(parsed, root, endpoint_url)
     try:
-        found = plan(
-            parsed, storage, default_run_id(parsed, date) if run_id is None else run_id, cluster
-        )
+        found = plan(parsed, storage, run_id_of(parsed, date, run_id), cluster)
     finally:
         disconnect()
     if as_json:

@@ -23,6 +23,7 @@ import pytest
 
 from llmaug.core.stage import MANIFEST
 from llmaug.core.storage import Storage
+from tests.autoscaling import free_ports
 from tests.jobs import SMALL, changed, llmaug, start, wait_until, write_config, write_logs
 from tests.servers import BUCKET
 
@@ -34,7 +35,7 @@ class Cluster:
     """A head that takes jobs, and two workers of three CPUs."""
 
     def __init__(self, folder: str) -> None:
-        port, self._dashboard, client = _free_ports(3)
+        port, self._dashboard, client = free_ports(3)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # jobs run `python`
         self._env = {
             **os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), "PATH": path,
@@ -52,7 +53,7 @@ class Cluster:
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
         # Else all machines, being one, want the same port of their agents, who start the jobs.
-        command.append(f"--dashboard-agent-listen-port={_free_ports(1)[0]}")
+        command.append(f"--dashboard-agent-listen-port={free_ports(1)[0]}")
         return subprocess.Popen(
             [*command, "--disable-usage-stats", "--object-store-memory=80000000"], env=self._env,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -85,14 +86,6 @@ def _kill(machine: subprocess.Popen[bytes]) -> None:
                 process.kill()
     machine.kill()
     machine.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.fixture
