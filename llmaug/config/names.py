@@ -13,7 +13,9 @@ import unicodedata
 from llmaug.errors import UserError
 
 RUNS, PUBLISHED, LOGS = "runs", "published", "logs"
-WRITTEN = (RUNS, PUBLISHED, "outcomes_cache", "models", "datasets", "tune", "forgotten")
+WRITTEN = (
+    RUNS, PUBLISHED, "outcomes_cache", "models", "datasets", "tune", "comparisons", "forgotten"
+)  # fmt: skip
 """Folders of the root that llmaug writes to: a job needs rights on these, and no others (lists of
 `llmaug recommend --to` go where one says)."""
 _TAKEN = (*WRITTEN, LOGS)
