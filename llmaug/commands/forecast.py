@@ -80,11 +80,10 @@ def _cached_shares(context: Context, parts: list[PlanPart]) -> dict[int, float]:
     for strategy, own in _by_strategy(parts).items():
         hits = units = 0
         for part in own[:: max(1, len(own) // 4)] if known else []:
-            answers = recall(storage, generator, part.source, known)["unit_id"]
-            asked = storage.read_part(context.folder("plan"), part.name, ["unit_id"], UNITS)[
-                "unit_id"
-            ]
-            hits += pc.sum(pc.is_in(asked, value_set=answers.combine_chunks())).as_py() or 0
+            plan = context.folder("plan")
+            asked = storage.read_part(plan, part.name, ["unit_id"], UNITS)["unit_id"]
+            wanted = asked.combine_chunks()
+            hits += recall(storage, generator, part.source, known, wanted).num_rows
             units += len(asked)
         shares[strategy] = hits / units if units else 0.0
     return shares

@@ -4,8 +4,8 @@ for twice.
 `outcomes_cache/<generator>/<source>/<run>-<part>.parquet`. A source is what a part of the plan
 was made from (one part of the users, or one range of sample numbers): tonight's units of a
 source are looked up in the files of the same source, so a lookup reads little. When the number
-of parts has changed since, all sources of the kind are read instead. Entries that are used
-are written again with tonight's run, so old ones can be expired by a storage rule.
+of parts has changed since, all sources of the kind are read instead, a file at a time. Entries
+that are used are written again with tonight's run, so old ones can be expired by a storage rule.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ def remember(
         storage.write_table(OUTCOMES.stamped(generated), folder, f"{run_id}-{part}.parquet")
 
 
-def recall(storage: Storage, generator: str, source: str, sources: list[str]) -> pa.Table:
-    """All answers that may concern `source`, the first of each unit; `sources` are those that
-    the cache has (`storage.names(cache_folder(generator))`)."""
+def recall(
+    storage: Storage, generator: str, source: str, sources: list[str], unit_ids: pa.Array
+) -> pa.Table:
+    """The first answer of each of `unit_ids`, units of `source`, that there is one of; `sources`
+    are those that the cache has (`storage.names(cache_folder(generator))`)."""
     kind = _kind(source)
-    wanted = [source] if source in sources else [s for s in sources if _kind(s) == kind]
-    tables = [
-        storage.read_table(cache_folder(generator), name, file, stored=OUTCOMES)
-        for name in wanted
-        for file in storage.names(cache_folder(generator), name)
-        if file.endswith(".parquet")
-    ]
-    if not tables:
-        return OUTCOME.empty_table()
-    found = pa.concat_tables(tables, promote_options="permissive").select(OUTCOME.names)
-    return first_of_each(found)
+    found = [OUTCOME.empty_table()]
+    for name in [source] if source in sources else [s for s in sources if _kind(s) == kind]:
+        for file in storage.names(cache_folder(generator), name):
+            if file.endswith(".parquet"):
+                answers = storage.read_table(
+                    cache_folder(generator), name, file, stored=OUTCOMES
+                ).select(OUTCOME.names)
+                found.append(answers.filter(pc.is_in(answers["unit_id"], value_set=unit_ids)))
+    return first_of_each(pa.concat_tables(found, promote_options="permissive"))
 
 
 def first_of_each(outcomes: pa.Table) -> pa.Table:

@@ -157,19 +157,26 @@ def _answer_source(
 ) -> dict[str, int]:
     """Commit the parts that the cache answers whole; keep what it has of the others."""
     storage, hits = folders.storage, 0
-    recalled = recall(storage, folders.generator, source, known)
-    for part in by_source[source] if recalled.num_rows else []:
-        units = storage.read_part(folders.plan, part, ["unit_id"], UNITS)["unit_id"]
-        row = pc.index_in(units, value_set=recalled["unit_id"].combine_chunks())
+    parts = by_source[source]
+    asked = {part: _unit_ids(folders, part) for part in parts}
+    everything = pa.concat_arrays(list(asked.values()))
+    recalled = recall(storage, folders.generator, source, known, everything)
+    for part in parts if recalled.num_rows else []:
+        row = pc.index_in(asked[part], value_set=recalled["unit_id"].combine_chunks())
         found = recalled.take(row.filter(pc.is_valid(row)))
         hits += found.num_rows
-        if found.num_rows == len(units):
+        if found.num_rows == len(asked[part]):
             commit(folders, source, part, found, {"cache_hits": found.num_rows})
         elif found.num_rows:
             keep(folders, part, found, {"cache_hits": found.num_rows})
     counts = {"cache_hits": hits}
     storage.write_part(pa.table({"source": [source]}), counts, f"{folders.outcomes}/_cache", source)
     return counts
+
+
+def _unit_ids(folders: OutcomeFolders, part: str) -> pa.Array:
+    units = folders.storage.read_part(folders.plan, part, ["unit_id"], UNITS)
+    return units["unit_id"].combine_chunks()
 
 
 # -- engines -----------------------------------------------------------------------------

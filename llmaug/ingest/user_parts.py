@@ -12,7 +12,6 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,6 +20,7 @@ from llmaug.config import IngestConfig
 from llmaug.core.sources import Source, resolve_uri
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
+from llmaug.ingest.by_user import parts_of
 from llmaug.ingest.cleaning import EVENT_COLUMNS, clean_piece, clean_users, float_twins, id_hash
 from llmaug.ingest.layout import Layout, Piece
 from llmaug.ingest.people import MAPPED, People, mapping_of, without_people, write_mapping
@@ -159,7 +159,7 @@ def _shuffled(
     names = people.called(ids)
     events = (
         events.set_column(events.column_names.index("user_id"), "user_id", names)
-        .append_column("part", _parts_of(names, num_parts))
+        .append_column("part", parts_of(names, num_parts))
         .append_column("source", pa.repeat(pa.scalar(source.number, pa.int32()), events.num_rows))
     )
     refused = pa.Table.from_pylist(
@@ -189,16 +189,11 @@ def _shuffled(
     return pa.concat_tables(rows).combine_chunks()
 
 
-def _parts_of(users: pa.Array, num_parts: int) -> pa.Array:
-    """(N,) users to the number of the part that each belongs to."""
-    return pa.array((id_hash(users) % np.uint64(num_parts)).astype(np.int32))
-
-
 def _about(
     users: pa.Array, reason: str, num_parts: int, detail: pa.Array | None = None
 ) -> pa.Table:
     """Rows for the parts of `users` that are no events."""
-    columns = {"part": _parts_of(users, num_parts), "user_id": users}
+    columns = {"part": parts_of(users, num_parts), "user_id": users}
     more = {} if detail is None else {"detail": detail}
     return _conform(pa.table({**columns, **more, "reason": pa.repeat(reason, len(users))}))
 

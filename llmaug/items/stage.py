@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -25,8 +24,10 @@ from llmaug.items.lives import with_life
 from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load_vocabulary, of_items
 from llmaug.schema import ITEM, validate
 
-_SAMPLES_PER_PART = 5000
+_SAMPLES, _SAMPLES_PER_PART = 2_000_000, 5000  # of each kind, at most
+_PARTS_AT_ONCE = 16
 _NUM_QUANTILES = 201
+_COUNTS = pa.schema([("kind", pa.string()), ("name", pa.string()), ("value", pa.float64())])
 _WORD = re.compile(r"\w{2,}")
 
 
@@ -35,29 +36,20 @@ def run(context: Context, described: tuple[str, ...] = ()) -> dict[str, Any]:
     train = f"{context.folder('split')}/{TRAIN}"
     parts = storage.parts(train)
     lives = context.config.vocabulary.item_life_h is not None
-    map_parts(context, f"{folder}/counts", parts, partial(_count, storage, train, folder, lives))
-    seen: Counter[str] = Counter()
-    first_s: dict[str, float] = {}
-    actions: Counter[str] = Counter()
-    samples: dict[str, list[float]] = {"gap_s": [], "start_s": [], "history_len": [], "end_s": []}
-    for part in parts:
-        table = storage.read_part(f"{folder}/counts", part)
-        for row in table.to_pylist():
-            if row["kind"] == "item":
-                seen[row["name"]] += int(row["value"])
-            elif row["kind"] == "action":
-                actions[row["name"]] += int(row["value"])
-            elif row["kind"] == "first_s":
-                first_s[row["name"]] = min(row["value"], first_s.get(row["name"], math.inf))
-            else:
-                samples[row["kind"]].append(row["value"])
-    items = catalogue(seen, _side_items(context, described), context.config.vocabulary, first_s)
+    samples_per_part = min(_SAMPLES_PER_PART, max(1, _SAMPLES // max(1, len(parts))))
+    count = partial(_count, storage, train, folder, lives, samples_per_part)
+    map_parts(context, f"{folder}/counts", parts, count)
+    found = _add_up(storage, f"{folder}/counts", parts)
+    seen = Counter({name: int(value) for name, value in _named(found, "item").items()})
+    samples = {kind: _values(found, kind) for kind in ("gap_s", "start_s", "history_len", "end_s")}
+    side, first_s = _side_items(context, described), _named(found, "first_s")
+    items = catalogue(seen, side, context.config.vocabulary, first_s)
     if items.num_rows < 2:
         raise UserError(
             f"the catalogue has {items.num_rows} item(s): there is nothing to rank. Check "
             "ingest.columns (item_id), ingest.k_core and the date range"
         )
-    storage.write_json(_quantiles(samples, actions), folder, "statistics.json")
+    storage.write_json(_quantiles(samples, _named(found, "action")), folder, "statistics.json")
     counts = {
         "items": items.num_rows,
         "cold_items": items.num_rows - len(seen),
@@ -130,8 +122,39 @@ def _items_in(context: Context, folder: str) -> pa.Table:
     return validate(items, ITEM, folder)
 
 
-def _count(storage: Storage, train: str, folder: str, lives: bool, part: str) -> dict[str, Any]:
-    """Counts and samples of one part: rows of (kind, name, value)."""
+def _add_up(storage: Storage, folder: str, parts: list[str]) -> pa.Table:
+    """What `_count` found in all parts, one row a name; some parts are in memory at a time."""
+    total = _COUNTS.empty_table()
+    for start in range(0, len(parts), _PARTS_AT_ONCE):
+        some = (storage.read_part(folder, part) for part in parts[start : start + _PARTS_AT_ONCE])
+        table = pa.concat_tables([total, *some])
+        named, first = pc.is_valid(table["name"]), pc.equal(table["kind"], "first_s")
+        total = pa.concat_tables([
+            table.filter(pc.invert(named)),
+            _by_name(table.filter(pc.and_not(named, first)), "sum"),
+            _by_name(table.filter(first), "min"),
+        ])  # fmt: skip
+    return total
+
+
+def _by_name(table: pa.Table, how: str) -> pa.Table:
+    found = table.group_by(["kind", "name"]).aggregate([("value", how)])
+    return found.rename_columns(_COUNTS.names)
+
+
+def _values(found: pa.Table, kind: str) -> np.ndarray:
+    return found.filter(pc.equal(found["kind"], kind))["value"].to_numpy()
+
+
+def _named(found: pa.Table, kind: str) -> dict[str, float]:
+    names = found.filter(pc.equal(found["kind"], kind))["name"].to_pylist()
+    return dict(zip(names, _values(found, kind).tolist(), strict=True))
+
+
+def _count(
+    storage: Storage, train: str, folder: str, lives: bool, max_samples: int, part: str
+) -> dict[str, Any]:
+    """Counts and samples of one part: rows of `_COUNTS`."""
     events = storage.read_part(train, part, columns=["user_id", "item_id", "action", "timestamp"])
     rows: list[tuple[str, str | None, float]] = []
     for kind, column in (("item", "item_id"), ("action", "action")):
@@ -149,26 +172,22 @@ def _count(storage: Storage, train: str, folder: str, lives: bool, part: str) ->
         lengths = np.diff(np.r_[np.flatnonzero(first), len(users)])
         gaps = np.diff(time_s)[~first[1:]]
         for kind, values in (("gap_s", gaps), ("start_s", time_s[first]), ("history_len", lengths)):
-            step = max(1, len(values) // _SAMPLES_PER_PART)
+            step = max(1, len(values) // max_samples)
             rows += [(kind, None, float(value)) for value in values[::step]]
         rows.append(("end_s", None, float(time_s.max())))
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
-    table = pa.table(
-        [pa.array(columns[0], pa.string()), pa.array(columns[1], pa.string()),
-         pa.array(columns[2], pa.float64())],
-        names=["kind", "name", "value"],
-    )  # fmt: skip
+    table = pa.table(list(map(list, columns)), schema=_COUNTS)
     storage.write_part(table, {}, f"{folder}/counts", part)
     return {}
 
 
-def _quantiles(samples: dict[str, list[float]], actions: Counter[str]) -> dict[str, Any]:
+def _quantiles(samples: dict[str, np.ndarray], actions: dict[str, float]) -> dict[str, Any]:
     grid = np.linspace(0, 1, _NUM_QUANTILES)
     out: dict[str, Any] = {
-        kind: np.quantile(samples[kind] or [0.0], grid).round(6).tolist()
+        kind: np.quantile(samples[kind] if len(samples[kind]) else [0.0], grid).round(6).tolist()
         for kind in ("gap_s", "start_s", "history_len")
     }
-    out["window_end_s"] = max(samples["end_s"], default=0.0)
+    out["window_end_s"] = float(samples["end_s"].max(initial=0.0))
     # By name among equals: parts may be counted in any order.
     ranked = sorted(actions, key=lambda name: (-actions[name], name))
     out["actions"] = ranked or ["interact"]

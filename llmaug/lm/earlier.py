@@ -16,6 +16,7 @@ from llmaug.core.contents import check_stage, read_manifest
 from llmaug.core.stage import Context, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
+from llmaug.ingest.by_user import number_of, parts_with_the_same_users
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 
 WARM_START = "lm.warm_start"
@@ -56,9 +57,15 @@ def refuse_leaks(context: Context, run_id: str, setting: str) -> None:
     """Raises UserError when that run trained on events that are held out in this one."""
     storage = context.storage
     folder = f"{context.folder(f'lm/{context.config.lm.name}')}/_leaks"
-    split = context.folder("split")
-    work = partial(_count_leaks, storage, f"runs/{run_id}/split/{TRAIN}", split, folder)
-    leaks = map_parts(context, folder, storage.parts(f"{split}/{TEST}"), work)["leaks"]
+    split, trained = context.folder("split"), f"runs/{run_id}/split/{TRAIN}"
+    parts = storage.parts(f"{split}/{TEST}")
+    earlier = {number_of(part): part for part in storage.parts(trained)}
+    same_users = {
+        part: [earlier[n] for n in parts_with_the_same_users(part, len(parts), len(earlier))]
+        for part in parts
+    }
+    work = partial(_count_leaks, storage, trained, same_users, split, folder)
+    leaks = map_parts(context, folder, parts, work)["leaks"]
     if leaks:
         raise UserError(
             f"{setting} {run_id}: that run trained on {leaks:,} events that are held out in this "
@@ -69,7 +76,12 @@ def refuse_leaks(context: Context, run_id: str, setting: str) -> None:
 
 
 def _count_leaks(
-    storage: Storage, earlier_train: str, split: str, folder: str, part: str
+    storage: Storage,
+    earlier_train: str,
+    same_users: dict[str, list[str]],
+    split: str,
+    folder: str,
+    part: str,
 ) -> dict[str, int]:
     """Held-out events of one part that stand in the earlier training events."""
     held_out = pa.concat_tables(
@@ -77,7 +89,7 @@ def _count_leaks(
     )
     users = pa.table({"user_id": held_out["user_id"].unique()})
     leaks = 0
-    for earlier in storage.parts(earlier_train):
+    for earlier in same_users[part]:
         trained = storage.read_part(earlier_train, earlier, columns=_KEYS)
         trained = trained.join(users, "user_id", join_type="left semi")
         leaks += held_out.join(trained, _KEYS, join_type="left semi").num_rows

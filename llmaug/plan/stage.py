@@ -189,7 +189,10 @@ class _OfUsers:
         bounds = group_bounds(users)
         chosen = self._chosen([end - start for start, end in bounds], train_part)
         maker = self.maker
-        attributes = load_users(self.storage, maker.users).by_id() if maker.users else {}
+        attributes = {}
+        if maker.users:
+            asked = [users[bounds[row][0]] for row, _ in chosen]
+            attributes = load_users(self.storage, maker.users).attributes_of(asked)
         units = []
         for row, sample in chosen:
             start, end = bounds[row]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from llmaug.config import SoftEventsConfig
@@ -81,7 +82,8 @@ def test_a_part_has_the_chances_of_every_unit(storage: Storage) -> None:
     worker(storage, ChancesEngine(Counting()))(ROW)
     check(storage)
     # The cache has them, too.
-    recalled = recall(storage, "uniform@1", SOURCE, [SOURCE])
+    units = pa.array([digest(number) for number in range(6)])
+    recalled = recall(storage, "uniform@1", SOURCE, [SOURCE], units)
     assert sorted(map(len, recalled["soft_chances"].to_pylist())) == [0, 2, 4, 6, 8, 10]
 
 

@@ -22,8 +22,9 @@ def outcomes(*units: str, status: str = "generated", tokens: int = 5) -> pa.Tabl
 
 
 def recalled(storage: Storage, source: str) -> dict[str, list[int]]:
+    """The answers to units a to e."""
     known = storage.names(cache_folder("lm@1"))
-    found = recall(storage, "lm@1", source, known)
+    found = recall(storage, "lm@1", source, known, pa.array(list("abcde")))
     assert found.schema == OUTCOME
     return dict(zip(found["unit_id"].to_pylist(), found["tokens"].to_pylist(), strict=True))
 
@@ -45,6 +46,12 @@ def test_with_another_number_of_parts_all_of_the_kind_are_looked_at(tmp_path: Pa
     remember(storage, "lm@1", "new_users.00000.by-512", "monday", "n", outcomes("c"))
     assert set(recalled(storage, "continue.p0.of-3")) == {"a", "b"}
     assert recalled(storage, "infill.p0.of-3") == {}
+
+
+def test_only_what_is_asked_is_held_in_memory(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    remember(storage, "lm@1", "s", "monday", "p", outcomes("a", "x", "y", "z"))
+    assert set(recalled(storage, "s")) == {"a"}
 
 
 def test_failures_may_be_tried_again(tmp_path: Path) -> None:

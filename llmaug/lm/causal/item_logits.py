@@ -87,7 +87,7 @@ class _Items:
         lives: Lives | None = None,
     ) -> None:
         self._num_words, self._lives = num_words, lives
-        self._ends = torch.from_numpy(lives.end).to(device) if lives else None
+        self._ends = torch.tensor(lives.end, device=device) if lives else None
         self._never = torch.zeros(num_tokens, dtype=torch.bool, device=device)
         self._never[:NUM_SPECIAL] = True
         self._never[num_words:] = True

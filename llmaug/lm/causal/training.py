@@ -129,8 +129,7 @@ class CausalTask(LmTask):
         names = self._lm.user_attributes
         if not names:
             return (), {}
-        everyone = load_users(self._storage, self._folders["ingest/users"]).by_id()
-        trained = set(self._sequences.user_ids)
-        of_user = {user: found for user, found in everyone.items() if user in trained}
+        everyone = load_users(self._storage, self._folders["ingest/users"])
+        of_user = everyone.attributes_of(self._sequences.user_ids)
         found = known_attributes(names, of_user.values(), self._lm.min_attribute_users)
         return found, of_user
