@@ -60,7 +60,8 @@ def run_job(
     """What `llmaug run` and the scripts in jobs/ do: run, and print what came out."""
     from llmaug import pipeline
     from llmaug.commands.notify import message, notify
-    from llmaug.config.names import check_name
+    from llmaug.commands.track import track
+    from llmaug.config.names import check_name, run_folder
     from llmaug.core.cluster import disconnect
     from llmaug.core.progress import Progress
     from llmaug.report import stage as report
@@ -70,12 +71,17 @@ def run_job(
     run_id = default_run_id(config, date) if run_id is None else check_name(run_id, "--run-id")
     console = Terminal(stderr=True)
 
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
     def tell(error: str | None = None) -> None:
         if manifests and all(manifest["skipped"] for manifest in manifests.values()):
             return
         metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
         told = message(run_id, manifests, metrics, error)
-        notify(config.notify, told, lambda text: console.print(text, soft_wrap=True))
+        notify(config.notify, told, say)
+        settings, place = config.model_dump(mode="json"), storage.uri(run_folder(run_id))
+        track(config.tracking, told, metrics, settings, place, say)
 
     manifests: dict[str, Any] = {}
     try:

@@ -33,6 +33,7 @@ from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
 from llmaug.config.text import TextConfig
+from llmaug.config.tracking import TrackingConfig
 from llmaug.config.train import RECOMMENDERS, SasrecConfig, TrainConfig
 from llmaug.errors import UserError
 
@@ -62,6 +63,7 @@ class Config(Section):
     publish: PublishConfig = PublishConfig()
     recommend: RecommendConfig = RecommendConfig()
     notify: NotifyConfig = NotifyConfig()
+    tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="before")
