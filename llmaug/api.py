@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date as Day
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow as pa
 from llmaug import pipeline
 from llmaug.commands.status import read_status
 from llmaug.config import Config, load_config, parse_config
+from llmaug.config.dates import dated, day_of, run_id_of_night
 from llmaug.config.names import check_name, run_folder
 from llmaug.config.paths import located
 from llmaug.core.cluster import disconnect, is_connected
@@ -38,6 +40,8 @@ def run(
     root: Pathlike | None = None,
     *,
     run_id: str | None = None,
+    date: str | None = None,
+    wait_s: float = 0.0,
     until: str = "report",
     verify: bool = False,
     endpoint_url: str | None = None,
@@ -46,16 +50,19 @@ def run(
 
     config: a YAML file, its sections as a mapping (relative paths start at the working folder),
     or a Config. root: a folder or s3://bucket/prefix; default: `storage.root` of the config.
-    run_id: folder of the run; default: the config's name. until: the last step. A Ray that this
-    process is connected to is used and kept. Raises UserError for what the user can mend.
+    run_id: folder of the run; default: the config's name, with the day of `date`. date: the day for
+    `{date}` in the config: 2026-01-31, today or yesterday (UTC). wait_s: seconds to wait for the
+    logs of the last day (`ingest.complete_days`). until: the last step. A Ray that this process is
+    connected to is used and kept. Raises UserError for what the user can mend.
     """
-    config = _config(config)
+    day = day_of(date) if date else None
+    config = _config(config, day)
     where = os.fspath(root or config.storage.root)
     storage = at_root(where, endpoint_url or config.storage.endpoint_url)
-    name = config.name if run_id is None else check_name(run_id, "run_id")
+    name = check_name(run_id_of_night(config.name, day) if run_id is None else run_id, "run_id")
     connected = is_connected()
     try:
-        pipeline.run(config, storage, name, until, verify=verify)
+        pipeline.run(config, storage, name, until, verify=verify, wait_s=wait_s)
     finally:
         if not connected:
             disconnect()
@@ -203,12 +210,12 @@ class Published:
         return recommend.score_table(self.served, list(zip(users, items, strict=True)))
 
 
-def _config(config: Pathlike | Mapping[str, Any] | Config) -> Config:
+def _config(config: Pathlike | Mapping[str, Any] | Config, day: Day | None) -> Config:
     if isinstance(config, Config):
         return config
     if isinstance(config, Mapping):
-        return parse_config(located(dict(config), Path.cwd() / "config"))
-    return load_config(os.fspath(config))
+        return parse_config(located(dated(dict(config), day, "config"), Path.cwd() / "config"))
+    return load_config(os.fspath(config), day)
 
 
 def _texts(ids: Iterable[str], what: str) -> list[str]:

@@ -63,18 +63,13 @@ def seconds_of(wait: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def default_run_id(config: Config, date: str | None) -> str:
-    """The config's name, with the day behind it where there is one that the name does not say:
-    two jobs of a night never share a run."""
-    from llmaug.config.dates import day_of
-
-    day = day_of(date).isoformat() if date else ""
-    return config.name if day in config.name else f"{config.name}-{day}"
-
-
 def run_id_of(config: Config, date: str | None, run_id: str | None) -> str:
-    """That of `--run-id`, as it was given, else `default_run_id`."""
-    return default_run_id(config, date) if run_id is None else run_id
+    """That of `--run-id`, as it was given; without it, by the config's name and the day."""
+    from llmaug.config.dates import day_of, run_id_of_night
+
+    return (
+        run_id_of_night(config.name, day_of(date) if date else None) if run_id is None else run_id
+    )
 
 
 def open_storage(config: Config | None, root: str | None, endpoint_url: str | None) -> Storage:

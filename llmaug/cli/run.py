@@ -16,9 +16,9 @@ from llmaug.cli.options import (
     RUN_ID,
     VERIFY,
     WAIT,
-    default_run_id,
     load,
     open_storage,
+    run_id_of,
     seconds_of,
 )
 from llmaug.core.terminal import Terminal, emit_json
@@ -68,7 +68,7 @@ def run_job(
 
     config = load(config_path, date)
     storage = open_storage(config, root, endpoint_url)
-    run_id = default_run_id(config, date) if run_id is None else check_name(run_id, "--run-id")
+    run_id = check_name(run_id_of(config, date, run_id), "--run-id")
     console = Terminal(stderr=True)
 
     def say(text: str) -> None:

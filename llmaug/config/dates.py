@@ -31,6 +31,13 @@ def day_of(text: str, today: date | None = None) -> date:
     return day
 
 
+def run_id_of_night(name: str, day: date | None) -> str:
+    """The config's `name`, with the day behind it where there is one that the name does not say:
+    two jobs of a night never share a run."""
+    said = day.isoformat() if day else ""
+    return name if said in name else f"{name}-{said}"
+
+
 def dated(raw: Any, day: date | None, where: str, field: str = "") -> Any:
     """`raw`, the sections of a config, with the days filled in.
 
@@ -58,7 +65,7 @@ def dated(raw: Any, day: date | None, where: str, field: str = "") -> Any:
         if day is None:
             raise UserError(
                 f"{where}: {field[1:]} has {found}: give the day of the run with --date, such as "
-                "--date yesterday"
+                "--date yesterday (from Python: date='yesterday')"
             )
     return _PLACE.sub(lambda found: _shifted(day, found, where, field), raw)
 

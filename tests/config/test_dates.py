@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmaug.cli.options import default_run_id
-from llmaug.config import load_config, parse_config
-from llmaug.config.dates import dated, day_of
+from llmaug.config import load_config
+from llmaug.config.dates import dated, day_of, run_id_of_night
 from llmaug.errors import UserError
 
 DAY = date(2026, 3, 1)
@@ -68,8 +67,7 @@ def test_a_day_without_quotes_is_no_text_in_yaml(tmp_path: Path) -> None:
 
 
 def test_two_jobs_of_a_night_have_runs_of_their_own() -> None:
-    names = [parse_config({"name": name}) for name in ("shop", "news-2026-03-01")]
-    assert [default_run_id(config, "2026-03-01") for config in names] == [
-        "shop-2026-03-01", "news-2026-03-01",
-    ]  # fmt: skip
-    assert default_run_id(names[0], None) == "shop"
+    day = date(2026, 3, 1)
+    assert run_id_of_night("shop", day) == "shop-2026-03-01"
+    assert run_id_of_night("news-2026-03-01", day) == "news-2026-03-01"
+    assert run_id_of_night("shop", None) == "shop"

@@ -14,7 +14,7 @@ import yaml
 
 import llmaug
 from llmaug.api import Run
-from llmaug.config import load_config
+from llmaug.config import Config, load_config
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.publish.recommend import for_user, score_pairs
@@ -68,6 +68,23 @@ def test_a_finished_run_is_gone_on_with_from_a_file_a_mapping_or_a_config(
         run = llmaug.run(config, root=home / "root")
         assert run.run_id == NIGHT
         assert {stage: run.manifest(stage) for stage in run.stages} == manifests
+
+
+def test_a_config_with_days_is_for_the_day_that_is_given(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, str, float]] = []
+
+    def job(config: Config, storage: Storage, run_id: str, *_: Any, **options: Any) -> None:
+        ran.append((config.ingest.path, run_id, options["wait_s"]))
+
+    monkeypatch.setattr("llmaug.api.pipeline.run", job)
+    monkeypatch.chdir(home)
+    sections = {"name": "shop", "ingest": {"path": "{root}/dt={date}"}}
+    with pytest.raises(UserError, match="ingest.path has {date}: give the day"):
+        llmaug.run(sections, root=home / "root")
+    llmaug.run(sections, root=home / "root", date="2026-03-01", wait_s=60)
+    assert ran == [("{root}/dt=2026-03-01", "shop-2026-03-01", 60)]
 
 
 def test_a_run_tells_its_state_its_figures_and_its_config(run: Run, home: Path) -> None:
