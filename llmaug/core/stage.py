@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmaug.config import Config
-from llmaug.core import contents, formats
+from llmaug.core import contents, formats, stage_metrics
 from llmaug.core.code_version import code_version
 from llmaug.core.contents import MANIFEST, check_stage, damage_of, read_manifest, read_object
 from llmaug.core.lease import Lease
@@ -202,6 +202,7 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
     }
     storage.write_json(manifest, folder, MANIFEST)
     context.progress.finish(stage.name, manifest["seconds"])
+    stage_metrics.export(context.run_id, stage.name, manifest)
     return {**manifest, "skipped": False}
 
 

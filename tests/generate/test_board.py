@@ -10,6 +10,7 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 
 from llmaug.config import BudgetConfig
+from llmaug.core import stage_metrics
 from llmaug.generate import board as board_module
 from llmaug.generate.board import DEADLINE, ENGINE_HOURS, ENGINES_DIE, MAX_POINTS, Board, Limits
 from llmaug.generate.stage import limits_of
@@ -102,7 +103,9 @@ def test_prometheus_finds_the_same_figures(ray_session: None) -> None:
     ray.get(board.add.remote({"cache_hits": 7}))
     (node,) = (node for node in ray.nodes() if node["Alive"])
     port = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    stage_metrics.export("tonight", "ingest", {"seconds": 1.5, "peak_rss_mb": 900})
     wanted = {"generated_total": 10, "output_tokens_total": 50, "cache_hits_total": 7, "running": 3}
+    wanted |= {"stage_seconds": 1.5, "stage_peak_mb": 900}
     found: dict[str, float] = {}
     deadline = clock_module.monotonic() + 60
     while not wanted.items() <= found.items():
@@ -114,7 +117,7 @@ def test_prometheus_finds_the_same_figures(ray_session: None) -> None:
         found = {
             name: float(value)
             for name, value in re.findall(
-                r'^ray_llmaug_(\w+)\{.*run_id="tonight"\} (\S+)$', page, re.M
+                r'^ray_llmaug_(\w+)\{.*run_id="tonight"(?:,stage="ingest")?\} (\S+)$', page, re.M
             )
         }
     assert {"tokens_per_s", "engines", "restarts", "cost"} <= set(found)
