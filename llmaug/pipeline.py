@@ -49,7 +49,7 @@ from llmaug.publish import stage as publish
 from llmaug.recommenders import train
 from llmaug.report import stage as report
 from llmaug.text.outcomes import engines as text_engines
-from llmaug.text.stages import item_rows, text_stages
+from llmaug.text.stages import item_rows, review_rows, text_stages
 
 STEPS = ["ingest", "split", "text", "vocabulary", "lm", "plan", "generate", "filter", "merge",
          "train", "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
@@ -86,7 +86,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         path += [("plan", of_baseline(plan.stage((counts.name,))))]
         path += [("generate", of_baseline(generate.STAGE))]
         path += [("filter", of_baseline(filters.STAGE))]
-    path += [("merge", merge.stage(name)) for name in shards]
+    path += [("merge", merge.stage(name, review_rows(config))) for name in shards]
     if augment:
         path += [("merge", privacy.STAGE)]
         path += [("merge", fidelity.STAGE)]

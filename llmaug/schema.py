@@ -177,6 +177,22 @@ VERDICT = pa.schema(
     ]
 )
 
+# What a chat model wrote in the name of a user about an item that the user took.
+REVIEW = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("action", pa.dictionary(pa.int32(), pa.string())),  # that of the real event,
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),  # and its time
+        pa.field("value", pa.float32(), nullable=False),  # the rating
+        pa.field("review", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("generator", pa.string(), nullable=False),  # model name @ content digest
+    ]
+)
+
 # Where a held-out item of one user was ranked by one trained model. The list that the user
 # would have got stands on the first row of each user.
 RANK = pa.schema(

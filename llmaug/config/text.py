@@ -34,6 +34,8 @@ class TextTaskConfig(SamplingConfig):
     """`package.module:function` of what makes its `Task` (`llmaug.text.task`) of the config."""
     feeds_vocabulary: ClassVar[bool] = False
     """Whether its rows are items, which stage `vocabulary` reads."""
+    labels_events: ClassVar[bool] = False
+    """Whether its rows are real people's events with a synthetic rating, for the arm `reviewed`."""
 
     kind: str
     """The task."""
@@ -78,6 +80,32 @@ class DescribeItemsConfig(TextTaskConfig):
     """Longest answer. One that is cut there is rejected (`too_long`)."""
     max_tags: int = Field(default=5, ge=1, le=20)
     """Tags of an item at most."""
+
+
+class WriteReviewsConfig(TextTaskConfig):
+    """Ratings and reviews of items that users took in the training events and did not rate."""
+
+    implementation = "llmaug.text.write_reviews:task"
+    labels_events = True
+
+    kind: Literal["write_reviews"] = "write_reviews"
+    """The task."""
+    min_rating: int = 1
+    """Worst rating of the logs' column `value`."""
+    max_rating: int = 5
+    """Best rating."""
+    max_history_len: int = Field(default=8, ge=1)
+    """Earlier events of the user in a question at most, those with ratings before others."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the pairs without a rating that are asked about, drawn by a hash."""
+    max_field_tokens: int = Field(default=64, ge=4)
+    """Longest text of one field of a row; what is behind it is cut, and counted (`cut_fields`)."""
+
+    @model_validator(mode="after")
+    def _ratings_go_up(self) -> WriteReviewsConfig:
+        if self.min_rating >= self.max_rating:
+            raise ValueError("max_rating must be above min_rating")
+        return self
 
 
 class CustomConfig(TextTaskConfig):
@@ -142,7 +170,7 @@ class CustomConfig(TextTaskConfig):
 
 TEXT_TASKS: Kinds[TextTaskConfig] = Kinds(
     "text task", (TextTaskConfig,), "kind", "llmaug.text_tasks",
-    DescribeItemsConfig, CustomConfig,
+    DescribeItemsConfig, WriteReviewsConfig, CustomConfig,
 )  # fmt: skip
 
 

@@ -81,6 +81,16 @@ class Config(Section):
                     f"text.tasks: {task.name} asks about {task.asks_about}, and there is no such "
                     f"table: set ingest.{task.asks_about}"
                 )
+            if task.labels_events and self.privacy.new_users_only:
+                raise ValueError(
+                    f"text.tasks: {task.name} writes in the name of real people, which "
+                    "privacy.new_users_only forbids: leave it out"
+                )
+        if "reviewed" in self.train.arms and not any(t.labels_events for t in self.text.tasks):
+            raise ValueError(
+                "train.arms: reviewed learns what the text task write_reviews says: add it to "
+                "text.tasks, or leave the arm out"
+            )
         for strategy in self.plan.strategies:
             self._check_strategy(strategy)
             if self.privacy.new_users_only and not (

@@ -92,6 +92,15 @@ class Labels(Contract):
     rmse: Interval
 
 
+class Ratings(Contract):
+    """How far an arm's ratings are from those of held-out events: see ratings.py."""
+
+    num_ratings: int
+    rmse: Interval
+    difference: Interval | None
+    """To the RMSE of `real`; null of `real`."""
+
+
 class Figures(Contract):
     """Counts of stage `evaluation`."""
 
@@ -112,6 +121,8 @@ class Figures(Contract):
     """By arm; empty where nobody rated anything later."""
     labels: dict[str, Labels]
     """By arm; of models that judge pairs."""
+    ratings: dict[str, Ratings] = {}
+    """By arm; of models that predict ratings."""
 
 
 class SegmentTest(Contract):

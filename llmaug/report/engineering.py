@@ -65,6 +65,19 @@ def labels(metrics: dict[str, Any]) -> Table:
     )  # fmt: skip
 
 
+def ratings(metrics: dict[str, Any]) -> Table:
+    rows = [
+        (arm, interval(own["rmse"]), interval(own["difference"]) if own["difference"] else "",
+         f"{own['num_ratings']:,}")
+        for arm, own in metrics["ratings"].items()
+    ]  # fmt: skip
+    return table(
+        "ratings", "How far predicted ratings are off",
+        ("arm", "RMSE", f"less that of real ({_INTERVAL})", "ratings"), rows,
+        "Of all held-out real events with a rating; below 0 is better than `real`.",
+    )  # fmt: skip
+
+
 def lists(metrics: dict[str, Any]) -> Table:
     rows = [(arm, *(number(value, "{:.3f}") for value in own.values())) for arm, own in
             metrics["lists"].items()]  # fmt: skip

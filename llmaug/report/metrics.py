@@ -17,6 +17,7 @@ from llmaug.evaluate.figures import (
     IntervalFacts,
     Labels,
     Lift,
+    Ratings,
     Satisfaction,
     SegmentFigures,
 )
@@ -172,6 +173,7 @@ class Metrics(Contract):
     lists: dict[str, dict[str, float | None]]
     satisfaction: dict[str, Satisfaction]
     labels: dict[str, Labels]
+    ratings: dict[str, Ratings] = {}
     training: dict[str, Training]
     """By arm."""
     generator: GeneratorFigures | None

@@ -88,6 +88,7 @@ def collect(
         "lists": evaluation["lists"],
         "satisfaction": evaluation["satisfaction"],
         "labels": evaluation["labels"],
+        "ratings": evaluation.get("ratings", {}),
         "training": _training(manifests),
         "generator": _generator(manifests),
         "segments": evaluation["segments"],

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from llmaug.ingest.pii import masked
 from llmaug.text.cleaning import one_line
 from llmaug.text.task import Answer, Row, Task
 
 UNPARSABLE, TOO_LONG = "unparsable", "too_long"
 EMPTY, MARKUP = "empty_text", "markup"
+PERSONAL = "personal_data"
 WRONG_LANGUAGE, COPIED, REPETITIVE = "wrong_language", "copied_from_prompt", "repetitive"
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
@@ -52,6 +54,8 @@ def _of_text(text: str, task: Task, row: Row) -> str | None:
         return EMPTY
     if _MARKUP.search(text):
         return MARKUP
+    if masked(text, Counter()) != text:
+        return PERSONAL
     if not is_in_language(text, task.language):
         return WRONG_LANGUAGE
     words = words_of(text)

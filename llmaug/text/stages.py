@@ -42,13 +42,18 @@ def text_stages(config: Config) -> list[Stage]:
         made += _asked(config, own, task)
         if task.judge:
             made += _asked(config, own, task.judge)
-        made.append(_rows(own, task))
+        made.append(_rows(config, own, task))
     return made
 
 
 def item_rows(config: Config) -> tuple[str, ...]:
     """Stages whose rows are items that stage `vocabulary` reads."""
     return tuple(f"text/{own.name}/rows" for own in config.text.tasks if own.feeds_vocabulary)
+
+
+def review_rows(config: Config) -> tuple[str, ...]:
+    """Stages whose rows are labelled events that the arm `reviewed` learns from."""
+    return tuple(f"text/{own.name}/rows" for own in config.text.tasks if own.labels_events)
 
 
 def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
@@ -60,7 +65,7 @@ def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
     planned = Stage(
         name=named("plan"),
         run=partial(plan.run, task),
-        inputs=(task.table.partition("/")[0], *model, *about),
+        inputs=(*task.reads, *model, *about),
         settings=lambda config: [
             _who(config.text), config.text.units_per_part, config.seed, task.template, task.schema,
             own,
@@ -84,7 +89,7 @@ def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
     judged = Stage(
         name=named("filtered"),
         run=partial(verdicts.run, task),
-        inputs=(named("outcomes"), named("plan"), task.table.partition("/")[0], *about),
+        inputs=(named("outcomes"), named("plan"), *task.reads, *about),
         settings=lambda config: [task.template, own],
         roots=lambda config: roots,
         asks=lambda config, on_gpus: TASKS,
@@ -98,13 +103,13 @@ def _who(text: TextConfig) -> list[Any]:
     return [text.engine, endpoint and [endpoint.base_url, endpoint.model], text.context_len]
 
 
-def _rows(own: TextTaskConfig, task: Task) -> Stage:
-    track = task.judge.track if task.judge else task.track
-    inputs = (task.table.partition("/")[0], *dict.fromkeys([task.track, track]))
+def _rows(config: Config, own: TextTaskConfig, task: Task) -> Stage:
+    asked = [task.track, *([task.judge.track] if task.judge else [])]
+    model = (NAME,) if config.text.engine == "vllm" and task.traced else ()
     return Stage(
         name=f"{task.track}/rows",
         run=partial(rows.run, task),
-        inputs=(inputs[0], *(f"{each}/filtered" for each in inputs[1:])),
+        inputs=(*task.reads, *model, *(f"{track}/filtered" for track in asked)),
         settings=lambda config: own,
         roots=lambda config: modules_of(own),
         asks=lambda config, on_gpus: TASKS,
