@@ -13,6 +13,14 @@ from llmaug.config.kinds import Kinds
 from llmaug.config.plan import SamplingConfig
 
 _FIELD = re.compile(r"[A-Za-z_]\w*")
+_MEDICAL = re.compile(
+    r"\b(?:dos(?:e|es|age)|diagnos\w+|prescri\w+|medical advice)\b"
+    r"|\b(?:medication|medicine|drug|treatment)s?\b[^.]{0,30}\b(?:advice|recommend\w*|take)\b"
+    r"|\b(?:advice|recommend\w*|suggest\w*|which|what)\b[^.]{0,20}"
+    r"\b(?:medication|medicine|drug|treatment)s?\b|剂量|用药|处方|诊断|[吃服]什么药|什么药",
+    re.IGNORECASE,
+)
+"""What a question asks for that nobody but a physician may answer."""
 
 
 class JudgeConfig(SamplingConfig):
@@ -64,6 +72,12 @@ class TextTaskConfig(SamplingConfig):
     def asks_about(self) -> Literal["items", "users"]:
         """Whose table it reads."""
         return "items"
+
+    @property
+    def asks(self) -> str:
+        """Words of its own that it asks with; those of the templates that come with llmaug are
+        known."""
+        return ""
 
 
 class DescribeItemsConfig(TextTaskConfig):
@@ -132,6 +146,14 @@ class CustomConfig(TextTaskConfig):
     @property
     def asks_about(self) -> Literal["items", "users"]:
         return self.table
+
+    @property
+    def asks(self) -> str:
+        return "\n".join([self.template, str(self.json_schema), *self._of_judge])
+
+    @property
+    def _of_judge(self) -> list[str]:
+        return [self.judge.template] if self.judge else []
 
     @model_validator(mode="after")
     def _schema_is_of_an_object(self) -> CustomConfig:
@@ -228,6 +250,9 @@ class TextConfig(Section):
     """Questions in one part, the piece of work that is committed as a whole."""
     domain: Name = "general"
     """Folder of the templates of the tasks that come with llmaug."""
+    safety: Literal["none", "health"] = "none"
+    """health: texts that name a dose, make a diagnosis or say what to take are rejected, what is
+    kept ends with "[synthetic, not advice]", and questions that ask for such advice are refused."""
     tasks: list[Annotated[TextTaskConfig, TEXT_TASKS]] = []
     """What is written; empty: nothing."""
 
@@ -236,6 +261,18 @@ class TextConfig(Section):
         needed = "folder" if self.engine == "vllm" else "endpoint"
         if self.tasks and getattr(self, needed) is None:
             raise ValueError(f"text.{needed} is missing: text.engine is {self.engine}")
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_is_asked_for_medical_advice(self) -> TextConfig:
+        for task in self.tasks if self.safety == "health" else ():
+            if found := _MEDICAL.search(task.asks):
+                raise ValueError(
+                    f"text.tasks: {task.name} asks for advice on medicines or illness "
+                    f"({found[0]!r}), which text.safety: health refuses: a language model is no "
+                    "physician, and what it makes up would stand beside real articles. Ask what "
+                    "texts are about"
+                )
         return self
 
     @model_validator(mode="after")

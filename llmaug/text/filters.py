@@ -13,6 +13,7 @@ from typing import Any
 
 from llmaug.ingest.pii import masked
 from llmaug.text.cleaning import one_line
+from llmaug.text.safety import unsafe
 from llmaug.text.task import Answer, Row, Task
 
 UNPARSABLE, TOO_LONG = "unparsable", "too_long"
@@ -52,6 +53,8 @@ def verdict(task: Task, row: Row, said: str, num_tokens: int) -> tuple[Answer | 
 def _of_text(text: str, task: Task, row: Row) -> str | None:
     if not _LETTER.search(text):
         return EMPTY
+    if task.safety == "health" and (found := unsafe(text)):
+        return found
     if _MARKUP.search(text):
         return MARKUP
     if masked(text, Counter()) != text:

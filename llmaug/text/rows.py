@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -16,7 +16,8 @@ from llmaug.core.storage import Storage
 from llmaug.schema import ACCEPTED, FAILED, REJECTED, validate
 from llmaug.text.answers import Said, answers_of, table_rows
 from llmaug.text.model import chat_model
-from llmaug.text.task import Task
+from llmaug.text.safety import with_notice
+from llmaug.text.task import Answer, Row, Task
 
 NOT_JUDGED = "not_judged"
 
@@ -68,9 +69,16 @@ class _OfPart:
             if own.reason:
                 counts[f"{own.status}.{own.reason}"] += 1
             if own.status == ACCEPTED:
-                made.append(task.to_row(row, said[row.key].answer or {}))
+                made.append(row_of(task, row, said[row.key].answer or {}))
                 if self.origin:
                     made[-1] |= {**self.origin, "unit_id": said[row.key].unit_id}
         table = validate(pa.Table.from_pylist(made, schema=task.sink), task.sink, task.name)
         storage.write_part(table, dict(counts), self.folder, part)
         return dict(counts)
+
+
+def row_of(task: Task, row: Row, answer: Answer) -> dict[str, Any]:
+    """What an accepted answer becomes; where texts are marked, with the mark."""
+    if task.safety == "health":
+        answer = cast(Answer, with_notice(answer, task.texts(answer), task.language))
+    return task.to_row(row, answer)

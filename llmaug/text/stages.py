@@ -90,7 +90,7 @@ def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
         name=named("filtered"),
         run=partial(verdicts.run, task),
         inputs=(named("outcomes"), named("plan"), *task.reads, *about),
-        settings=lambda config: [task.template, own],
+        settings=lambda config: [task.template, own, task.safety],
         roots=lambda config: roots,
         asks=lambda config, on_gpus: TASKS,
     )
@@ -110,7 +110,7 @@ def _rows(config: Config, own: TextTaskConfig, task: Task) -> Stage:
         name=f"{task.track}/rows",
         run=partial(rows.run, task),
         inputs=(*task.reads, *model, *(f"{track}/filtered" for track in asked)),
-        settings=lambda config: own,
+        settings=lambda config: [own, task.safety],
         roots=lambda config: modules_of(own),
         asks=lambda config, on_gpus: TASKS,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -67,6 +67,8 @@ class Task:
     """A row of `sink`."""
     traced: bool = False
     """Rows say where they come from, in columns `run_id`, `unit_id` and `generator`."""
+    safety: Literal["none", "health"] = "none"
+    """Which texts are refused besides, and marked."""
     about: Task | None = None
     """The task whose accepted answers this one is about: the fields are those of its rows, and
     `answer`."""
@@ -88,7 +90,7 @@ class Task:
 def task_of(text: TextConfig, config: TextTaskConfig) -> Task:
     """The task of a section of the config. Raises UserError where its template is missing."""
     made: Task = imported(config.implementation)(text, config)
-    return made
+    return replace(made, safety=text.safety)
 
 
 def read_json(text: str) -> Any:
