@@ -31,6 +31,7 @@ from llmaug.core.stored import read_config, read_run
 from llmaug.errors import UserError
 from llmaug.evaluate import fidelity, gate, privacy
 from llmaug.evaluate import stage as evaluate
+from llmaug.evaluate.rerank import rerank_stages
 from llmaug.filter import real_runs
 from llmaug.filter import stage as filters
 from llmaug.generate import stage as generate
@@ -96,6 +97,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     if publishing:
         path += [("publish", publish.STAGE)]
         path += [("recommend", recommend.STAGE)]
+    path += [("recommend", each) for each in rerank_stages(config, publishing)]
     path += [("report", report.stage(tuple(stage.name for _, stage in path)))]
     return path
 

@@ -193,6 +193,23 @@ REVIEW = pa.schema(
     ]
 )
 
+# A list for a chat model to reorder, best first, and what its user had, oldest first.
+CANDIDATES = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("history", pa.list_(pa.string()), nullable=False),
+        pa.field("candidates", pa.list_(pa.string()), nullable=False),
+        pa.field("held_out", pa.list_(pa.string()), nullable=False),  # to be found among them
+    ]
+)
+
+RERANKED = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),  # best first
+    ]
+)
+
 # Where a held-out item of one user was ranked by one trained model. The list that the user
 # would have got stands on the first row of each user.
 RANK = pa.schema(

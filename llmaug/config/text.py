@@ -122,6 +122,30 @@ class WriteReviewsConfig(TextTaskConfig):
         return self
 
 
+class RerankConfig(TextTaskConfig):
+    """Recommendations in the order that a chat model would give them; it is measured."""
+
+    implementation = "llmaug.text.rerank:task"
+
+    kind: Literal["rerank"] = "rerank"
+    """The task."""
+    of: Literal["held_out", "recommendations"] = "held_out"
+    """held_out: the lists of held-out users, by the arm that goes out: both orders are measured.
+    recommendations: those that everybody gets; `text/rerank/rows` has them in the new order."""
+    top_n: int = Field(default=20, ge=2, le=50)
+    """Candidates that the model is shown: those that the recommender ranks first."""
+    num_best: int = Field(default=10, ge=1, le=50)
+    """How many of them it names at most, the best first; the others follow as they were."""
+    max_history_len: int = Field(default=10, ge=1)
+    """Latest events of the user in a question."""
+    max_new_tokens: int = Field(default=96, ge=8)
+    """Longest answer. One that is cut there is rejected (`too_long`)."""
+    max_field_tokens: int = Field(default=32, ge=4)
+    """Longest title; what is behind it is cut, and counted (`cut_fields`)."""
+    temperature: float = Field(default=0.1, gt=0)
+    """Below 1: closer to the likeliest order."""
+
+
 class CustomConfig(TextTaskConfig):
     """A question of your own about each item or user: each property of the answer becomes a
     column."""
@@ -192,7 +216,7 @@ class CustomConfig(TextTaskConfig):
 
 TEXT_TASKS: Kinds[TextTaskConfig] = Kinds(
     "text task", (TextTaskConfig,), "kind", "llmaug.text_tasks",
-    DescribeItemsConfig, WriteReviewsConfig, CustomConfig,
+    DescribeItemsConfig, WriteReviewsConfig, RerankConfig, CustomConfig,
 )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from llmaug.config.privacy import PrivacyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
-from llmaug.config.text import TextConfig
+from llmaug.config.text import RerankConfig, TextConfig
 from llmaug.config.train import RECOMMENDERS, SasrecConfig, TrainConfig
 from llmaug.errors import UserError
 
@@ -81,6 +81,8 @@ class Config(Section):
                     f"text.tasks: {task.name} asks about {task.asks_about}, and there is no such "
                     f"table: set ingest.{task.asks_about}"
                 )
+            if isinstance(task, RerankConfig):
+                self._check_rerank(task)
             if task.labels_events and self.privacy.new_users_only:
                 raise ValueError(
                     f"text.tasks: {task.name} writes in the name of real people, which "
@@ -118,6 +120,16 @@ class Config(Section):
                 "events of split.num_test_events: set evaluate.targets: all"
             )
         return self
+
+    def _check_rerank(self, task: RerankConfig) -> None:
+        field, most = "evaluate.cutoffs", max(self.evaluate.cutoffs)
+        if task.of == "recommendations":
+            field, most = "recommend.k", self.recommend.k
+        if task.top_n > most:
+            raise ValueError(
+                f"text.tasks: {task.name} reorders the first {task.top_n} (top_n), and lists have "
+                f"{most}: raise {field}"
+            )
 
     def _check_start(self) -> None:
         own = getattr(self.train, "start_from", None)

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from llmaug.config import TEXT_TASKS, TextConfig, TextTaskConfig
 from llmaug.errors import UserError
-from llmaug.schema import ITEM, REAL, USER, validate
+from llmaug.schema import CANDIDATES, ITEM, REAL, USER, validate
 from llmaug.testing.configs import check_config
 from llmaug.testing.tables import events
 from llmaug.text.cleaning import Fields, cut_by_length
@@ -28,6 +28,10 @@ _TABLES = {
     ),
     "ingest/users": pa.Table.from_pylist(
         [{"user_id": "u", "attributes": [("age", "30")]}, {"user_id": "v"}], schema=USER
+    ),
+    "text/rerank/candidates": pa.Table.from_pylist(
+        [{"user_id": "u", "history": ["c"], "candidates": ["a", "b"], "held_out": ["b"]}],
+        schema=CANDIDATES,
     ),
     "split/train": events([("u", "a", 0), ("u", "b", 1), ("v", "b", 2)]),
 }

@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llmaug.config import Config, TextConfig, TextTaskConfig, modules_of
+from llmaug.config import Config, RerankConfig, TextConfig, TextTaskConfig, modules_of
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Stage
 from llmaug.generate import stage as generate
@@ -38,12 +38,18 @@ def text_stages(config: Config) -> list[Stage]:
     text = config.text
     made = model_stages(text) if text.tasks else []
     for own in text.tasks:
-        task = task_of(text, own)
-        made += _asked(config, own, task)
-        if task.judge:
-            made += _asked(config, own, task.judge)
-        made.append(_rows(config, own, task))
+        if not isinstance(own, RerankConfig):  # of recommendations, which come last
+            made += task_stages(config, own)
     return made
+
+
+def task_stages(config: Config, own: TextTaskConfig) -> list[Stage]:
+    """Those of one task."""
+    task = task_of(config.text, own)
+    made = _asked(config, own, task)
+    if task.judge:
+        made += _asked(config, own, task.judge)
+    return [*made, _rows(config, own, task)]
 
 
 def item_rows(config: Config) -> tuple[str, ...]:

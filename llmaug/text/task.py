@@ -84,7 +84,8 @@ class Task:
     def reads(self) -> tuple[str, ...]:
         """Stages whose tables it is asked about."""
         tables = (self.table, self.beside) if self.beside else (self.table,)
-        return tuple(dict.fromkeys(table.partition("/")[0] for table in tables))
+        made_by = (t if t.startswith("text/") else t.partition("/")[0] for t in tables)
+        return tuple(dict.fromkeys(made_by))
 
 
 def task_of(text: TextConfig, config: TextTaskConfig) -> Task:

@@ -64,7 +64,7 @@ def night(
             "generate": generate,
             "text": {"folder": "{root}/chat", "tasks": [{"kind": "describe_items"}, MOOD]}
             if texts
-            else {"folder": "{root}/chat", "tasks": [{"kind": "write_reviews"}]}
+            else {"folder": "{root}/chat", "tasks": [{"kind": "write_reviews"}, {"kind": "rerank"}]}
             if reviews
             else {},
             "train": {"model": model, "arms": [*of_all, *arms.split()]},

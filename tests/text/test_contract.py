@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from llmaug.config import CustomConfig, DescribeItemsConfig, TextTaskConfig, WriteReviewsConfig
+from llmaug.config import (
+    CustomConfig,
+    DescribeItemsConfig,
+    RerankConfig,
+    TextTaskConfig,
+    WriteReviewsConfig,
+)
 from llmaug.testing import check_text_task
 from llmaug.text import describe_items
 from tests.text.test_custom import MOOD, config
@@ -38,6 +44,7 @@ def own_task(text: Any, config: Any) -> Any:
         (DescribeItemsConfig(language="zh"), GOOD),
         (WriteReviewsConfig(), REVIEW),
         (WriteReviewsConfig(language="zh"), REVIEW_ZH),
+        (RerankConfig(), '{"best": [2, 1, 2]}'),
         (CustomConfig(**{k: v for k, v in MOOD.items() if k != "kind"}), MOODS),
         (Own(kind=OWN), GOOD),
     ],
@@ -46,6 +53,7 @@ def own_task(text: Any, config: Any) -> Any:
         "describe_items.zh",
         "write_reviews",
         "write_reviews.zh",
+        "rerank",
         "custom",
         "own",
     ],
