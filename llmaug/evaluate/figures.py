@@ -101,6 +101,24 @@ class Ratings(Contract):
     """To the RMSE of `real`; null of `real`."""
 
 
+class BothOrders(Contract):
+    """NDCG@10 of lists as they were and as a chat model would have them."""
+
+    before: Interval
+    after: Interval
+    difference: Interval
+
+
+class Reranked(Contract):
+    """Counts of stage `text/<task>/measured`."""
+
+    users: int
+    """Held-out users who were asked about."""
+    reordered: int
+    """Of these, those with an answer that was kept; the lists of the others stay."""
+    ndcg_at_10: BothOrders
+
+
 class Figures(Contract):
     """Counts of stage `evaluation`."""
 

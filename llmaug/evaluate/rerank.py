@@ -19,6 +19,7 @@ from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.evaluate.bootstrap import interval, means, resampled_sums
+from llmaug.evaluate.figures import Reranked
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.vocabulary import Vocabulary, load_vocabulary
 from llmaug.schema import CANDIDATES as SCHEMA
@@ -158,7 +159,7 @@ def measured(own: RerankConfig, context: Context) -> dict[str, Any]:
         f"{found['after']['mean']:.4f}: {found['difference']['mean']:+.4f} "
         f"({found['difference']['low']:+.4f} to {found['difference']['high']:+.4f})"
     )
-    return {"users": len(users), "reordered": num_reordered, f"ndcg@{_K}": found}
+    return Reranked.keeps({"users": len(users), "reordered": num_reordered, "ndcg_at_10": found})
 
 
 def _asked_users(storage: Storage, plan: str) -> set[str]:

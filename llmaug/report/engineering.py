@@ -78,6 +78,19 @@ def ratings(metrics: dict[str, Any]) -> Table:
     )  # fmt: skip
 
 
+def reranked(metrics: dict[str, Any]) -> Table:
+    rows = [
+        (name, *(interval(own["ndcg_at_10"][n]) for n in ("before", "after", "difference")),
+         f"{own['reordered']:,} of {own['users']:,}")
+        for name, own in metrics["reranked"].items()
+    ]  # fmt: skip
+    return table(
+        "reranked", "Lists that a chat model reordered",
+        ("task", "NDCG@10", "reordered", f"difference ({_INTERVAL})", "users with an answer"), rows,
+        "Of held-out users, by the arm that goes out; a list without an answer keeps its order.",
+    )  # fmt: skip
+
+
 def lists(metrics: dict[str, Any]) -> Table:
     rows = [(arm, *(number(value, "{:.3f}") for value in own.values())) for arm, own in
             metrics["lists"].items()]  # fmt: skip

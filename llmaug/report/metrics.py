@@ -18,6 +18,7 @@ from llmaug.evaluate.figures import (
     Labels,
     Lift,
     Ratings,
+    Reranked,
     Satisfaction,
     SegmentFigures,
 )
@@ -174,6 +175,8 @@ class Metrics(Contract):
     satisfaction: dict[str, Satisfaction]
     labels: dict[str, Labels]
     ratings: dict[str, Ratings] = {}
+    reranked: dict[str, Reranked] = {}
+    """By text task `rerank`."""
     training: dict[str, Training]
     """By arm."""
     generator: GeneratorFigures | None

@@ -116,8 +116,10 @@ def test_both_orders_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     before = [ndcg(row["candidates"], row["held_out"]) for row in lists.values()]
     after = [ndcg(new.get(user, row["candidates"]), row["held_out"]) for user, row in lists.items()]
     assert (found["users"], found["reordered"]) == (len(USERS), len(new))
-    assert found["ndcg@10"]["before"]["mean"] == pytest.approx(sum(before) / len(before))
-    assert found["ndcg@10"]["after"]["mean"] == pytest.approx(sum(after) / len(after))
+    assert found["ndcg_at_10"]["before"]["mean"] == pytest.approx(sum(before) / len(before))
+    assert found["ndcg_at_10"]["after"]["mean"] == pytest.approx(sum(after) / len(after))
+    metrics = storage.read_json(f"runs/{NIGHT}/report", "metrics.json")
+    assert metrics["reranked"] == {"rerank": found}
     ledger = done["text/rerank/rows"]["counts"]
     assert ledger["units"] == ledger["accepted"] + ledger["rejected"] == len(USERS)
 
