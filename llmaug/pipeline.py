@@ -31,6 +31,7 @@ from llmaug.core.stored import read_config, read_run
 from llmaug.errors import UserError
 from llmaug.evaluate import fidelity, gate, privacy
 from llmaug.evaluate import stage as evaluate
+from llmaug.evaluate.rerank import rerank_stages
 from llmaug.filter import real_runs
 from llmaug.filter import stage as filters
 from llmaug.generate import stage as generate
@@ -49,7 +50,7 @@ from llmaug.publish import stage as publish
 from llmaug.recommenders import train
 from llmaug.report import stage as report
 from llmaug.text.outcomes import engines as text_engines
-from llmaug.text.stages import item_rows, text_stages
+from llmaug.text.stages import item_rows, review_rows, text_stages
 
 STEPS = ["ingest", "split", "text", "vocabulary", "lm", "plan", "generate", "filter", "merge",
          "train", "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
@@ -86,7 +87,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         path += [("plan", of_baseline(plan.stage((counts.name,))))]
         path += [("generate", of_baseline(generate.STAGE))]
         path += [("filter", of_baseline(filters.STAGE))]
-    path += [("merge", merge.stage(name)) for name in shards]
+    path += [("merge", merge.stage(name, review_rows(config))) for name in shards]
     if augment:
         path += [("merge", privacy.STAGE)]
         path += [("merge", fidelity.STAGE)]
@@ -96,6 +97,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     if publishing:
         path += [("publish", publish.STAGE)]
         path += [("recommend", recommend.STAGE)]
+    path += [("recommend", each) for each in rerank_stages(config, publishing)]
     path += [("report", report.stage(tuple(stage.name for _, stage in path)))]
     return path
 

@@ -177,6 +177,39 @@ VERDICT = pa.schema(
     ]
 )
 
+# What a chat model wrote in the name of a user about an item that the user took.
+REVIEW = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("action", pa.dictionary(pa.int32(), pa.string())),  # that of the real event,
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),  # and its time
+        pa.field("value", pa.float32(), nullable=False),  # the rating
+        pa.field("review", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("generator", pa.string(), nullable=False),  # model name @ content digest
+    ]
+)
+
+# A list for a chat model to reorder, best first, and what its user had, oldest first.
+CANDIDATES = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("history", pa.list_(pa.string()), nullable=False),
+        pa.field("candidates", pa.list_(pa.string()), nullable=False),
+        pa.field("held_out", pa.list_(pa.string()), nullable=False),  # to be found among them
+    ]
+)
+
+RERANKED = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),  # best first
+    ]
+)
+
 # Where a held-out item of one user was ranked by one trained model. The list that the user
 # would have got stands on the first row of each user.
 RANK = pa.schema(

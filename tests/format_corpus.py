@@ -27,7 +27,7 @@ from llmaug.lm.generator import Generator
 from llmaug.plan import stage as plan
 from llmaug.publish.recommend import for_user, score_pairs
 from llmaug.recommenders import DataFacts
-from llmaug.recommenders.train import PairBatches
+from llmaug.recommenders.pair_batches import PairBatches
 from llmaug.report.stage import load_metrics
 from tests.nights import NIGHT, USERS, make_night, without_ray
 from tests.tables import catalogue, events, histories, map_parts_here, write_vocabulary

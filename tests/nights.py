@@ -67,8 +67,10 @@ def make_night(
     return config_path
 
 
-def write_ingest(context: Context, rows: list[Row]) -> None:
-    """What stage `ingest` leaves behind."""
+def write_ingest(
+    context: Context, rows: list[Row], values: list[float | None] | None = None
+) -> None:
+    """What stage `ingest` leaves behind; values: of the rows, such as ratings."""
     import pyarrow as pa
 
     from llmaug.ingest.cleaning import id_hash
@@ -77,7 +79,12 @@ def write_ingest(context: Context, rows: list[Row]) -> None:
     for part in range(parts):
         own = [row for row in rows if id_hash(pa.array([row[0]]))[0] % parts == part]
         counts = {"users": len({row[0] for row in own})}
-        context.storage.write_part(events(own), counts, folder, f"part-{part:05d}")
+        table = events(own)
+        if values is not None:
+            value = dict(zip(rows, values, strict=True))
+            column = pa.array([value[row] for row in own], pa.float32())
+            table = table.set_column(table.schema.get_field_index("value"), "value", column)
+        context.storage.write_part(table, counts, folder, f"part-{part:05d}")
     manifest = {
         **fingerprint(ingest.STAGE, context),
         "counts": {"rows_read": len(rows), "accepted": len(rows), "users": num_users},

@@ -5,6 +5,8 @@ augmented: for each part, its users' real events, then what was generated for th
 of events a unit, with their places in the history), and further parts with the new users. With
 soft_events, real events say what could as well have come in their stead.
 ngram: the same with what the baseline's generator wrote.
+reviewed: the real events, and beside those of the users whom a chat model was asked about
+(text task `write_reviews`) the ratings that it gave in their names.
 duplicate: `real`, and every user once more as a synthetic user. The classic baseline: more
 data without anything new in it. For a model without user vectors that is one repeat of
 `real`, with the weight of synthetic events.
@@ -32,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.arms.arms import AUGMENTED, DUPLICATE, NGRAM, OVERSAMPLED, REAL
+from llmaug.arms.arms import AUGMENTED, DUPLICATE, NGRAM, OVERSAMPLED, REAL, REVIEWED
 from llmaug.config import MergeConfig
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts, on_track
@@ -57,6 +59,8 @@ class Shard:
     """The part's users stand here as synthetic users."""
     synthetic: list[str] = field(default_factory=list)
     """Parts of the filtered outcomes whose events stand here."""
+    reviews: list[str] = field(default_factory=list)
+    """Folders of reviews whose parts of the same name stand here."""
     soft: list[str] = field(default_factory=list)
     """Those of soft_events: what they say goes with the real events."""
 
@@ -71,7 +75,7 @@ class Provenance:
     """Of events whose generator knows items alone: the most frequent one."""
 
 
-def run(shards: str, context: Context) -> dict[str, Any]:
+def run(shards: str, context: Context, reviews: tuple[str, ...] = ()) -> dict[str, Any]:
     storage = context.storage
     if shards == NGRAM:
         context = replace(context, track=NGRAM)
@@ -85,6 +89,9 @@ def run(shards: str, context: Context) -> dict[str, Any]:
             load_statistics(storage, context.folder("vocabulary")).actions[0],
         )
         _add_outcomes(plan, context)
+    elif shards == REVIEWED:
+        folders = [context.folder(each) for each in reviews]
+        plan = {part: Shard(part, reviews=folders) for part in plan}
     elif shards == DUPLICATE:
         plan |= {f"twin-{part}": Shard(part, twins=True) for part in list(plan)}
     elif shards == OVERSAMPLED:
@@ -140,9 +147,8 @@ class _MergedPart:
             outcomes = [self.storage.read_part(self.filtered, name) for name in shard.soft]
             real, num_soft = with_soft_targets(validate(real, EVENT, part), outcomes)
             schema, counts = SOFT_EVENT, {"soft": num_soft}
-        events = order_events(
-            pa.concat_tables([real, *self._synthetic(shard)], promote_options="permissive")
-        )
+        synthetic = [*self._synthetic(shard), *self._reviews(shard, part)]
+        events = order_events(pa.concat_tables([real, *synthetic], promote_options="permissive"))
         num_synthetic = pc.sum(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC)).as_py() or 0
         counts |= {"real": events.num_rows - num_synthetic, "synthetic": num_synthetic}
         self.storage.write_part(validate(events, schema, part), counts, self.folder, part)
@@ -161,6 +167,12 @@ class _MergedPart:
                 self.storage.read_part(self.filtered, outcomes), self.config, self.provenance
             )
             for outcomes in shard.synthetic
+        ]
+
+    def _reviews(self, shard: Shard, part: str) -> list[pa.Table]:
+        return [
+            rated_events(self.storage.read_part(folder, part), self.config, folder.split("/")[-2])
+            for folder in shard.reviews
         ]
 
 
@@ -229,6 +241,14 @@ def synthetic_events(outcomes: pa.Table, config: MergeConfig, provenance: Proven
     return pa.Table.from_pylist(rows, schema=EVENT)
 
 
+def rated_events(reviews: pa.Table, config: MergeConfig, task: str) -> pa.Table:
+    """Rows of schema REVIEW as events with a value; their texts stay where they are."""
+    weight = pa.array([config.synthetic_weight] * reviews.num_rows, pa.float32())
+    events = reviews.drop_columns(["review"]).append_column("weight", weight)
+    name = pa.array([task] * reviews.num_rows, pa.string())
+    return validate(events.append_column("strategy", name), EVENT, task)
+
+
 def with_soft_targets(events: pa.Table, outcomes: list[pa.Table]) -> tuple[pa.Table, int]:
     """(N,) real events sorted by user as rows of SOFT_EVENT, and how many of them have soft
     targets. outcomes: of soft_events, filtered; those of a user are of all of its events."""
@@ -279,14 +299,17 @@ _INPUTS = {
     NGRAM: ("split", "vocabulary", on_track(NGRAM, "filtered")),
     DUPLICATE: ("split",),
     OVERSAMPLED: ("split", f"merged/{AUGMENTED}"),
+    REVIEWED: ("split",),
 }
 
 
-def stage(shards: str) -> Stage:
+def stage(shards: str, reviews: tuple[str, ...] = ()) -> Stage:
+    """reviews: stages whose rows of schema REVIEW are for the arm `reviewed`."""
+    own = reviews if shards == REVIEWED else ()
     return Stage(
         name=f"merged/{shards}",
-        run=partial(run, shards),
+        run=partial(run, shards, reviews=own),
         asks=lambda config, on_gpus: TASKS,
-        inputs=_INPUTS[shards],
+        inputs=(*_INPUTS[shards], *own),
         settings=lambda config: None if shards in (REAL, OVERSAMPLED) else config.merge,
     )

@@ -13,6 +13,14 @@ from llmaug.config.kinds import Kinds
 from llmaug.config.plan import SamplingConfig
 
 _FIELD = re.compile(r"[A-Za-z_]\w*")
+_MEDICAL = re.compile(
+    r"\b(?:dos(?:e|es|age)|diagnos\w+|prescri\w+|medical advice)\b"
+    r"|\b(?:medication|medicine|drug|treatment)s?\b[^.]{0,30}\b(?:advice|recommend\w*|take)\b"
+    r"|\b(?:advice|recommend\w*|suggest\w*|which|what)\b[^.]{0,20}"
+    r"\b(?:medication|medicine|drug|treatment)s?\b|剂量|用药|处方|诊断|[吃服]什么药|什么药",
+    re.IGNORECASE,
+)
+"""What a question asks for that nobody but a physician may answer."""
 
 
 class JudgeConfig(SamplingConfig):
@@ -34,6 +42,8 @@ class TextTaskConfig(SamplingConfig):
     """`package.module:function` of what makes its `Task` (`llmaug.text.task`) of the config."""
     feeds_vocabulary: ClassVar[bool] = False
     """Whether its rows are items, which stage `vocabulary` reads."""
+    labels_events: ClassVar[bool] = False
+    """Whether its rows are real people's events with a synthetic rating, for the arm `reviewed`."""
 
     kind: str
     """The task."""
@@ -63,6 +73,12 @@ class TextTaskConfig(SamplingConfig):
         """Whose table it reads."""
         return "items"
 
+    @property
+    def asks(self) -> str:
+        """Words of its own that it asks with; those of the templates that come with llmaug are
+        known."""
+        return ""
+
 
 class DescribeItemsConfig(TextTaskConfig):
     """Description and tags of items with a thin text."""
@@ -78,6 +94,56 @@ class DescribeItemsConfig(TextTaskConfig):
     """Longest answer. One that is cut there is rejected (`too_long`)."""
     max_tags: int = Field(default=5, ge=1, le=20)
     """Tags of an item at most."""
+
+
+class WriteReviewsConfig(TextTaskConfig):
+    """Ratings and reviews of items that users took in the training events and did not rate."""
+
+    implementation = "llmaug.text.write_reviews:task"
+    labels_events = True
+
+    kind: Literal["write_reviews"] = "write_reviews"
+    """The task."""
+    min_rating: int = 1
+    """Worst rating of the logs' column `value`."""
+    max_rating: int = 5
+    """Best rating."""
+    max_history_len: int = Field(default=8, ge=1)
+    """Earlier events of the user in a question at most, those with ratings before others."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the pairs without a rating that are asked about, drawn by a hash."""
+    max_field_tokens: int = Field(default=64, ge=4)
+    """Longest text of one field of a row; what is behind it is cut, and counted (`cut_fields`)."""
+
+    @model_validator(mode="after")
+    def _ratings_go_up(self) -> WriteReviewsConfig:
+        if self.min_rating >= self.max_rating:
+            raise ValueError("max_rating must be above min_rating")
+        return self
+
+
+class RerankConfig(TextTaskConfig):
+    """Recommendations in the order that a chat model would give them; it is measured."""
+
+    implementation = "llmaug.text.rerank:task"
+
+    kind: Literal["rerank"] = "rerank"
+    """The task."""
+    of: Literal["held_out", "recommendations"] = "held_out"
+    """held_out: the lists of held-out users, by the arm that goes out: both orders are measured.
+    recommendations: those that everybody gets; `text/rerank/rows` has them in the new order."""
+    top_n: int = Field(default=20, ge=2, le=50)
+    """Candidates that the model is shown: those that the recommender ranks first."""
+    num_best: int = Field(default=10, ge=1, le=50)
+    """How many of them it names at most, the best first; the others follow as they were."""
+    max_history_len: int = Field(default=10, ge=1)
+    """Latest events of the user in a question."""
+    max_new_tokens: int = Field(default=96, ge=8)
+    """Longest answer. One that is cut there is rejected (`too_long`)."""
+    max_field_tokens: int = Field(default=32, ge=4)
+    """Longest title; what is behind it is cut, and counted (`cut_fields`)."""
+    temperature: float = Field(default=0.1, gt=0)
+    """Below 1: closer to the likeliest order."""
 
 
 class CustomConfig(TextTaskConfig):
@@ -104,6 +170,14 @@ class CustomConfig(TextTaskConfig):
     @property
     def asks_about(self) -> Literal["items", "users"]:
         return self.table
+
+    @property
+    def asks(self) -> str:
+        return "\n".join([self.template, str(self.json_schema), *self._of_judge])
+
+    @property
+    def _of_judge(self) -> list[str]:
+        return [self.judge.template] if self.judge else []
 
     @model_validator(mode="after")
     def _schema_is_of_an_object(self) -> CustomConfig:
@@ -142,7 +216,7 @@ class CustomConfig(TextTaskConfig):
 
 TEXT_TASKS: Kinds[TextTaskConfig] = Kinds(
     "text task", (TextTaskConfig,), "kind", "llmaug.text_tasks",
-    DescribeItemsConfig, CustomConfig,
+    DescribeItemsConfig, WriteReviewsConfig, RerankConfig, CustomConfig,
 )  # fmt: skip
 
 
@@ -200,6 +274,9 @@ class TextConfig(Section):
     """Questions in one part, the piece of work that is committed as a whole."""
     domain: Name = "general"
     """Folder of the templates of the tasks that come with llmaug."""
+    safety: Literal["none", "health"] = "none"
+    """health: texts that name a dose, make a diagnosis or say what to take are rejected, what is
+    kept ends with "[synthetic, not advice]", and questions that ask for such advice are refused."""
     tasks: list[Annotated[TextTaskConfig, TEXT_TASKS]] = []
     """What is written; empty: nothing."""
 
@@ -208,6 +285,18 @@ class TextConfig(Section):
         needed = "folder" if self.engine == "vllm" else "endpoint"
         if self.tasks and getattr(self, needed) is None:
             raise ValueError(f"text.{needed} is missing: text.engine is {self.engine}")
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_is_asked_for_medical_advice(self) -> TextConfig:
+        for task in self.tasks if self.safety == "health" else ():
+            if found := _MEDICAL.search(task.asks):
+                raise ValueError(
+                    f"text.tasks: {task.name} asks for advice on medicines or illness "
+                    f"({found[0]!r}), which text.safety: health refuses: a language model is no "
+                    "physician, and what it makes up would stand beside real articles. Ask what "
+                    "texts are about"
+                )
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ ArmName = Literal[
     "augmented",
     "augmented_fusion",
     "augmented_started",
+    "reviewed",
 ]
 
 _NEEDED: dict[str, tuple[str, ...]] = {
@@ -56,9 +57,9 @@ class TrainConfig(Section):
 
     implementation: ClassVar[str]
     """`package.module:Class` of the torch module, called with its config and `DataFacts`."""
-    batches: ClassVar[Literal["sequences", "pairs"]] = "sequences"
-    """What a model that is trained by steps is given: sequences of item tokens, or pairs of user
-    and item with labels."""
+    batches: ClassVar[Literal["sequences", "pairs", "ratings"]] = "sequences"
+    """What a model that is trained by steps is given: sequences of item tokens, pairs of user and
+    item with labels 1 and 0, or pairs with the values of their events."""
 
     model: str
     """The recommender."""
@@ -70,7 +71,9 @@ class TrainConfig(Section):
     both; started: real events, from the item vectors of the generator: what it knows of the items
     is transferred, and no synthetic event is seen; restarted: real events once more, from the
     item vectors of `real`, the control of started; augmented_started: synthetic events, too, from
-    the generator's item vectors; popularity, ease: these models on real events, as yardsticks.
+    the generator's item vectors; reviewed: real events, and ratings by the text task
+    `write_reviews` where they have none; popularity, ease: these models on real events, as
+    yardsticks.
     `real` is always one of them."""
     yardsticks: YardsticksConfig = YardsticksConfig()
     """Of the arms popularity and ease."""
@@ -90,6 +93,12 @@ class TrainConfig(Section):
     def _arms_fit_the_model(self) -> TrainConfig:
         if "real" not in self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError("train.arms names each arm once, and `real` is one of them")
+        if "reviewed" in self.arms and self.batches != "ratings":
+            having = [name_of(each, "model") for each in RECOMMENDERS if each.batches == "ratings"]
+            raise ValueError(
+                f"train.model {self.model} learns no ratings: leave out the arm reviewed, or take "
+                f"{' or '.join(having)}"
+            )
         for field, arms in _NEEDED.items():
             if not set(arms) & set(self.arms) or field in type(self).model_fields:
                 continue
@@ -207,6 +216,23 @@ class LinearConfig(OfPairsConfig):
     """[u; i], or [u; i; u*i]."""
 
 
+class OfRatingsConfig(ByDescentConfig):
+    """What learns the `value` of events has: training stops by the RMSE of validation events."""
+
+    batches = "ratings"
+
+
+class LinearRatingConfig(OfRatingsConfig):
+    """mean + beta^T [u; i; u*i]: the rating that a user gives to an item (Koren et al. 2009)."""
+
+    implementation = "llmaug.recommenders.linear_rating:LinearRating"
+
+    model: Literal["linear_rating"] = "linear_rating"
+    """The recommender."""
+    embedding_dim: int = Field(default=32, ge=1)
+    """Width of user and item vectors."""
+
+
 class EaseConfig(ClosedFormConfig, _EaseOptions):
     """Item to item in closed form (Steck 2019)."""
 
@@ -227,6 +253,6 @@ class PopularityConfig(ClosedFormConfig, _PopularityOptions):
 
 RECOMMENDERS: Kinds[TrainConfig] = Kinds(
     "recommender", (TrainConfig,), "model", "llmaug.recommenders",
-    SasrecConfig, TwoTowerConfig, LinearConfig, EaseConfig, PopularityConfig,
+    SasrecConfig, TwoTowerConfig, LinearConfig, LinearRatingConfig, EaseConfig, PopularityConfig,
     default="sasrec",
 )  # fmt: skip

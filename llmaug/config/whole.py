@@ -32,7 +32,7 @@ from llmaug.config.privacy import PrivacyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
-from llmaug.config.text import TextConfig
+from llmaug.config.text import RerankConfig, TextConfig
 from llmaug.config.tracking import TrackingConfig
 from llmaug.config.train import RECOMMENDERS, SasrecConfig, TrainConfig
 from llmaug.errors import UserError
@@ -83,6 +83,18 @@ class Config(Section):
                     f"text.tasks: {task.name} asks about {task.asks_about}, and there is no such "
                     f"table: set ingest.{task.asks_about}"
                 )
+            if isinstance(task, RerankConfig):
+                self._check_rerank(task)
+            if task.labels_events and self.privacy.new_users_only:
+                raise ValueError(
+                    f"text.tasks: {task.name} writes in the name of real people, which "
+                    "privacy.new_users_only forbids: leave it out"
+                )
+        if "reviewed" in self.train.arms and not any(t.labels_events for t in self.text.tasks):
+            raise ValueError(
+                "train.arms: reviewed learns what the text task write_reviews says: add it to "
+                "text.tasks, or leave the arm out"
+            )
         for strategy in self.plan.strategies:
             self._check_strategy(strategy)
             if self.privacy.new_users_only and not (
@@ -110,6 +122,16 @@ class Config(Section):
                 "events of split.num_test_events: set evaluate.targets: all"
             )
         return self
+
+    def _check_rerank(self, task: RerankConfig) -> None:
+        field, most = "evaluate.cutoffs", max(self.evaluate.cutoffs)
+        if task.of == "recommendations":
+            field, most = "recommend.k", self.recommend.k
+        if task.top_n > most:
+            raise ValueError(
+                f"text.tasks: {task.name} reorders the first {task.top_n} (top_n), and lists have "
+                f"{most}: raise {field}"
+            )
 
     def _check_start(self) -> None:
         own = getattr(self.train, "start_from", None)

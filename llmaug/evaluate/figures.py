@@ -92,6 +92,33 @@ class Labels(Contract):
     rmse: Interval
 
 
+class Ratings(Contract):
+    """How far an arm's ratings are from those of held-out events: see ratings.py."""
+
+    num_ratings: int
+    rmse: Interval
+    difference: Interval | None
+    """To the RMSE of `real`; null of `real`."""
+
+
+class BothOrders(Contract):
+    """NDCG@10 of lists as they were and as a chat model would have them."""
+
+    before: Interval
+    after: Interval
+    difference: Interval
+
+
+class Reranked(Contract):
+    """Counts of stage `text/<task>/measured`."""
+
+    users: int
+    """Held-out users who were asked about."""
+    reordered: int
+    """Of these, those with an answer that was kept; the lists of the others stay."""
+    ndcg_at_10: BothOrders
+
+
 class Figures(Contract):
     """Counts of stage `evaluation`."""
 
@@ -112,6 +139,8 @@ class Figures(Contract):
     """By arm; empty where nobody rated anything later."""
     labels: dict[str, Labels]
     """By arm; of models that judge pairs."""
+    ratings: dict[str, Ratings] = {}
+    """By arm; of models that predict ratings."""
 
 
 class SegmentTest(Contract):

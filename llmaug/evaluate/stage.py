@@ -21,7 +21,7 @@ from llmaug.config import EvaluateConfig
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
-from llmaug.evaluate import labels
+from llmaug.evaluate import labels, ratings
 from llmaug.evaluate.comparison import Lists, Model, figures, segments, sum_lists, sum_ranks
 from llmaug.evaluate.figures import Figures
 from llmaug.evaluate.sample import Sample, drawn, held_out_users, write_keys
@@ -33,6 +33,7 @@ from llmaug.schema import RANK, validate
 from llmaug.training.ranking import rank_targets, users_at_once
 
 SUMS, LISTS, SATISFACTION, LABELS = "sums", "lists", "satisfaction", "labels"
+RATINGS = "ratings"
 SAMPLE = "sample"
 
 _SUMS_SCHEMA = pa.schema({"segment": pa.string(), "sums": pa.list_(pa.float64())})
@@ -85,6 +86,7 @@ def run(arms: tuple[Arm, ...], context: Context) -> dict[str, Any]:
         arm: labels.from_sums(own)
         for arm, own in _add_rows(storage, f"{folder}/{LABELS}", parts, "arm").items()
     }
+    found["ratings"] = ratings.from_sums(_add_rows(storage, f"{folder}/{RATINGS}", parts, "arm"))
     if found["num_users"] < config.evaluate.min_users:
         context.progress.warn(
             f"only {found['num_users']} held-out users with a history: the intervals are wide"
@@ -145,6 +147,11 @@ def _rank_part(
         for user, own in zip(users, targets, strict=True)
     }
     when = [at for own in times for at in own]
+    if isinstance(model, recommenders.PredictsRatings):
+        test = storage.read_part(f"{split}/{TEST}", part)
+        errors = ratings.predicted(model, vocabulary, test.filter(pc.is_in(
+            test["user_id"], pa.array(users, pa.string()))))  # fmt: skip
+        storage.write_part(errors, {}, f"{folder}/{RATINGS}", part)
     losses: tuple[Any, Any] = [None] * len(tokens), [None] * len(tokens)
     if isinstance(model, recommenders.JudgesPairs) and tokens:
         seen = [of_user[user] for user in row_user]
@@ -222,6 +229,8 @@ def _sum_part(
     table = _judged(storage, split, models, ranks, vocabulary, config, seed, part)
     storage.write_part(table, {}, f"{folder}/{SATISFACTION}", part)
     storage.write_part(_labelled(models, ranks, config, seed), {}, f"{folder}/{LABELS}", part)
+    table = _rated(storage, folder, models, config, seed, part)
+    storage.write_part(table, {}, f"{folder}/{RATINGS}", part)
     parts = segments(vocabulary.items["train_events"].to_numpy())
     sums = sum_ranks(ranks, parts, config, seed)
     rows = [{"segment": name, "sums": row} for name, own in sums.items() for row in own]
@@ -264,6 +273,19 @@ def _labelled(
             losses = np.stack([table[n].to_numpy() for n in ("log_loss", "squared_error")], axis=1)
             user_ids = table["user_id"].to_numpy()
             sums = labels.sum_losses(user_ids, losses, config.num_bootstrap, seed)
+            rows += [{"arm": arm, "sums": row} for row in sums]
+    return pa.Table.from_pylist(rows, schema=_ARM_SCHEMA)
+
+
+def _rated(
+    storage: Storage, folder: str, models: list[Model], config: EvaluateConfig, seed: int, part: str
+) -> pa.Table:
+    """Sums of the mistakes of each arm's first seed, where the model predicts ratings."""
+    rows: list[dict[str, Any]] = []
+    for arm, model_seed in models:
+        own = f"{_folder_of(folder, (arm, model_seed))}/{RATINGS}"
+        if model_seed == models[0][1] and part in storage.parts(own):
+            sums = ratings.sum_errors(storage.read_part(own, part), config.num_bootstrap, seed)
             rows += [{"arm": arm, "sums": row} for row in sums]
     return pa.Table.from_pylist(rows, schema=_ARM_SCHEMA)
 

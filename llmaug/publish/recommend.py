@@ -320,6 +320,9 @@ def _scores(
     import torch
 
     with torch.inference_mode():
+        if isinstance(model, recommenders.PredictsRatings):
+            values: list[float | None] = model.ratings(users, tokens).tolist()
+            return values
         if isinstance(model, recommenders.JudgesPairs):
             found: list[float | None] = model.probability(model.score_pairs(users, tokens)).tolist()
             return found

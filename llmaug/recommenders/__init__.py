@@ -50,6 +50,8 @@ class DataFacts:
     target_counts: np.ndarray | None = None
     """(num_tokens,) how often each token is to be predicted, for losses on samples of the
     catalogue; None where nothing is trained on sequences."""
+    mean_value: float = 0.0
+    """Mean `value` of the training events, for models that learn ratings."""
 
 
 @runtime_checkable
@@ -79,7 +81,8 @@ class ByDescent(Recommender, Protocol):
         """Mean loss of a batch as its task makes it, a scalar.
 
         Sequences: tokens (B, T + 1) and their weights (B, T + 1). Pairs: (N, 2) of user row and
-        item token, and (N, 2) of label in [0, 1] and weight.
+        item token, and (N, 2) of label in [0, 1] and weight. Ratings: the same, of the events that
+        have a `value`, with the value as the label.
         """
 
 
@@ -102,6 +105,14 @@ class JudgesPairs(Recommender, Protocol):
 
     def score_pairs(self, users: list[str], tokens: list[int]) -> Tensor:
         """(N,) scores of N (user, item) pairs; token -1 is an item outside the catalogue."""
+
+
+@runtime_checkable
+class PredictsRatings(Recommender, Protocol):
+    """A model that says what `value` an event would have."""
+
+    def ratings(self, users: list[str], tokens: list[int]) -> Tensor:
+        """(N,) values of N (user, item) pairs; token -1 is an item outside the catalogue."""
 
 
 def roots_of(config: Config, arms: Iterable[Arm]) -> tuple[str, ...]:

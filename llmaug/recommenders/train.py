@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmaug import recommenders
 from llmaug.arms.arms import REAL, Arm
-from llmaug.config import ByDescentConfig, ClosedFormConfig, Config, OfPairsConfig, TrainConfig
+from llmaug.config import ByDescentConfig, ClosedFormConfig, Config, TrainConfig
 from llmaug.core.placing import Ask, workers
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage
-from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Batches, load_sequences
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
+from llmaug.items.vocabulary import Vocabulary, load_vocabulary
 from llmaug.recommenders import DataFacts
+from llmaug.recommenders.pair_batches import PairBatches, RatingBatches
 from llmaug.recommenders.start import Start, start_from
 from llmaug.training.loop import Task
 from llmaug.training.trainer import fit
@@ -197,71 +198,63 @@ class _PairTask(_RecommenderTask):
         return float(batch[1][:, 1].sum())
 
     def _load(self, seed: int) -> PairBatches:
-        storage, shards = self._inputs.storage, self._inputs.shards
-        columns = ["user_id", "item_id", "weight"]
-        events = pa.concat_tables(
-            storage.read_part(shards, part, columns=columns) for part in storage.parts(shards)
-        )
+        events = _events(self._inputs.storage, self._inputs.shards, ["weight"])
         batches = PairBatches(events, self._vocabulary, self._config, seed)
         facts = DataFacts(self._vocabulary, batches.user_ids)
         self.model = recommenders.build(self._config, facts)
         return batches
 
 
+class _RatingTask(_RecommenderTask):
+    """Stops by how far it is from the ratings of validation events."""
+
+    metric = "negative_rmse"
+
+    def weight(self, batch: tuple[Any, ...]) -> float:
+        return float(batch[1][:, 1].sum())
+
+    def _load(self, seed: int) -> RatingBatches:
+        inputs = self._inputs
+        batches = RatingBatches(
+            _events(inputs.storage, inputs.shards, ["weight", "value"]),
+            self._vocabulary, self._config, seed,
+        )  # fmt: skip
+        facts = DataFacts(self._vocabulary, batches.user_ids, mean_value=batches.mean)
+        self.model = recommenders.build(self._config, facts)
+        held_out = _events(inputs.storage, f"{inputs.split}/{VALIDATION}", ["value"])
+        self._held_out = held_out.filter(pc.is_valid(held_out["value"]))
+        return batches
+
+    def validate(self) -> float:
+        import torch
+
+        users = self._held_out["user_id"].to_pylist()
+        if not users:
+            return math.nan
+        tokens = self._vocabulary.encode(self._held_out["item_id"]).tolist()
+        with torch.inference_mode():
+            found = self.model.ratings(users, tokens).double().cpu().numpy()
+        return -float(np.sqrt(np.mean((found - self._held_out["value"].to_numpy()) ** 2)))
+
+    def export(self) -> dict[str, Any]:
+        ndcg = super().validate()
+        return super().export() | {"validation_ndcg": None if math.isnan(ndcg) else ndcg}
+
+
+def _events(storage: Storage, folder: str, columns: list[str]) -> pa.Table:
+    """All events below a folder: who took what, and `columns`."""
+    names = ["user_id", "item_id", *columns]
+    return pa.concat_tables(
+        storage.read_part(folder, part, columns=names) for part in storage.parts(folder)
+    )
+
+
 _TASKS: dict[str, Callable[[Inputs, Any, int], Task]] = {
     "sequences": _SequenceTask,
     "pairs": _PairTask,
+    "ratings": _RatingTask,
 }
 """By `batches` of the config."""
-
-
-class PairBatches:
-    """(user, item) pairs with label 1, and `num_negatives` random items with label 0 each.
-
-    As with sequences, a step's batch depends on the step alone. A negative that the user
-    did take is redrawn once; what remains of those is given no weight.
-    """
-
-    def __init__(
-        self, events: pa.Table, vocabulary: Vocabulary, config: OfPairsConfig, seed: int
-    ) -> None:
-        token = vocabulary.encode(events["item_id"])
-        events, self._item = events.filter(pa.array(token >= 0)), token[token >= 0]
-        encoded = events["user_id"].combine_chunks().dictionary_encode()
-        self.user_ids: list[str] = encoded.dictionary.to_pylist()
-        self._user = encoded.indices.to_numpy().astype(np.int64)
-        self._weight = events["weight"].to_numpy().astype(np.float32)
-        if not len(self._item):
-            raise UserError("there is no training event: nothing to learn from")
-        self._num_items = vocabulary.num_items
-        self._taken = np.unique(self._key(self._user, self._item))
-        self._size = min(config.batch_size, len(self._item))
-        self._negatives, self._seed = config.num_negatives, seed
-
-    @property
-    def num_targets(self) -> int:
-        return len(self._item)
-
-    def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """pairs (N, 2) int64 of (user row, item token), labels (N, 2) of (label, weight)."""
-        rng = np.random.default_rng([self._seed, 2, step])
-        chosen = rng.choice(len(self._item), self._size, replace=False)[rank::world_size]
-        user = np.repeat(self._user[chosen], 1 + self._negatives)
-        item = np.repeat(self._item[chosen], 1 + self._negatives).astype(np.int64)
-        weight = np.repeat(self._weight[chosen], 1 + self._negatives)
-        negative = np.arange(len(user)) % (1 + self._negatives) > 0
-        for _ in range(2):
-            redraw = negative & self._is_taken(user, item)
-            item[redraw] = rng.integers(self._num_items, size=redraw.sum()) + NUM_SPECIAL
-        weight[negative & self._is_taken(user, item)] = 0
-        labels = np.stack([(~negative).astype(np.float32), weight], axis=1)
-        return np.stack([user, item], axis=1), labels
-
-    def _key(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        return user.astype(np.int64) * (self._num_items + NUM_SPECIAL) + item
-
-    def _is_taken(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        return np.isin(self._key(user, item), self._taken)
 
 
 def _ask(train: TrainConfig) -> Ask:

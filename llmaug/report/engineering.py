@@ -65,6 +65,32 @@ def labels(metrics: dict[str, Any]) -> Table:
     )  # fmt: skip
 
 
+def ratings(metrics: dict[str, Any]) -> Table:
+    rows = [
+        (arm, interval(own["rmse"]), interval(own["difference"]) if own["difference"] else "",
+         f"{own['num_ratings']:,}")
+        for arm, own in metrics["ratings"].items()
+    ]  # fmt: skip
+    return table(
+        "ratings", "How far predicted ratings are off",
+        ("arm", "RMSE", f"less that of real ({_INTERVAL})", "ratings"), rows,
+        "Of all held-out real events with a rating; below 0 is better than `real`.",
+    )  # fmt: skip
+
+
+def reranked(metrics: dict[str, Any]) -> Table:
+    rows = [
+        (name, *(interval(own["ndcg_at_10"][n]) for n in ("before", "after", "difference")),
+         f"{own['reordered']:,} of {own['users']:,}")
+        for name, own in metrics["reranked"].items()
+    ]  # fmt: skip
+    return table(
+        "reranked", "Lists that a chat model reordered",
+        ("task", "NDCG@10", "reordered", f"difference ({_INTERVAL})", "users with an answer"), rows,
+        "Of held-out users, by the arm that goes out; a list without an answer keeps its order.",
+    )  # fmt: skip
+
+
 def lists(metrics: dict[str, Any]) -> Table:
     rows = [(arm, *(number(value, "{:.3f}") for value in own.values())) for arm, own in
             metrics["lists"].items()]  # fmt: skip

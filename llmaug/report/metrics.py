@@ -17,6 +17,8 @@ from llmaug.evaluate.figures import (
     IntervalFacts,
     Labels,
     Lift,
+    Ratings,
+    Reranked,
     Satisfaction,
     SegmentFigures,
 )
@@ -172,6 +174,9 @@ class Metrics(Contract):
     lists: dict[str, dict[str, float | None]]
     satisfaction: dict[str, Satisfaction]
     labels: dict[str, Labels]
+    ratings: dict[str, Ratings] = {}
+    reranked: dict[str, Reranked] = {}
+    """By text task `rerank`."""
     training: dict[str, Training]
     """By arm."""
     generator: GeneratorFigures | None

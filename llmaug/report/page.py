@@ -97,6 +97,8 @@ def _measured(metrics: dict[str, Any], config: Config, main: str) -> dict[str, A
         "segments": engineering.segments(metrics, main),
         "metrics": engineering.all_metrics(metrics),
         "labels": engineering.labels(metrics) if metrics["labels"] else None,
+        "ratings": engineering.ratings(metrics) if metrics["ratings"] else None,
+        "reranked": engineering.reranked(metrics) if metrics["reranked"] else None,
         "lists": engineering.lists(metrics),
         "satisfaction": engineering.satisfaction(metrics, config.evaluate)
         if metrics["satisfaction"]

@@ -88,6 +88,12 @@ def collect(
         "lists": evaluation["lists"],
         "satisfaction": evaluation["satisfaction"],
         "labels": evaluation["labels"],
+        "ratings": evaluation.get("ratings", {}),
+        "reranked": {
+            name.split("/")[1]: m["counts"]
+            for name, m in manifests.items()
+            if name.startswith("text/") and name.endswith("/measured")
+        },
         "training": _training(manifests),
         "generator": _generator(manifests),
         "segments": evaluation["segments"],

@@ -18,12 +18,18 @@ from torch import Tensor
 from typing_extensions import get_protocol_members
 
 from llmaug import recommenders
-from llmaug.config import RECOMMENDERS, ClosedFormConfig, OfHistoriesConfig, OfPairsConfig
+from llmaug.config import (
+    RECOMMENDERS,
+    ClosedFormConfig,
+    OfHistoriesConfig,
+    OfPairsConfig,
+    OfRatingsConfig,
+)
 from llmaug.core.storage import Storage
 from llmaug.items.sequences import Batches, of_events
 from llmaug.items.vocabulary import Vocabulary
 from llmaug.recommenders import DataFacts
-from llmaug.recommenders.train import PairBatches
+from llmaug.recommenders.pair_batches import PairBatches, RatingBatches
 from llmaug.testing.configs import check_config
 from llmaug.testing.tables import catalogue, events, histories
 from llmaug.training.ranking import mean_ndcg_at_10, target_ranks
@@ -93,7 +99,20 @@ def batches_of(config: Any, words: Vocabulary = WORDS, rows: pa.Table = EVENTS) 
     """What a model that is trained step by step is given."""
     if config.batches == "pairs":
         return PairBatches(rows, words, config, seed=1)
+    if config.batches == "ratings":
+        return RatingBatches(rated(rows, words), words, config, seed=1)
     return Batches(of_events(rows, words), config.batch_size, config.history_len, seed=1)
+
+
+def rated(rows: pa.Table, words: Vocabulary) -> pa.Table:
+    """Users give a 5 to what they took, and a 1 to all else."""
+    took = set(zip(rows["user_id"].to_pylist(), rows["item_id"].to_pylist(), strict=True))
+    users = dict.fromkeys(user for user, _ in sorted(took))
+    pairs = [(user, item, 0.0) for user in users for item in words.item_ids]
+    values = [5.0 if pair[:2] in took else 1.0 for pair in pairs]
+    every = events(pairs)
+    place = every.schema.get_field_index("value")
+    return every.set_column(place, "value", pa.array(values, pa.float32()))
 
 
 def split_by_user(rows: pa.Table) -> Iterator[pa.Table]:
@@ -105,7 +124,8 @@ def split_by_user(rows: pa.Table) -> Iterator[pa.Table]:
 def _check_class(config: Any) -> None:
     if isinstance(config, ClosedFormConfig):
         return
-    base = OfPairsConfig if config.batches == "pairs" else OfHistoriesConfig
+    bases = {"pairs": OfPairsConfig, "ratings": OfRatingsConfig}
+    base: type = bases.get(config.batches, OfHistoriesConfig)
     assert isinstance(config, base), (
         f"{type(config).__name__}: a class whose batches are {config.batches} inherits "
         f"{base.__name__} of llmaug.config, which has what the batches need"
@@ -121,7 +141,7 @@ def _check_protocol(config: Any) -> None:
         how = recommenders.ClosedForm
     lacking = [name for name in get_protocol_members(how) if not hasattr(model, name)]
     assert not lacking, f"{type(model).__name__} must have {', '.join(sorted(lacking))}, see {how}"
-    for protocol in (how, recommenders.JudgesPairs):
+    for protocol in (how, recommenders.JudgesPairs, recommenders.PredictsRatings):
         for method in get_protocol_members(protocol) if isinstance(model, protocol) else ():
             wanted = signature(getattr(protocol, method)).parameters
             given = signature(getattr(type(model), method)).parameters.values()

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from llmaug.core.storage import Storage
 from llmaug.plan.parts import read_parts
 from llmaug.schema import ACCEPTED
@@ -19,6 +21,7 @@ class Said:
     status: str
     reason: str | None
     answer: Answer | None
+    unit_id: str
 
 
 def answers_of(storage: Storage, track: str, part: str) -> dict[Any, Said]:
@@ -28,7 +31,10 @@ def answers_of(storage: Storage, track: str, part: str) -> dict[Any, Said]:
     asked = read_parts(storage, f"{track}/plan")
     return {
         (row["item_id"], row["user_id"]): Said(
-            row["status"], row["reason"], row["answer"] and json.loads(row["answer"])
+            row["status"],
+            row["reason"],
+            row["answer"] and json.loads(row["answer"]),
+            row["unit_id"],
         )
         for each in asked
         if each.train_part == part and each.name in there
@@ -36,9 +42,18 @@ def answers_of(storage: Storage, track: str, part: str) -> dict[Any, Said]:
     }
 
 
+def table_rows(storage: Storage, task: Task, run_folder: str, part: str) -> list[Row]:
+    """What of a part of its table a task has a question about."""
+    tables = [storage.read_part(f"{run_folder}/{task.table}", part)]
+    if task.beside:
+        folder = f"{run_folder}/{task.beside}"
+        tables.append(pa.concat_tables(storage.read_part(folder, p) for p in storage.parts(folder)))
+    return task.rows(*tables)
+
+
 def rows_of(storage: Storage, task: Task, run_folder: str, part: str) -> list[Row]:
     """What a task is asked about of a part of its table; a judge, about accepted answers."""
-    rows = task.rows(storage.read_part(f"{run_folder}/{task.table}", part))
+    rows = table_rows(storage, task, run_folder, part)
     if task.about is None:
         return rows
     said = answers_of(storage, f"{run_folder}/{task.about.track}", part)

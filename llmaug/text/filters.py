@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from llmaug.ingest.pii import masked
 from llmaug.text.cleaning import one_line
+from llmaug.text.safety import unsafe
 from llmaug.text.task import Answer, Row, Task
 
 UNPARSABLE, TOO_LONG = "unparsable", "too_long"
 EMPTY, MARKUP = "empty_text", "markup"
+PERSONAL = "personal_data"
 WRONG_LANGUAGE, COPIED, REPETITIVE = "wrong_language", "copied_from_prompt", "repetitive"
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
@@ -50,8 +53,12 @@ def verdict(task: Task, row: Row, said: str, num_tokens: int) -> tuple[Answer | 
 def _of_text(text: str, task: Task, row: Row) -> str | None:
     if not _LETTER.search(text):
         return EMPTY
+    if task.safety == "health" and (found := unsafe(text)):
+        return found
     if _MARKUP.search(text):
         return MARKUP
+    if masked(text, Counter()) != text:
+        return PERSONAL
     if not is_in_language(text, task.language):
         return WRONG_LANGUAGE
     words = words_of(text)

@@ -14,7 +14,7 @@ from llmaug.core.stage import Context, map_parts
 from llmaug.core.storage import Storage, digest
 from llmaug.plan.counts import PlanCounts
 from llmaug.plan.parts import SOURCES, Source, read_parts, write_source
-from llmaug.text.answers import rows_of
+from llmaug.text.answers import rows_of, table_rows
 from llmaug.text.model import ChatModel, chat_model
 from llmaug.text.prompts import Asking, Question
 from llmaug.text.task import Row, Task
@@ -26,9 +26,9 @@ def run(task: Task, context: Context) -> dict[str, Any]:
     table = context.folder(task.table)
     parts = storage.parts(table)
     own = _OfPart(
-        storage, task, model, folder, f"runs/{context.run_id}", table,
+        storage, task, model, folder, f"runs/{context.run_id}",
         context.config.text.context_len, context.config.text.units_per_part, context.config.seed,
-        len(parts), _shares(storage, task, table, parts),
+        len(parts), _shares(storage, task, f"runs/{context.run_id}", parts),
     )  # fmt: skip
     asked = {f"0-{part}": part for part in parts}
     done = map_parts(context, f"{folder}/{SOURCES}", list(asked), own)
@@ -49,14 +49,14 @@ def run(task: Task, context: Context) -> dict[str, Any]:
 
 
 def _shares(
-    storage: Storage, task: Task, table: str, parts: Sequence[str]
+    storage: Storage, task: Task, run_folder: str, parts: Sequence[str]
 ) -> dict[str, int] | None:
     """Rows of each part that are asked about, the first ones; None: all."""
     if task.max_rows is None:
         return None
     left, shares = task.max_rows, {}
     for part in parts:
-        there = len(task.rows(storage.read_part(table, part))) if left else 0
+        there = len(table_rows(storage, task, run_folder, part)) if left else 0
         shares[part] = min(left, there)
         left -= shares[part]
     return shares
@@ -71,7 +71,6 @@ class _OfPart:
     model: ChatModel
     folder: str
     run_folder: str
-    table: str
     context_len: int
     units_per_part: int
     seed: int

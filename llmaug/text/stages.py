@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llmaug.config import Config, TextConfig, TextTaskConfig, modules_of
+from llmaug.config import Config, RerankConfig, TextConfig, TextTaskConfig, modules_of
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Stage
 from llmaug.generate import stage as generate
@@ -38,17 +38,28 @@ def text_stages(config: Config) -> list[Stage]:
     text = config.text
     made = model_stages(text) if text.tasks else []
     for own in text.tasks:
-        task = task_of(text, own)
-        made += _asked(config, own, task)
-        if task.judge:
-            made += _asked(config, own, task.judge)
-        made.append(_rows(own, task))
+        if not isinstance(own, RerankConfig):  # of recommendations, which come last
+            made += task_stages(config, own)
     return made
+
+
+def task_stages(config: Config, own: TextTaskConfig) -> list[Stage]:
+    """Those of one task."""
+    task = task_of(config.text, own)
+    made = _asked(config, own, task)
+    if task.judge:
+        made += _asked(config, own, task.judge)
+    return [*made, _rows(config, own, task)]
 
 
 def item_rows(config: Config) -> tuple[str, ...]:
     """Stages whose rows are items that stage `vocabulary` reads."""
     return tuple(f"text/{own.name}/rows" for own in config.text.tasks if own.feeds_vocabulary)
+
+
+def review_rows(config: Config) -> tuple[str, ...]:
+    """Stages whose rows are labelled events that the arm `reviewed` learns from."""
+    return tuple(f"text/{own.name}/rows" for own in config.text.tasks if own.labels_events)
 
 
 def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
@@ -60,7 +71,7 @@ def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
     planned = Stage(
         name=named("plan"),
         run=partial(plan.run, task),
-        inputs=(task.table.partition("/")[0], *model, *about),
+        inputs=(*task.reads, *model, *about),
         settings=lambda config: [
             _who(config.text), config.text.units_per_part, config.seed, task.template, task.schema,
             own,
@@ -84,8 +95,8 @@ def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
     judged = Stage(
         name=named("filtered"),
         run=partial(verdicts.run, task),
-        inputs=(named("outcomes"), named("plan"), task.table.partition("/")[0], *about),
-        settings=lambda config: [task.template, own],
+        inputs=(named("outcomes"), named("plan"), *task.reads, *about),
+        settings=lambda config: [task.template, own, task.safety],
         roots=lambda config: roots,
         asks=lambda config, on_gpus: TASKS,
     )
@@ -98,14 +109,14 @@ def _who(text: TextConfig) -> list[Any]:
     return [text.engine, endpoint and [endpoint.base_url, endpoint.model], text.context_len]
 
 
-def _rows(own: TextTaskConfig, task: Task) -> Stage:
-    track = task.judge.track if task.judge else task.track
-    inputs = (task.table.partition("/")[0], *dict.fromkeys([task.track, track]))
+def _rows(config: Config, own: TextTaskConfig, task: Task) -> Stage:
+    asked = [task.track, *([task.judge.track] if task.judge else [])]
+    model = (NAME,) if config.text.engine == "vllm" and task.traced else ()
     return Stage(
         name=f"{task.track}/rows",
         run=partial(rows.run, task),
-        inputs=(inputs[0], *(f"{each}/filtered" for each in inputs[1:])),
-        settings=lambda config: own,
+        inputs=(*task.reads, *model, *(f"{track}/filtered" for track in asked)),
+        settings=lambda config: [own, task.safety],
         roots=lambda config: modules_of(own),
         asks=lambda config, on_gpus: TASKS,
     )

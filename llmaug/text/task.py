@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -40,8 +40,10 @@ class Task:
     """Its folder below `text/`."""
     table: str
     """Stage folder below the run whose parts are asked about, such as `ingest/items`."""
-    rows: Callable[[pa.Table], list[Row]]
-    """Of a part of the table: what is asked about."""
+    rows: Callable[..., list[Row]]
+    """Of a part of the table (and all of `beside`): what is asked about."""
+    beside: str | None = None
+    """Another stage folder, which is read whole with each part."""
     template: str
     """Source of the question."""
     constants: Mapping[str, Any]
@@ -63,6 +65,10 @@ class Task:
     """Of the rows that answers become; None: they become none (a judge's scores)."""
     to_row: Callable[[Row, Answer], dict[str, Any]] = lambda row, answer: answer
     """A row of `sink`."""
+    traced: bool = False
+    """Rows say where they come from, in columns `run_id`, `unit_id` and `generator`."""
+    safety: Literal["none", "health"] = "none"
+    """Which texts are refused besides, and marked."""
     about: Task | None = None
     """The task whose accepted answers this one is about: the fields are those of its rows, and
     `answer`."""
@@ -74,11 +80,18 @@ class Task:
         """Folder of its stages below the run."""
         return f"text/{self.name}"
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Stages whose tables it is asked about."""
+        tables = (self.table, self.beside) if self.beside else (self.table,)
+        made_by = (t if t.startswith("text/") else t.partition("/")[0] for t in tables)
+        return tuple(dict.fromkeys(made_by))
+
 
 def task_of(text: TextConfig, config: TextTaskConfig) -> Task:
     """The task of a section of the config. Raises UserError where its template is missing."""
     made: Task = imported(config.implementation)(text, config)
-    return made
+    return replace(made, safety=text.safety)
 
 
 def read_json(text: str) -> Any:

@@ -29,7 +29,7 @@ class Task(Protocol):
     model: Any
     """torch.nn.Module; `model(*batch)` gives the mean loss of a batch."""
     metric: str
-    """What `validate` measures: ndcg, or log_likelihood."""
+    """What `validate` measures: ndcg, log_likelihood or negative_rmse."""
     patient_until: int
     """Early stopping does not count validations before this step."""
 

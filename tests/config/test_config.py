@@ -129,7 +129,11 @@ def test_a_linear_model_of_any_width_needs_no_heads() -> None:
     [
         ({"model": "linear", "num_heads": 2}, "num_heads", "sasrec"),
         ({"model": "linear", "item_features": True}, "item_features", "sasrec or two_tower"),
-        ({"model": "ease", "num_steps": 5}, "num_steps", "sasrec or two_tower or linear"),
+        (
+            {"model": "ease", "num_steps": 5},
+            "num_steps",
+            "sasrec or two_tower or linear or linear_rating",
+        ),
         ({"model": "ease", "popularity_days": 5}, "popularity_days", "popularity"),
     ],
 )

@@ -48,7 +48,7 @@ def night(
     **generate: Any,
 ) -> Config:
     quota, from_run = generate.pop("quota", None), generate.pop("from_run", None)
-    texts = generate.pop("texts", False)
+    texts, reviews = generate.pop("texts", False), "reviewed" in arms
     strategy: dict[str, Any] = {"kind": asked}
     of_all = ["real", "augmented"] if asked == "soft_events" else ARMS
     if lm == "instruct":
@@ -64,6 +64,8 @@ def night(
             "generate": generate,
             "text": {"folder": "{root}/chat", "tasks": [{"kind": "describe_items"}, MOOD]}
             if texts
+            else {"folder": "{root}/chat", "tasks": [{"kind": "write_reviews"}, {"kind": "rerank"}]}
+            if reviews
             else {},
             "train": {"model": model, "arms": [*of_all, *arms.split()]},
         },
@@ -154,6 +156,9 @@ def test_an_edit_runs_again_what_it_may_change(copy: Path, module: str, again: s
         ("text.endpoint", night(texts=True),
          {"text/describe_items/outcomes", "text/mood/outcomes"}),
         ("lm.chat.template", night(texts=True), {"text/model"}),
+        ("text.write_reviews", night(model="linear_rating", arms="reviewed"),
+         {f"text/write_reviews/{stage}" for stage in ("plan", "outcomes", "filtered", "rows")}),
+        ("evaluate.ratings", night(), {"evaluation"}),
         ("recommenders.ease", night(model="ease"), MODELS | READERS),
         ("recommenders.sasrec", night(model="ease"), set()),
         ("recommenders.ease", night(arms="ease"), {"model/ease"} | READERS),
@@ -172,6 +177,7 @@ def test_every_module_decides_a_result_or_is_said_not_to() -> None:
     nights = [night(lm=lm, arms="ease popularity", quota=1) for lm in ("masked", "causal")]
     nights += [night(lm="instruct"), night(model="linear"), night(model="two_tower")]
     nights += [night(from_run="earlier"), night(asked="soft_events"), night(texts=True)]
+    nights += [night(model="linear_rating", arms="reviewed")]
     found: set[str] = set()
     for config in nights:
         for _, stage in stages(config):
@@ -206,7 +212,7 @@ def test_what_is_cut_or_chosen_exists() -> None:
 
 def test_every_kind_is_chosen() -> None:
     kinds = {
-        "recommenders": ["ease", "linear", "popularity", "sasrec", "two_tower"],
+        "recommenders": ["ease", "linear", "linear_rating", "popularity", "sasrec", "two_tower"],
         "lm": ["causal", "chat", "masked", "ngram"],
         "filter": ["rules"],
     }

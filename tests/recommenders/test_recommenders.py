@@ -66,6 +66,7 @@ VARIANTS = {
     "two_tower bpr": config_of("two_tower", loss="bpr"),
     "linear": config_of("linear"),
     "linear hadamard": config_of("linear", interaction="hadamard"),
+    "linear_rating": config_of("linear_rating"),
     "linear mse": config_of("linear", loss="mse", interaction="hadamard"),
     "ease": config_of("ease", ease_l2=1.0),
     "popularity": config_of("popularity"),

@@ -7,13 +7,21 @@ from typing import Any
 
 import pytest
 
-from llmaug.config import CustomConfig, DescribeItemsConfig, TextTaskConfig
+from llmaug.config import (
+    CustomConfig,
+    DescribeItemsConfig,
+    RerankConfig,
+    TextTaskConfig,
+    WriteReviewsConfig,
+)
 from llmaug.testing import check_text_task
 from llmaug.text import describe_items
 from tests.text.test_custom import MOOD, config
 
 GOOD = '{"description": "A lamp for a desk or a bed.", "tags": ["light"]}'
 OWN = f"{__name__}:Own"
+REVIEW = '{"rating": 4, "review": "I read under it every night, and my eyes are glad."}'
+REVIEW_ZH = '{"rating": 4, "review": "我每天晚上都在它旁边看书, 眼睛一点也不累, 很喜欢。"}'
 MOODS = '{"mood": "sad", "why": "", "age": 1, "for": []}'
 
 
@@ -34,10 +42,21 @@ def own_task(text: Any, config: Any) -> Any:
     [
         (DescribeItemsConfig(), GOOD),
         (DescribeItemsConfig(language="zh"), GOOD),
+        (WriteReviewsConfig(), REVIEW),
+        (WriteReviewsConfig(language="zh"), REVIEW_ZH),
+        (RerankConfig(), '{"best": [2, 1, 2]}'),
         (CustomConfig(**{k: v for k, v in MOOD.items() if k != "kind"}), MOODS),
         (Own(kind=OWN), GOOD),
     ],
-    ids=["describe_items", "describe_items.zh", "custom", "own"],
+    ids=[
+        "describe_items",
+        "describe_items.zh",
+        "write_reviews",
+        "write_reviews.zh",
+        "rerank",
+        "custom",
+        "own",
+    ],
 )
 def test_tasks_keep_the_contract(config: TextTaskConfig, answer: str) -> None:
     check_text_task(config, answer)
