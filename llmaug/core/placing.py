@@ -41,8 +41,9 @@ TASKS = (Ask("task"),)
 def workers(section: str, optimiser: OptimiserConfig) -> Ask:
     """Of a training by steps; `section` of the config is where `optimiser` stands."""
     return Ask(
-        "worker", 1, int(optimiser.use_gpu), optimiser.num_workers, together=True,
-        fields=f"{section}.num_workers, {section}.use_gpu",
+        "worker", optimiser.threads_per_worker, int(optimiser.use_gpu), optimiser.num_workers,
+        together=True,
+        fields=f"{section}.num_workers, {section}.threads_per_worker, {section}.use_gpu",
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llmaug.config import OptimiserConfig
+from llmaug.core.node_types import machines
+from llmaug.core.placing import misfit, workers
 from llmaug.core.stage import Context
 from llmaug.errors import UserError, find_user_error
 from llmaug.training.loop import Task, train
@@ -22,7 +24,8 @@ def fit(
 
     Returns the facts of `export` and {"steps", "best_step", "validation_<metric>", "curve": [{step,
     loss, value}] of each validation}.
-    Raises UserError on a loss that is not finite, naming the step and where its batch is.
+    Raises UserError where the cluster has no room for the workers, and on a loss that is not
+    finite, naming the step and where its batch is.
     """
     import ray
     import ray.train
@@ -31,6 +34,7 @@ def fit(
     from llmaug.core.cluster import connect
 
     connect(context.config.ray)
+    _refuse_what_fits_nowhere(context, name, optimiser)
     storage = context.storage
     board = _latest_step_class().options(num_cpus=0).remote()
     folder = context.folder(name)
@@ -46,7 +50,12 @@ def fit(
             "folder": folder,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=optimiser.num_workers, use_gpu=optimiser.use_gpu
+            num_workers=optimiser.num_workers,
+            use_gpu=optimiser.use_gpu,
+            resources_per_worker={
+                "CPU": optimiser.threads_per_worker,
+                **({"GPU": 1} if optimiser.use_gpu else {}),
+            },
         ),
         run_config=ray.train.RunConfig(
             name="_train",
@@ -68,6 +77,13 @@ def fit(
     result = storage.read_json(folder, "_trained.json")
     storage.delete(folder, "_train")
     return result
+
+
+def _refuse_what_fits_nowhere(context: Context, name: str, optimiser: OptimiserConfig) -> None:
+    """Ray would wait for machines that do not come."""
+    ask = workers("lm" if name.startswith("lm/") else "train", optimiser)
+    if found := misfit(name, ask, machines(context.config.ray)):
+        raise UserError(found)
 
 
 def _train_loop(spec: dict[str, Any]) -> None:

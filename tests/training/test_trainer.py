@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from llmaug.config import CausalConfig, OptimiserConfig, SasrecConfig
+from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
+from llmaug.errors import UserError
 from llmaug.items.sequences import Batches, of_events
 from llmaug.recommenders import DataFacts
 from llmaug.recommenders.sasrec import SASRec
@@ -22,6 +25,7 @@ from llmaug.training.loop import (
     learning_rate,
     not_finite,
 )
+from llmaug.training.trainer import fit
 from tests.tables import catalogue, events, histories
 
 WORDS = catalogue("abcdef")
@@ -109,6 +113,15 @@ def test_a_loss_that_is_no_number_stops_and_leaves_its_batch(tmp_path: Path) -> 
     tokens, weights = found["batch"]
     assert tokens == task.batch(0, 0, 1)[0].tolist()
     assert weights == task.batch(0, 0, 1)[1].tolist()
+
+
+def test_workers_that_fit_nowhere_are_refused(
+    ray_session: None, make_context: Callable[..., Context]
+) -> None:
+    """Each takes as many CPUs as it has threads; Ray would wait for them for ever."""
+    much = OptimiserConfig(threads_per_worker=999)
+    with pytest.raises(UserError, match="model/real asks for 1 worker of 999 CPU .*threads_per_"):
+        fit(make_context(), "model/real", Task, much, seed=1)
 
 
 def test_patience_begins_where_the_task_says() -> None:
