@@ -76,7 +76,7 @@ def test_three_nights(tmp_path: Path, make_context: MakeContext) -> None:
     found, full = night("second", **second), night("full", **second, keep_clean=False)
     assert (found["counts"]["files.read"], found["counts"]["files.from_cache"]) == (2, 1)
     assert found["counts"]["dropped.out_of_range_date"] == 1  # the evening before the first day
-    assert found["counts"]["noted.twin_users"] == 2 and found["counts"]["quarantined"] == 6
+    assert found["counts"]["noted.twin_users"] == 1 and found["counts"]["quarantined"] == 6
     # The same fingerprint, files (events, quarantine) and ledger as without anything kept.
     assert found["fingerprint"] == full["fingerprint"] and found["content"] == full["content"]
     assert found["files"] == full["files"]
