@@ -66,7 +66,7 @@ class CleanLogs:
         note = read_object(self.storage, self.folder, f"{name}.json")
         if not note or microseconds(now) >= note["until_us"]:
             return None
-        for each in note["objects"]:  # a manifest of an object that is gone promises nothing
+        for each in note["objects"]:
             try:
                 if self.storage.size(self.folder, each["name"]) != each["bytes"]:
                     return None
@@ -88,7 +88,9 @@ class CleanLogs:
         """`rows` of a file as they are; when they are through, they are kept."""
         name = self.names[source.number]
         counts: Counter[str] = Counter()
-        until_us, waiting, objects = ALWAYS, [], []
+        waiting: list[pa.Table] = []
+        objects: list[dict[str, Any]] = []
+        until_us = ALWAYS
 
         def write() -> None:
             sink = pa.BufferOutputStream()
@@ -137,8 +139,9 @@ def clean_logs_of(context: Context, sources: list[Source], people: People) -> Cl
     there = {n.removesuffix(".json") for n in storage.names(folder) if n.endswith(".json")}
     known = frozenset(there.intersection(names.values()))
     new = [source for source in sources if names[source.number] not in known]
-    days = sorted({source.partition.get(config.date_partition or "") or "" for source in new})
-    of = f" ({', '.join(days[:7])}{', ...' * (len(days) > 7)})" if any(days) else ""
+    key = config.date_partition or ""
+    days = sorted({day for source in new if (day := source.partition.get(key))})
+    of = f" ({', '.join(days[:7])}{', ...' * (len(days) > 7)})" if days else ""
     note(f"{len(new):,} of {len(sources):,} files are read{of}; the others were before")
     return CleanLogs(storage, folder, names, known)
 
