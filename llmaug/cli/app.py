@@ -32,7 +32,7 @@ from llmaug.cli import (
     trace,
     tune,
 )
-from llmaug.cli.options import CONFIG, DATE, ENDPOINT, ROOT, RUN_ID, WAIT
+from llmaug.cli.options import CONFIG, DATE, ENDPOINT, LOG_JSON, ROOT, RUN_ID, WAIT
 from llmaug.cli.schema import print_schema
 from llmaug.core.terminal import Terminal, emit
 from llmaug.errors import Interrupted, UserError
@@ -91,8 +91,11 @@ def job(until: str, about: str | None) -> None:
         run_id: RUN_ID = None,
         date: DATE = None,
         wait: WAIT = "0m",
+        log_json: LOG_JSON = False,
     ) -> None:
-        run.run_job(config, root, endpoint_url, run_id, until, date=date, wait=wait)
+        run.run_job(
+            config, root, endpoint_url, run_id, until, date=date, wait=wait, log_json=log_json
+        )
 
     script.__doc__ = about
     single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="markdown")

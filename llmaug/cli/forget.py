@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from llmaug.cli.options import AS_JSON, ENDPOINT, ROOT, open_storage
+from llmaug.config.names import CLEAN_LOGS
 from llmaug.core.terminal import Terminal, emit_json
 
 
@@ -50,6 +51,9 @@ def forget(
         table.add_row(f"run {done}", run_id, f"{facts['why']} ({facts['rows']:,} rows)")
     for folder in found["cache_folders"]:
         table.add_row(f"cache {done}", folder, "answers of a model that was trained on them")
+    if found["clean_logs"]:
+        shown = f"{len(found['clean_logs']):,} files of them name a user"
+        table.add_row(f"rows of logs {done}", CLEAN_LOGS, shown)
     for path in (*found["cache_files"], *found["lists"]):
         table.add_row(f"rows {done}", path, "they name a user")
     fate = done if models else "marked" if delete else "would be marked"

@@ -20,7 +20,7 @@ def gc(
     endpoint_url: ENDPOINT = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Make room: old runs, versions and cached answers.
+    """Make room: old runs, versions, cached answers and rows of logs.
 
     Never what CURRENT or a rollback points to, what a kept run or version needs, or what somebody
     holds. Without --delete nothing is touched.

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from llmaug.cli.options import CONFIG, DATE, ROOT, RUN_ID, WAIT, load, run_id_of, seconds_of
+from llmaug.cli.options import (
+    CONFIG,
+    DATE,
+    LOG_JSON,
+    ROOT,
+    RUN_ID,
+    WAIT,
+    load,
+    run_id_of,
+    seconds_of,
+)
 from llmaug.core.terminal import Terminal, emit
 from llmaug.errors import Interrupted
 
@@ -30,6 +40,7 @@ def submit(
         typer.Option(help="Folder to upload; default: the config's. `.` for a checkout of llmaug."),
     ] = None,
     address: ADDRESS = None,
+    log_json: LOG_JSON = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not follow it.")] = False,
 ) -> None:
     """Hand a run to a Ray cluster and follow it; the exit code is the job's.
@@ -46,6 +57,7 @@ def submit(
     run_id = run_id_of(parsed, date, run_id)
     seconds_of(wait)
     options = ["--until", until, "--wait", wait, *(("--date", date) if date else ())]
+    options += ["--log-json"] * log_json
     folder = working_dir or config.parent
     entrypoint = jobs.command(config, folder, root or parsed.storage.root, run_id, options)
     client = jobs.connect(address)

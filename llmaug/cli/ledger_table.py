@@ -41,6 +41,8 @@ def ledger_table(counts: dict[str, Any]) -> Table:
 def counted_otherwise(counts: dict[str, Any]) -> str:
     """What the ledger counts besides rows, on one line."""
     text = f"{counts['users']:,} users, {counts['items']:,} items, {counts['files']:,} files"
+    if kept := counts.get("files.from_cache"):
+        text += f" ({kept:,} of them read on an earlier night)"
     if "items_table.in_logs" in counts:
         text += f"; {counts['items_table.in_logs']:,} of the items are in ingest.items"
     return text

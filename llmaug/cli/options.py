@@ -33,6 +33,13 @@ WAIT = Annotated[
 RUN_ID = Annotated[
     str | None, typer.Option(help="Run folder; default: the config's name, with the day of --date.")
 ]
+LOG_JSON = Annotated[
+    bool,
+    typer.Option(
+        "--log-json", envvar="LLMAUG_LOG_JSON",
+        help="Say everything on standard error as lines of JSON, with run and stage.",
+    ),
+]  # fmt: skip
 VERIFY = Annotated[
     bool,
     typer.Option("--verify", help="Check the digests of what is there too: reads every file."),

@@ -23,6 +23,9 @@ def publish(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Back to the version before, or to that of --to.")
     ] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show the versions of --name, and which is current.")
+    ] = False,
     to: Annotated[str | None, typer.Option(help="Version; goes with --rollback.")] = None,
     name: NAME = "recommender",
     verify: VERIFY = False,
@@ -30,7 +33,7 @@ def publish(
     endpoint_url: ENDPOINT = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Publish a run that has come to the gate, or roll back what is published.
+    """Publish a run that has come to the gate, roll back what is published, or list it.
 
     What the gate chose is published, by --force the augmented model that it refused. A night
     does not replace a newer one: it is kept as a version, and the command says so. --force
@@ -40,18 +43,23 @@ def publish(
     --rollback points model --name to the version that was current before. It stays until a newer
     night is published; resuming an old one does not bring it back.
 
+    --list shows all versions of the model: by which run and when, what was current before what,
+    and the lift that the run measured.
+
     Example: `llmaug publish 2026-01-31 --force --reason "agreed with the shop team, ticket 71"`,
     or `llmaug publish --rollback`
     """
     if force != (reason is not None):
         raise typer.BadParameter("--force and --reason go together")
-    if rollback == (run is not None) or (rollback and force):
-        raise typer.BadParameter("give a run to publish, or --rollback (without --force)")
+    if (run is not None) + rollback + listed != 1 or (force and run is None):
+        raise typer.BadParameter("give a run to publish, or --rollback or --list (without --force)")
     if to is not None and not rollback:
         raise typer.BadParameter("--to goes with --rollback")
-    if rollback and verify:
+    if run is None and verify:
         raise typer.BadParameter("--verify is for a run that is published; leave it out here")
     storage = open_storage(None, root, endpoint_url)
+    if listed:
+        return _list(storage, name, as_json)
     if run is None:
         return _roll_back(storage, name, to, as_json)
     from llmaug.commands.force import publish_run
@@ -67,6 +75,30 @@ def publish(
     if as_json:
         return emit_json(card)
     Terminal().print(said(card), soft_wrap=True)
+
+
+def _list(storage: Storage, name: str, as_json: bool) -> None:
+    from rich.table import Table
+
+    from llmaug.commands.versions import list_versions
+    from llmaug.evaluate.bootstrap import lift_text
+
+    found = list_versions(storage, name)
+    if as_json:
+        return emit_json(found)
+    table = Table("version", "", "published (UTC)", "run", "arm", "lift", box=None)
+    for each in found:
+        place = each["place"]
+        state = "" if place is None else f"{place} before" if place else "current"
+        if each["held"]:
+            state += f", held: {each['held']['reason']}"
+        if each["retrain"]:
+            state += ", retrain"
+        lifts = [f"{metric} {lift_text(lift)}" for metric, lift in (each["lift"] or {}).items()]
+        arm = f"{each['arm']} (forced)" if each["forced"] else each["arm"]
+        when = each["published_utc"] or ""
+        table.add_row(each["version"], state, when, each["run_id"], arm, "; ".join(lifts))
+    Terminal().print(table)
 
 
 def _roll_back(storage: Storage, name: str, to: str | None, as_json: bool) -> None:

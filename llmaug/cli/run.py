@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from llmaug.cli.options import (
     CONFIG,
     DATE,
     ENDPOINT,
+    LOG_JSON,
     ROOT,
     RUN_ID,
     VERIFY,
@@ -37,13 +39,14 @@ def run(
     ] = "report",
     verify: VERIFY = False,
     as_json: AS_JSON = False,
+    log_json: LOG_JSON = False,
 ) -> None:
     """Run the job, or what is left of it; what is missing or damaged is made anew.
 
     Example: `llmaug run --config configs/demo.yaml --root demo --until split`, or every night
     `llmaug run --config shop.yaml --date yesterday --wait 2h`
     """
-    run_job(config, root, endpoint_url, run_id, until, as_json, verify, date, wait)
+    run_job(config, root, endpoint_url, run_id, until, as_json, verify, date, wait, log_json)
 
 
 def run_job(
@@ -56,9 +59,11 @@ def run_job(
     verify: bool = False,
     date: str | None = None,
     wait: str = "0m",
+    log_json: bool = False,
 ) -> dict[str, Any]:
     """What `llmaug run` and the scripts in jobs/ do: run, and print what came out."""
     from llmaug import pipeline
+    from llmaug.cli.json_log import JsonProgress
     from llmaug.commands.notify import message, notify
     from llmaug.commands.track import track
     from llmaug.config.names import check_name, run_folder
@@ -70,9 +75,13 @@ def run_job(
     storage = open_storage(config, root, endpoint_url)
     run_id = check_name(run_id_of(config, date, run_id), "--run-id")
     console = Terminal(stderr=True)
+    log = JsonProgress(run_id) if log_json else None
+
+    def progress(publish: Callable[[dict], None]) -> Progress:
+        return log.publishing(publish) if log else Progress(console, publish)
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True)
+        log.warn(text) if log else console.print(text, soft_wrap=True)
 
     def tell(error: str | None = None) -> None:
         if manifests and all(manifest["skipped"] for manifest in manifests.values()):
@@ -86,14 +95,15 @@ def run_job(
     manifests: dict[str, Any] = {}
     try:
         manifests = pipeline.run(
-            config, storage, run_id, until, lambda publish: Progress(console, publish),
-            verify=verify, wait_s=seconds_of(wait),
-        )  # fmt: skip
+            config, storage, run_id, until, progress, verify=verify, wait_s=seconds_of(wait)
+        )
     except KeyboardInterrupt as stop:  # typer would say no more than "Aborted."
         raise Interrupted(
             "stopped: what is finished is kept; run the same command again to go on"
         ) from stop
     except Exception as error:  # only what was written to be read leaves the house
+        if log:
+            log.say("failed", error=str(error))
         tell(error.message if isinstance(error, UserError) else type(error).__name__)
         raise
     finally:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llmaug.config.names import PUBLISHED, RUNS
+from llmaug.config.names import CLEAN_LOGS, PUBLISHED, RUNS
 from llmaug.core.contents import PSEUDONYMS, read_manifest, read_object
 from llmaug.core.pseudonyms import from_environment
 from llmaug.core.storage import Storage
@@ -45,6 +45,8 @@ class Descent:
     """Others that hold answers about them."""
     lists: list[str] = field(default_factory=list)
     """Files of lists for everybody (`llmaug recommend --to`) that name them."""
+    clean_logs: list[str] = field(default_factory=list)
+    """Kept rows of log files (`ingest.keep_clean`) that name them."""
     others: list[str] = field(default_factory=list)
     """Other tables below the root that name them in a column `user_id`: logs, for example."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -78,6 +80,8 @@ def find_descent(storage: Storage, user_ids: Sequence[str]) -> Descent:
         below = path.startswith(tuple(f"{folder}/" for folder in found.cache_folders))
         if path.startswith(f"{CACHE}/") and not below:
             found.cache_files.append(path)
+        elif path.startswith(f"{CLEAN_LOGS}/"):
+            found.clean_logs.append(path)
         elif f"{path.rpartition('/')[0]}/{LISTS_NOTE}" in sizes:
             found.lists.append(path)
         elif not below and path.split("/")[0] not in (RUNS, PUBLISHED):
@@ -201,6 +205,7 @@ def described(found: Descent) -> dict[str, Any]:
         "cache_folders": found.cache_folders,
         "cache_files": found.cache_files,
         "lists": found.lists,
+        "clean_logs": found.clean_logs,
         "others": found.others,
         "versions": dict(sorted(found.versions.items())),
         "unsearched": found.unsearched,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.commands.descent import LISTS_NOTE, Descent, config_of, described, find_descent
-from llmaug.config.names import PUBLISHED, RUNS
+from llmaug.config.names import CLEAN_LOGS, PUBLISHED, RUNS
 from llmaug.core.contents import read_object
 from llmaug.core.forgotten import FOLDER, remember_to_forget
 from llmaug.core.lease import Lease
@@ -62,6 +62,7 @@ def forget(
         "runs": {run_id: _remove_run(storage, run_id, tell) for run_id in found.runs},
         "cache": _remove_cache(storage, found),
         "lists": _remove_from_lists(storage, found),
+        "clean_logs": _remove_clean_logs(storage),
     }
     _judge_versions(storage, found, models, name, tell)
     whole = {**receipt, "removed": removed, "finished_utc": utc_now()}
@@ -105,6 +106,15 @@ def _remove_cache(storage: Storage, found: Descent) -> dict[str, int]:
     for path in found.cache_files:
         counts["rows"] += _drop_rows(storage, path, found.names)[1]
     return counts
+
+
+def _remove_clean_logs(storage: Storage) -> dict[str, int]:
+    """{files: removed}: all that is kept of log files, quarantined lines too. Who is forgotten is
+    part of how they were read, so that none would serve another night."""
+    files = storage.sizes(CLEAN_LOGS)
+    for file in files:
+        storage.delete(CLEAN_LOGS, *file.split("/"))
+    return {"files": len(files)}
 
 
 def _drop_rows(storage: Storage, path: str, names: set[str]) -> tuple[pa.Table, int]:

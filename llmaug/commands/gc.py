@@ -1,31 +1,33 @@
-"""`llmaug gc`: old runs, versions and cached answers make room.
+"""`llmaug gc`: old runs, versions, cached answers and rows of logs make room.
 
 Kept are the newest `keep` nights and whatever somebody still needs: the version that CURRENT
 points to and the one that a rollback goes to, the runs that kept versions came from (they hold what
 users had seen), runs that are going on, those whose model a kept run builds on (`lm.from_run`,
-`lm.warm_start`), and cached answers that a kept run used. What this does not know it leaves alone.
+`lm.warm_start`), and cached answers and rows of log files that a kept run used. What this does not
+know it leaves alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from llmaug.config.names import PUBLISHED, run_folder
+from llmaug.config.names import CLEAN_LOGS, PUBLISHED, run_folder
 from llmaug.core.lease import Lease
 from llmaug.core.storage import Storage
 from llmaug.core.stored import MANIFEST
 from llmaug.errors import UserError
 from llmaug.generate.outcome_cache import FOLDER as CACHE
+from llmaug.ingest.clean_logs import owner_of, used_by
 from llmaug.publish import pointer
 
-_RUN, _VERSION, _ANSWERS = "run", "version", "cached answers"
+_RUN, _VERSION, _ANSWERS, _ROWS = "run", "version", "cached answers", "rows of logs"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A run, a version, or the cached answers of a run."""
+    """A run, a version, the cached answers of a run, or rows of logs read in the same way."""
 
     kind: str
     name: str
@@ -57,7 +59,8 @@ def look(storage: Storage, keep: int) -> list[Found]:
     runs = _runs(storage, keep, {run for found, run in versions if found.kept})
     kept_runs = {found.name.removeprefix("runs/") for found in runs if found.kept}
     gone_runs = {found.name.removeprefix("runs/") for found in runs if not found.kept}
-    return [*runs, *(found for found, _ in versions), *_answers(storage, kept_runs, gone_runs)]
+    answers = _answers(storage, kept_runs, gone_runs)
+    return [*runs, *(found for found, _ in versions), *answers, *_rows(storage, kept_runs)]
 
 
 def collect(storage: Storage, found: list[Found]) -> list[Found]:
@@ -65,9 +68,9 @@ def collect(storage: Storage, found: list[Found]) -> list[Found]:
 
     A run is taken under its lease: one that is begun meanwhile keeps its folder. Versions go first:
     nothing is ever published whose run is gone. run.json goes last, so that a run which was half
-    deleted is found again.
+    deleted is found again. Rows of logs go last: those that no run uses which is there now.
     """
-    order = [_VERSION, _ANSWERS, _RUN]
+    order = [_VERSION, _ANSWERS, _RUN, _ROWS]
     gone = []
     for each in sorted(
         (one for one in found if not one.kept), key=lambda one: order.index(one.kind)
@@ -80,6 +83,11 @@ def collect(storage: Storage, found: list[Found]) -> list[Found]:
                     _delete(storage, each)
             except UserError:  # it is running again
                 continue
+        elif each.kind == _ROWS:
+            used = used_by(storage, storage.names("runs"))
+            each = replace(each, files={n: b for n, b in each.files.items()
+                                        if owner_of(n) not in used})  # fmt: skip
+            _delete(storage, each)
         else:
             _delete(storage, each)
         gone.append(each)
@@ -193,6 +201,18 @@ def _answers(storage: Storage, kept: set[str], gone: set[str]) -> list[Found]:
         why = "a run that is kept used them" if run in kept else ""
         found.append(Found(_ANSWERS, run or "of runs that are gone", files, why))
     return found
+
+
+def _rows(storage: Storage, kept: set[str]) -> Iterator[Found]:
+    """What `clean_logs` has, by the way in which it was read: of files that kept runs used, and
+    others."""
+    used = used_by(storage, kept)
+    by_how: dict[tuple[str, bool], dict[str, int]] = {}
+    for file, size in sorted(_files(storage, CLEAN_LOGS).items()):
+        how, is_used = file.rpartition("/")[0], owner_of(file) in used
+        by_how.setdefault((how, is_used), {})[file] = size
+    for (how, is_used), files in by_how.items():
+        yield Found(_ROWS, how, files, "a run that is kept used them" if is_used else "")
 
 
 def _files(storage: Storage, folder: str) -> dict[str, int]:

@@ -10,9 +10,11 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from llmaug.config.paths import FIELDS as PATHS
 from llmaug.errors import UserError
 
 _PLACE = re.compile(r"\{date(?:([+-])(\d{1,4})d)?\}")
+_BRACES = re.compile(r"\{[^{}]*\}")
 _MEANT = re.compile(r"\{\s*date\b[^{}]*\}", re.IGNORECASE)
 
 
@@ -42,7 +44,7 @@ def dated(raw: Any, day: date | None, where: str, field: str = "") -> Any:
     """`raw`, the sections of a config, with the days filled in.
 
     where: the config, for messages. Raises UserError that names the field where a day is asked for
-    and there is none, or what stands in the braces is none.
+    and there is none, or what stands in the braces is none; a path has no others than `{root}`.
     """
     if isinstance(raw, dict):
         bare = f"{{{next(iter(raw), '')}}}"
@@ -56,6 +58,13 @@ def dated(raw: Any, day: date | None, where: str, field: str = "") -> Any:
         return [dated(value, day, where, f"{field}.{n}") for n, value in enumerate(raw)]
     if not isinstance(raw, str) or field.endswith(".pattern"):  # braces of a regular expression
         return raw
+    if field[1:] in PATHS:
+        for found in _BRACES.findall(raw):
+            if found != "{root}" and not _MEANT.fullmatch(found):
+                raise UserError(
+                    f"{where}: {field[1:]}: nothing is filled in for {found}; there are {{root}}, "
+                    "{date}, {date-30d} and {date+1d}"
+                )
     for found in _MEANT.findall(raw):
         if not _PLACE.fullmatch(found):
             raise UserError(

@@ -131,6 +131,10 @@ class IngestConfig(FilesConfig):
     before the damage is read."""
     num_parts: int | None = Field(default=None, ge=1)
     """User partitions, the unit of work of all later stages. None: by size (128 MB each)."""
+    keep_clean: bool = False
+    """Keep the rows of every file below the root (`clean_logs/`), so that the nights that follow
+    read new and changed files only. It takes about the room of the events again, and a run that is
+    the only one has no use for it: on by itself in a config with `{date}`, and off in others."""
     items: TableConfig | None = None
     """Catalogue: item_id, title, description, tags, price, image_uri."""
     users: TableConfig | None = None

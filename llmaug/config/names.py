@@ -12,9 +12,10 @@ import unicodedata
 
 from llmaug.errors import UserError
 
-RUNS, PUBLISHED, LOGS = "runs", "published", "logs"
+RUNS, PUBLISHED, LOGS, CLEAN_LOGS = "runs", "published", "logs", "clean_logs"
 WRITTEN = (
-    RUNS, PUBLISHED, "outcomes_cache", "models", "datasets", "tune", "comparisons", "forgotten"
+    RUNS, PUBLISHED, "outcomes_cache", CLEAN_LOGS, "models", "datasets", "tune", "comparisons",
+    "forgotten",
 )  # fmt: skip
 """Folders of the root that llmaug writes to: a job needs rights on these, and no others (lists of
 `llmaug recommend --to` go where one says)."""

@@ -222,11 +222,16 @@ _MAX_MISTAKES = 20  # are told at once
 
 
 def load_config(path: str | Path, day: date | None = None) -> Config:
-    """Read a YAML config, its `base` first, and `{date}` in it as `day`.
+    """Read a YAML config, its `base` first, and `{date}` in it as `day`. One with days is for many
+    nights, which have `ingest.keep_clean` unless it says otherwise.
 
     Raises UserError naming the file, the field and, for an unknown key, the likely one.
     """
-    return parse_config(dated(read_config_file(Path(path)), day, str(path)), str(path))
+    raw = read_config_file(Path(path))
+    filled = dated(raw, day, str(path))
+    if filled != raw and isinstance(filled.setdefault("ingest", {}), dict):
+        filled["ingest"].setdefault("keep_clean", True)
+    return parse_config(filled, str(path))
 
 
 def parse_config(raw: dict[str, Any], where: str = "config") -> Config:

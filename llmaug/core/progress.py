@@ -87,8 +87,7 @@ class Progress:
             def draw_line() -> None:
                 if time.monotonic() - last[0] >= LINE_EVERY_S:
                     last[0] = time.monotonic()
-                    line = {"time": _utc_now(), **state.as_dict()}
-                    self._console.print(json.dumps(line), soft_wrap=True)
+                    self._say_state(state.as_dict())
 
             yield draw_line
             return
@@ -100,6 +99,9 @@ class Progress:
         with RichProgress(*columns, TimeRemainingColumn(), console=self._console) as bars:
             task = bars.add_task(state.line(), total=state.total, completed=state.done)
             yield lambda: bars.update(task, completed=state.done, description=state.line())
+
+    def _say_state(self, state: dict[str, Any]) -> None:
+        self._console.print(json.dumps({"time": _utc_now(), **state}), soft_wrap=True)
 
     def _line(self, stage: str, *words: str | tuple[str, str]) -> None:
         place = self._stages.index(stage) + 1 if stage in self._stages else 0

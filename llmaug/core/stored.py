@@ -223,6 +223,8 @@ def _remedy(storage: Objects, path: str) -> str:
             return "Publish a run again (`llmaug publish RUN_ID`), or restore it from a copy"
         case ["outcomes_cache", *_]:
             return "Delete it: what it held will be asked again"
+        case ["clean_logs", *_]:
+            return "Delete it: the log file that it came from is read again"
     return "Restore it from a copy, or delete it and run the job again"
 
 

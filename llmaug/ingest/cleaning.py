@@ -34,13 +34,16 @@ FLOAT_ID = r"^-?\d+[.]0+$"
 EVENT_COLUMNS = ("user_id", "item_id", "action", "timestamp", "value")
 
 
+ALWAYS = 2**63 - 1
+
+
 class Cleaned(NamedTuple):
-    """What became of one Piece; every row of it is in exactly one of the three."""
+    """What became of one Piece; every row of it is in one of the first two."""
 
     events: pa.Table  # user_id, item_id, action, timestamp, value, row
     refused: list[Refused]
-    num_out_of_range_date: int
     noted: dict[str, int]  # accepted rows of which the user should know
+    until_us: int  # read later than this, a row of the future may not be refused any more
 
 
 def clean_piece(
@@ -54,24 +57,22 @@ def clean_piece(
     table, rows = piece.table, piece.rows
     size = len(rows)
     if not size:
-        return Cleaned(_no_events(), piece.refused, 0, {})
+        return Cleaned(_no_events(), piece.refused, {}, ALWAYS)
     reasons = Reasons(size)
     words = config.null_words(config.format)
     action, broken_action = _actions(table, config, file)
     reasons.put(broken_action, "not_utf8")
     user_id = checked_ids(table["user_id"], "user_id", file, words, reasons)
     item_id = checked_ids(table["item_id"], "item_id", file, words, reasons)
+    until_us = ALWAYS
     if config.order == "line":
         us = (first_line + rows - 1) * MICROSECONDS["s"]
     else:
-        us = _checked_times(table["timestamp"], config, file, now, reasons)
+        us, until_us = _checked_times(table["timestamp"], config, file, now, reasons)
     if config.actions is not None:
         known = pc.is_in(action, pa.array(config.actions, pa.string()))
         reasons.put(~mask_of(known), "unknown_action", action)
     value, foreign = _values(table, config, file, reasons)
-    keep = ~reasons.refused
-    in_range = _in_dates(us, config)
-    num_outside = int((keep & ~in_range).sum())
     events = pa.table(
         {
             "user_id": user_id,
@@ -81,11 +82,24 @@ def clean_piece(
             "value": value,
             "row": pa.array(rows, pa.int64()),
         }
-    ).filter(pa.array(keep & in_range))
+    ).filter(pa.array(~reasons.refused))
     odd = pa.array(NULL_WORDS if not words else [], pa.string())
     worded = pc.or_(pc.is_in(events["user_id"], odd), pc.is_in(events["item_id"], odd))
     noted = {"null_word_ids": int(pc.sum(worded).as_py() or 0), "foreign_values": foreign}
-    return Cleaned(events, piece.refused + reasons.rows(rows), num_outside, noted)
+    return Cleaned(events, piece.refused + reasons.rows(rows), noted, until_us)
+
+
+def in_window(events: pa.Table, config: IngestConfig) -> np.ndarray:
+    """(N,) bool: which events lie within `start` .. `end`."""
+    us = _us(events)
+    inside = np.ones(len(us), bool)
+    if config.order == "line":
+        return inside
+    if config.start:
+        inside &= us >= _midnight(config.start)
+    if config.end:
+        inside &= us < _midnight(config.end) + DAY_US
+    return inside
 
 
 class Reasons:
@@ -124,10 +138,19 @@ def checked_ids(
     return found.ids
 
 
-def float_twins(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """`1` for each id `1.0`: what it is called where no float came in between."""
-    floats = pc.unique(ids.filter(pc.match_substring_regex(ids, FLOAT_ID)))
-    return pc.replace_substring_regex(floats, r"[.]0+$", "")
+def twin_of_each(ids: pa.Array) -> pa.Array:
+    """(N,) ids: `1` for an id `1.0`, what it is called where no float came in between; null for
+    any other."""
+    is_float = pc.match_substring_regex(ids, FLOAT_ID)
+    if not pc.any(is_float).as_py():
+        return pa.nulls(len(ids), pa.string())
+    plain = pc.replace_substring_regex(ids, r"[.]0+$", "")
+    return pc.if_else(is_float, plain, pa.scalar(None, pa.string()))
+
+
+def float_twins(ids: pa.Array) -> pa.Array:
+    """Those of `twin_of_each`, each once."""
+    return pc.unique(twin_of_each(ids).drop_null())
 
 
 def id_hash(ids: pa.Array) -> np.ndarray:
@@ -220,13 +243,16 @@ def _us(events: pa.Table) -> np.ndarray:
 
 def _checked_times(
     column: pa.ChunkedArray, config: IngestConfig, file: str, now: datetime, reasons: Reasons
-) -> np.ndarray:
+) -> tuple[np.ndarray, int]:
+    """The times, and until when they are judged so (`Cleaned.until_us`)."""
     words = config.null_words(config.format)
     times = parse_times(
         column, config.timestamp_unit, file, time_format=config.time_format, null_words=words
     )
     earliest = microseconds(config.earliest)
     latest = microseconds(now + timedelta(days=1))
+    soon = times.us[(times.us > latest) & ~times.beyond]
+    until_us = int(soon.min()) - DAY_US if len(soon) else ALWAYS
     late = times.beyond | (times.us > latest)
     numbers = config.timestamp_unit and not pa.types.is_temporal(column.type)
     unit = f" read as {config.timestamp_unit}" if numbers else ""
@@ -238,7 +264,7 @@ def _checked_times(
     reasons.put(late, "timestamp_out_of_range", column, why)
     why = f"{unit} is before ingest.earliest {config.earliest.date()}: {hint}"
     reasons.put(times.us < earliest, "timestamp_out_of_range", column, why)
-    return times.us
+    return times.us, until_us
 
 
 def _advised(column: pa.ChunkedArray, bad: np.ndarray) -> dict[str, np.ndarray]:
@@ -250,17 +276,6 @@ def _advised(column: pa.ChunkedArray, bad: np.ndarray) -> dict[str, np.ndarray]:
             why = advice(text[int(at)].as_py() or "")
             found.setdefault(why, np.zeros(len(bad), bool))[at] = True
     return found
-
-
-def _in_dates(us: np.ndarray, config: IngestConfig) -> np.ndarray:
-    inside = np.ones(len(us), bool)
-    if config.order == "line":
-        return inside
-    if config.start:
-        inside &= us >= _midnight(config.start)
-    if config.end:
-        inside &= us < _midnight(config.end) + DAY_US
-    return inside
 
 
 def _midnight(day: date) -> int:

@@ -10,10 +10,11 @@ class IngestCounts(Tally):
 
     Beside the fields there is a count of each reason (`quarantined.bad_json`, `dropped.bot`), of
     each oddity (`noted.twin_users`), and the ledger of each table beside the logs
-    (`items_table.rows_read`). Those of nothing are left out.
+    (`items_table.rows_read`). With `ingest.keep_clean` the files are `files.read`, tonight, or
+    `files.from_cache`, from an earlier night. Those of nothing are left out.
     """
 
-    prefixes = ("quarantined.", "dropped.", "noted.", "items_table.", "users_table.")
+    prefixes = ("quarantined.", "dropped.", "noted.", "files.", "items_table.", "users_table.")
 
     rows_read: int
     accepted: int

@@ -25,8 +25,10 @@ from llmaug.core.sources import Source, list_sources, prune, resolve_uri
 from llmaug.core.stage import Context, Stage, map_parts, total_counts
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
+from llmaug.ingest.clean_logs import USED
 from llmaug.ingest.cleaning import float_twins
 from llmaug.ingest.counts import IngestCounts
+from llmaug.ingest.file_rows import events_layout
 from llmaug.ingest.kcore import core_items, finish_part, survivors
 from llmaug.ingest.ledger import below, check_sums, judge_quarantine, note_oddities, one_of_each
 from llmaug.ingest.people import PSEUDONYMS, People, read_people
@@ -42,7 +44,7 @@ from llmaug.ingest.side_tables import (
     write_refused,
     write_side_table,
 )
-from llmaug.ingest.user_parts import clean_parts, events_layout
+from llmaug.ingest.user_parts import clean_parts
 
 PART_BYTES = 128 * 2**20
 
@@ -135,14 +137,15 @@ def _outside(context: Context) -> dict[str, Any]:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """All but where the files lie: what they hold is known by `_outside`."""
-    elsewhere: Any = {"path": True, "items": {"path"}, "users": {"path"}}
+    """All but where the files lie, for what they hold is known by `_outside`, and what only says
+    how the work is done."""
+    elsewhere: Any = {"path": True, "items": {"path"}, "users": {"path"}, "keep_clean": True}
     own = config.ingest.model_dump(mode="json", exclude=elsewhere)
     return {**own, "mask_text": config.privacy.mask_text}
 
 
 def _forget_killed_run(storage: Storage, folder: str) -> None:
-    for name in ("clean", "quarantine", "items", "users", PSEUDONYMS):
+    for name in ("clean", "quarantine", "items", "users", PSEUDONYMS, USED):
         storage.delete(folder, name)
     for name in storage.names(folder):
         if name.startswith("part-"):
@@ -209,7 +212,7 @@ def _ledger(context: Context, counts: Counter[str]) -> dict[str, Any]:
         "quarantined": sum(below(counts, "quarantined").values()),
         "dropped": sum(below(counts, "dropped").values()),
         **lost,
-        **below(counts, "noted"),
+        **below(counts, "noted", "files"),
         "users": counts["users"],
         "bot_users": counts["bot_users"],
         "empty_files": counts["empty_files"],
@@ -222,4 +225,5 @@ STAGE = Stage(
     asks=lambda config, on_gpus: TASKS,
     settings=_settings,
     outside=_outside,
+    measured=("files.read", "files.from_cache"),
 )

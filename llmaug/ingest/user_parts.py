@@ -21,10 +21,12 @@ from llmaug.core.sources import Source, resolve_uri
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.ingest.by_user import parts_of
-from llmaug.ingest.cleaning import EVENT_COLUMNS, clean_piece, clean_users, float_twins, id_hash
-from llmaug.ingest.layout import Layout, Piece
-from llmaug.ingest.people import MAPPED, People, mapping_of, without_people, write_mapping
-from llmaug.ingest.readers import count_rows, read_pieces
+from llmaug.ingest.clean_logs import CleanLogs, clean_logs_of
+from llmaug.ingest.cleaning import EVENT_COLUMNS, clean_users, in_window
+from llmaug.ingest.file_rows import FileRows, conform, events_layout, read_file
+from llmaug.ingest.layout import Layout
+from llmaug.ingest.people import MAPPED, People, mapping_of, write_mapping
+from llmaug.ingest.readers import count_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,12 +56,6 @@ SHUFFLED = pa.schema(
 )
 
 
-def events_layout(config: IngestConfig) -> Layout:
-    wanted = tuple(n for n in EVENT_COLUMNS if n != "timestamp" or config.order != "line")
-    required = tuple(name for name in wanted if name not in ("action", "value"))
-    return Layout("ingest", config, required, wanted)
-
-
 def clean_parts(context: Context, sources: list[Source], parts: list[str], people: People) -> None:
     """Write `ingest/clean` and `ingest/quarantine`, each with all of `parts`; the counts of
     rows read, quarantined and dropped stand in the notes of the clean parts."""
@@ -67,10 +63,9 @@ def clean_parts(context: Context, sources: list[Source], parts: list[str], peopl
 
     config, storage, folder = context.config.ingest, context.storage, context.folder("ingest")
     place = resolve_uri(config.path, storage)
-    layout = events_layout(config)
     first_lines = [0] * len(sources)
     if config.order == "line":
-        first_lines = _first_lines(place, sources, layout)
+        first_lines = _first_lines(place, sources, events_layout(config))
     tasks = [
         {"source": json.dumps(source), "first_line": first}
         for source, first in zip(sources, first_lines, strict=True)
@@ -78,8 +73,8 @@ def clean_parts(context: Context, sources: list[Source], parts: list[str], peopl
     num_bytes = sum(source.size for source in sources)
     context.progress.note(f"{len(sources):,} files, {num_bytes / 2**20:,.1f} MiB")
     read = partial(
-        _read_files, place=place, layout=layout, config=config, num_parts=len(parts),
-        now=datetime.now(UTC), people=people,
+        _read_files, place=place, config=config, num_parts=len(parts), now=datetime.now(UTC),
+        people=people, clean_logs=clean_logs_of(context, sources, people),
     )  # fmt: skip
     write = partial(_write_group, storage=storage, folder=folder, config=config)
     written = (
@@ -120,73 +115,47 @@ def _read_files(
     batch: pa.Table,
     *,
     place: Storage,
-    layout: Layout,
     config: IngestConfig,
     num_parts: int,
     now: datetime,
     people: People,
+    clean_logs: CleanLogs | None,
 ) -> Iterator[pa.Table]:
-    """Rows of the files in `batch`, as SHUFFLED tables of one Piece each."""
+    """Rows of the files in `batch`, as SHUFFLED tables of some rows each."""
     for task in batch.to_pylist():
         source = Source(*json.loads(task["source"]))
-        num_rows = 0
-        for piece in read_pieces(place, source, layout):
-            num_rows += len(piece.rows) + len(piece.refused)
-            yield _shuffled(piece, source, config, num_parts, now, task["first_line"], people)
-        if not num_rows:
-            yield _counted(source, num_parts, {"empty_files": 1})
+        rows = clean_logs.rows(source, now) if clean_logs else None
+        how = "files.read" if rows is None else "files.from_cache"
+        if rows is None:
+            rows = read_file(place, source, config, people, now, task["first_line"])
+            rows = clean_logs.keep(source, rows) if clean_logs else rows
+        for each in rows:
+            yield _shuffled(each, source, config, num_parts)
+        if clean_logs:
+            yield _counted(source, num_parts, {how: 1})
 
 
-def _shuffled(
-    piece: Piece,
-    source: Source,
-    config: IngestConfig,
-    num_parts: int,
-    now: datetime,
-    first_line: int,
-    people: People,
-) -> pa.Table:
-    cleaned = clean_piece(piece, config, source.name, now, first_line)
-    forgotten = people.forgotten.mask(cleaned.events["user_id"].combine_chunks())
-    events = cleaned.events.filter(pa.array(~forgotten))
-    hashes = id_hash(events["user_id"].combine_chunks())
-    sampled = hashes / 2.0**64 < config.sample_users
-    if config.sample_users == 1:
-        sampled[:] = True  # the largest hashes round to 1
-    events = events.filter(pa.array(sampled))
-    twins = people.called(float_twins(events["user_id"]))
-    ids = events["user_id"].combine_chunks()
-    names = people.called(ids)
-    events = (
-        events.set_column(events.column_names.index("user_id"), "user_id", names)
-        .append_column("part", parts_of(names, num_parts))
-        .append_column("source", pa.repeat(pa.scalar(source.number, pa.int32()), events.num_rows))
-    )
-    refused = pa.Table.from_pylist(
-        [
-            {
-                "part": (source.number * 1_000_003 + (refused.row or 0)) % num_parts,
-                "file": source.name,
-                **refused._asdict(),
-            }
-            for refused in without_people(cleaned.refused, people)
-        ],
-        pa.schema([SHUFFLED.field(name) for name in ("part", "file", "row", "reason", "detail")]),
-    )
-    counts = {
-        "rows_read": len(piece.rows) + len(piece.refused),
-        "dropped.out_of_range_date": cleaned.num_out_of_range_date,
-        "dropped.forgotten": int(forgotten.sum()),
-        "dropped.sampled_out": int((~sampled).sum()),
-        **{f"found.{name}": 1 for name in piece.table.column_names},
-        **{f"noted.{name}": count for name, count in cleaned.noted.items()},
-    }
-    rows = [_conform(events), _conform(refused), _counted(source, num_parts, counts)]
-    rows += [_about(twins, TWIN, num_parts)]
-    if people.keeps_mapping:
-        known, behind = mapping_of(names, ids)
-        rows += [_about(known, MAPPED, num_parts, behind)]
-    return pa.concat_tables(rows).combine_chunks()
+def _shuffled(rows: FileRows, source: Source, config: IngestConfig, num_parts: int) -> pa.Table:
+    is_event = pc.is_null(rows.table["reason"])
+    found = rows.table.filter(is_event)
+    inside = in_window(found, config)
+    events = found.filter(pa.array(inside))
+    names, twins = events["user_id"].combine_chunks(), events["twin"].drop_null()
+    refused = rows.table.filter(pc.invert(is_event))
+    at = source.number * 1_000_003 + refused["row"].fill_null(0).to_numpy()
+    counts = {**rows.counts, "dropped.out_of_range_date": int((~inside).sum())}
+    tables = [
+        _conform(events, part=parts_of(names, num_parts),
+                 source=pa.repeat(pa.scalar(source.number, pa.int32()), events.num_rows)),
+        _conform(refused, part=pa.array(at % num_parts, pa.int32()),
+                 file=pa.repeat(source.name, refused.num_rows)),
+        _counted(source, num_parts, counts),
+        _about(pc.unique(twins), TWIN, num_parts),
+    ]  # fmt: skip
+    if events["behind"].null_count < events.num_rows:
+        known, behind = mapping_of(names, events["behind"].combine_chunks())
+        tables.append(_about(known, MAPPED, num_parts, behind))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _about(
@@ -204,13 +173,10 @@ def _counted(source: Source, num_parts: int, counts: dict[str, int]) -> pa.Table
     return pa.Table.from_pylist(found, SHUFFLED)
 
 
-def _conform(table: pa.Table) -> pa.Table:
-    size = table.num_rows
-    columns = [
-        table[field.name] if field.name in table.column_names else pa.nulls(size, field.type)
-        for field in SHUFFLED
-    ]
-    return pa.table(columns, schema=SHUFFLED)
+def _conform(table: pa.Table, **more: pa.Array) -> pa.Table:
+    for name, column in more.items():
+        table = table.append_column(name, column)
+    return conform(table, SHUFFLED)
 
 
 # -- one user part -----------------------------------------------------------------------

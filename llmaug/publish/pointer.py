@@ -67,7 +67,7 @@ def advance(
         if why and by_force is None:
             return _done(LEFT, seen, why)
         held = {"held": _held(card, seen, by_force)} if why else {}
-        if _put(storage, name, _pointing(card, _versions(seen)) | held, version):
+        if _put(storage, name, _pointing(card, pointed_to(seen)) | held, version):
             return _done(PUBLISHED_NOW, card)
     raise _crowded(storage, name)
 
@@ -89,10 +89,10 @@ def roll_back(storage: Storage, name: str, to: str | None = None) -> dict[str, A
         if not seen and to is None:
             raise _nothing(storage, name)
         if not seen:  # damaged or gone: what it held was no later than the latest version
-            seen = {"night": max((_night(card) for card in _cards(storage, name)), default=())}
+            seen = {"night": max((_night(card) for card in cards(storage, name)), default=())}
         to = to or _before(storage, name, seen)  # once: a repeated try goes no further back
         card = read_version(storage, name, to)
-        past = _versions(seen)
+        past = pointed_to(seen)
         if card["version"] in past:  # what was current after it is not to come back
             past = past[past.index(card["version"]) :]
         moved = _pointing(card, past) | {"held": _held(card, seen, "rolled back")}
@@ -170,7 +170,7 @@ def _held(card: dict[str, Any], seen: dict[str, Any], reason: str | None) -> dic
     }
 
 
-def _versions(seen: dict[str, Any]) -> list[str]:
+def pointed_to(seen: dict[str, Any]) -> list[str]:
     """The versions that CURRENT pointed to, the last one first."""
     found = [seen.get("version"), seen.get("previous"), *seen.get("earlier", [])]
     return [version for version in found if version]
@@ -189,7 +189,7 @@ def _put(storage: Storage, name: str, value: dict[str, Any], version: str | None
 
 
 def _before(storage: Storage, name: str, seen: dict[str, Any]) -> str:
-    if before := _versions(seen)[1:]:
+    if before := pointed_to(seen)[1:]:
         return before[0].rpartition("/")[2]
     raise UserError(
         f"{storage.uri(PUBLISHED, name)}: no version was current before; name one with --to. "
@@ -203,7 +203,7 @@ def _known(storage: Storage, name: str) -> str:
     return f"... {shown}" if len(names) > _REMEMBERED else shown
 
 
-def _cards(storage: Storage, name: str) -> list[dict[str, Any]]:
+def cards(storage: Storage, name: str) -> list[dict[str, Any]]:
     """Those of all whole versions that can be read."""
     folder, found = versions_folder(name), []
     for version in storage.names(folder):

@@ -36,3 +36,5 @@ def test_every_row_is_accounted_for_table_by_table() -> None:
     assert (
         counted_otherwise(counts) == "3 users, 4 items, 2 files; 3 of the items are in ingest.items"
     )
+    counts = {"users": 3, "items": 4, "files": 2, "files.read": 1, "files.from_cache": 1}
+    assert counted_otherwise(counts).endswith("2 files (1 of them read on an earlier night)")

@@ -67,6 +67,15 @@ def test_runs_go_whole_and_others_keep_their_lists_and_answers(storage: Storage)
     assert kept["unit_id"].to_pylist() == ["b"]
 
 
+def test_rows_of_logs_go_whoever_is_in_them(storage: Storage) -> None:
+    """None would serve another night: the list of who is forgotten decides how logs are read."""
+    for file, user in (("a", "u1"), ("b", "u2")):
+        storage.write_table(pa.table({"user_id": [user]}), "clean_logs/how", f"{file}.parquet")
+    found = forget(storage, ["u1"], delete=True)
+    assert found["clean_logs"] == ["clean_logs/how/a.parquet"] and not found["others"]
+    assert storage.sizes("clean_logs") == {}
+
+
 def test_what_is_published_stays_and_is_marked(storage: Storage) -> None:
     version = pointer.current(storage, "recommender")["version"]
     forget(storage, ["u1"], delete=True)

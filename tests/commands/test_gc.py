@@ -14,8 +14,9 @@ import pytest
 from llmaug.commands.gc import Found, collect, look
 from llmaug.core.formats import CARD
 from llmaug.core.lease import Lease
-from llmaug.core.storage import Storage
+from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
+from llmaug.ingest.clean_logs import USED
 from llmaug.publish import pointer
 
 NIGHTS = [f"2026-01-0{day}" for day in range(1, 6)]
@@ -108,6 +109,27 @@ def test_models_that_kept_runs_build_on_stay_and_those_that_these_build_on(
     found = look(storage, keep=1)
     assert why(found, f"runs/{NIGHTS[1]}") == "a run that is kept builds on its model"
     assert why(found, f"runs/{NIGHTS[0]}") == "a run that is kept builds on its model"
+
+
+def test_rows_of_logs_that_no_kept_run_used_go(storage: Storage) -> None:
+    """Each night used its own day's file and the next; a setting was changed after the third."""
+    files = [digest(day) for day in range(6)]
+    for number, run in enumerate(NIGHTS):
+        how = f"clean_logs/{'new' if number > 2 else 'old'}"
+        used = files[number : number + 2]
+        for file in used:
+            storage.write(b"rows", how, f"{file}-00000.parquet")
+            storage.write_json({}, how, f"{file}.json")
+        storage.write_json({"folder": how, "files": used}, f"runs/{run}/ingest", USED)
+    found = look(storage, keep=2)
+    assert goes(found, "rows of logs") == ["old"] and why(found, "clean_logs/new")
+    collect(storage, found)
+    assert not storage.names("clean_logs/old")
+    storage.write(b"rows", "clean_logs/new", f"{files[0]}-00000.parquet")  # of no run
+    assert goes(look(storage, keep=2), "rows of logs") == ["new"]
+    collect(storage, look(storage, keep=2))
+    left = {name.removesuffix(".json")[:32] for name in storage.names("clean_logs/new")}
+    assert left == set(files[3:])
 
 
 def test_what_is_not_known_is_left_alone(storage: Storage) -> None:

@@ -38,6 +38,14 @@ def test_what_is_no_day_is_named_with_its_field(wrong: str) -> None:
     assert wrong in caught.value.message
 
 
+@pytest.mark.parametrize("wrong", ["{day}", "{yesterday}", "{}", "{roots}"])
+def test_a_path_has_no_other_braces_than_those_that_are_filled_in(wrong: str) -> None:
+    with pytest.raises(UserError, match=r"ingest.items.path: nothing is filled in for") as caught:
+        resolved(ingest={"path": "{root}/logs", "items": {"path": f"s3://b/dt={wrong}/x"}})
+    assert wrong in caught.value.message
+    assert resolved(text={"question": wrong}) == {"text": {"question": wrong}}
+
+
 def test_a_regular_expression_keeps_its_braces() -> None:
     pattern = r"^(?P<user_id>\d{4}) {date} (?P<item_id>\w+)$"
     assert resolved(ingest={"pattern": pattern}) == {"ingest": {"pattern": pattern}}

@@ -70,7 +70,7 @@ def test_output_may_lie_in_folders_of_folders(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["", "/", ".", "..", "../victim", "a/../b", "/tmp/x", "a//b", "a/", "runs", "Runs", "published",
-     "published/m", "logs", "logs/events", "outcomes_cache", "models", "datasets", "s3://b/c"],
+     "published/m", "logs", "logs/events", "outcomes_cache", "clean_logs", "models", "datasets", "s3://b/c"],
 )  # fmt: skip
 def test_output_goes_neither_out_of_the_root_nor_over_what_is_ours(path: str) -> None:
     with pytest.raises(UserError, match="^--to "):

@@ -17,7 +17,8 @@ from llmaug.config import IngestConfig
 from llmaug.core.sources import Source
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ingest.cleaning import Cleaned, clean_piece, float_twins, id_hash
+from llmaug.ingest.cleaning import Cleaned, clean_piece, float_twins, id_hash, in_window
+from llmaug.ingest.file_rows import _rows_of
 from llmaug.ingest.ledger import NOTED, check_sums, judge_quarantine, note_oddities
 from llmaug.ingest.people import EVERYBODY
 from llmaug.ingest.readers import Piece
@@ -135,7 +136,8 @@ def test_users_that_are_called_1_and_1_0_are_counted(tmp_path: Path) -> None:
             {"user_id": names, "item_id": ["a"] * len(names), "timestamp": [GOOD] * len(names)}
         )
         source = Source(number, "f", f"f{number}", 1, "", {})
-        rows.append(_shuffled(found, source, config, num_parts, NOW, 0, EVERYBODY))
+        own = _rows_of(found, source, config, EVERYBODY, NOW, 0)
+        rows.append(_shuffled(own, source, config, num_parts))
     shuffled = pa.concat_tables(rows)
     counts: Counter[str] = Counter()
     for index in range(num_parts):
@@ -190,5 +192,6 @@ def test_every_row_is_kept_refused_or_dropped(rows: Any, format: str, unit: str 
     except UserError as error:
         assert "without a unit" in str(error)
         return
-    lost = {"refused": len(found.refused), "dropped": found.num_out_of_range_date}
-    check_sums("log", len(rows), found.events.num_rows, lost)
+    inside = int(in_window(found.events, config).sum())
+    lost = {"refused": len(found.refused), "dropped": found.events.num_rows - inside}
+    check_sums("log", len(rows), inside, lost)

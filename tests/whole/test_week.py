@@ -70,6 +70,7 @@ def test_a_week(tmp_path: Path) -> None:
     other.mkdir()
     rest = write_config(other, changed(CONFIG, lm={"from_run": "shop-{date-1d}"}))
     counts: dict[str, dict[str, int]] = {}
+    files: dict[int, tuple[int, int]] = {}  # of each night: read, and from an earlier one
 
     def command(number: int) -> list[str]:
         config = monday if number == 0 else rest
@@ -80,6 +81,8 @@ def test_a_week(tmp_path: Path) -> None:
         run = f"shop-{day(number)}"
         if done.returncode == 0:
             counts[run] = storage.read_json(f"runs/{run}/outcomes", MANIFEST)["counts"]
+            of_logs = storage.read_json(f"runs/{run}/ingest", MANIFEST)["counts"]
+            files[number] = of_logs["files.read"], of_logs.get("files.from_cache", 0)
         return done.stderr
 
     for number in range(7):
@@ -96,6 +99,11 @@ def test_a_week(tmp_path: Path) -> None:
             assert f"dt={day(4)} is missing" in said
             write_day(root, day(4), of_day(4))
             night(number)
+
+    # Monday reads the week before and its day; then each reads its own, and Thursday the straggler.
+    assert files == {
+        0: (8, 0), 1: (1, 8), 2: (1, 9), 3: (2, 10), 4: (1, 12), 5: (1, 13), 6: (1, 14)
+    }  # fmt: skip
 
     assert list(counts) == [f"shop-{day(number)}" for number in range(7)]
     asked = {run: own["units"] - own["cache_hits"] for run, own in counts.items()}
