@@ -36,7 +36,7 @@ from llmaug.generate.part_answer import OutcomeFolders, keep
 from llmaug.pipeline import reopened
 from llmaug.plan.parts import read_parts
 from llmaug.schema import FAILED
-from llmaug.text.stages import text_stages
+from llmaug.text.stages import task_stages
 
 
 def retry_failed(
@@ -86,7 +86,8 @@ def _asked(whole: Context, text_task: str | None) -> tuple[Stage, Context]:
     """The stage that generates, and the context of its track."""
     if text_task is None:
         return generate.STAGE, whole
-    there = {stage.name: stage for stage in text_stages(whole.config)}
+    config = whole.config
+    there = {each.name: each for own in config.text.tasks for each in task_stages(config, own)}
     track = f"text/{text_task}"
     if f"{track}/outcomes" not in there:
         known = [n.removeprefix("text/")[:-9] for n in there if n.endswith("/outcomes")]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmaug.config import CustomConfig, JudgeConfig, TextConfig
 from llmaug.schema import SYNTHETIC
 from llmaug.text.cleaning import one_line
-from llmaug.text.task import Answer, Row, Task, read_json, schema_of
+from llmaug.text.task import Answer, Row, Task, read_by_schema, read_json, schema_of
 
 _TYPES = {
     "string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
@@ -49,7 +49,7 @@ def task(text: TextConfig, config: CustomConfig) -> Task:
         name=config.name,
         template=config.template,
         schema=schema,
-        parse=partial(parse, schema),
+        parse=partial(read_by_schema, schema),
         texts=partial(_texts, schema),
         sampling=config,
         max_new_tokens=config.max_new_tokens,
@@ -92,17 +92,6 @@ def users(table: pa.Table) -> list[Row]:
             user_id=row["user_id"])
         for row in rows
     ]  # fmt: skip
-
-
-def parse(schema: dict[str, Any], text: str) -> Answer:
-    """Raises ValueError for what is no JSON, or not by the schema."""
-    from jsonschema import Draft202012Validator
-
-    answer = read_json(text)
-    problem = next(Draft202012Validator(schema).iter_errors(answer), None)
-    if problem is not None:
-        raise ValueError(problem.message)
-    return dict(answer)
 
 
 def columns_of(schema: dict[str, Any], table: str) -> pa.Schema:

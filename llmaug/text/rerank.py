@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from llmaug.config import RerankConfig, TextConfig
 from llmaug.schema import RERANKED
-from llmaug.text.task import Answer, Row, Task, read_json
+from llmaug.text.task import Answer, Row, Task, read_by_schema
 from llmaug.text.templates import template_of
 
 CANDIDATES = "candidates"
@@ -34,7 +34,7 @@ def task(text: TextConfig, config: RerankConfig) -> Task:
         template=template_of(text.domain, config.kind, config.language),
         constants={"num_best": config.num_best},
         schema=schema,
-        parse=partial(_parse, schema),
+        parse=partial(read_by_schema, schema),
         texts=lambda answer: [],
         language=config.language,
         sampling=config,
@@ -69,13 +69,3 @@ def reordered(row: Row, answer: Answer) -> dict[str, Any]:
     offered = len(row.fields["candidates"])
     chosen = [before[number - 1] for number in answer["best"] if number <= offered]
     return {"user_id": row.user_id, "item_ids": list(dict.fromkeys([*chosen, *before]))}
-
-
-def _parse(schema: dict[str, Any], text: str) -> Answer:
-    from jsonschema import Draft202012Validator
-
-    answer = read_json(text)
-    problem = next(Draft202012Validator(schema).iter_errors(answer), None)
-    if problem is not None:
-        raise ValueError(problem.message)
-    return dict(answer)

@@ -106,6 +106,18 @@ def read_json(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def read_by_schema(schema: dict[str, Any], text: str) -> Answer:
+    """What a model said as an object of a JSON schema. Raises ValueError for what is no JSON, or
+    not by the schema."""
+    from jsonschema import Draft202012Validator
+
+    answer = read_json(text)
+    problem = next(Draft202012Validator(schema).iter_errors(answer), None)
+    if problem is not None:
+        raise ValueError(problem.message)
+    return dict(answer)
+
+
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     """JSON schema of a pydantic model, without the titles that pydantic adds and no decoder
     reads."""

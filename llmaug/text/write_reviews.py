@@ -31,12 +31,13 @@ _HASHES = 2.0**64
 
 
 class _Review(BaseModel):
-    """Any rating: one out of range has a reason of its own."""
+    """Any rating: one out of range has a reason of its own. It comes behind the review, so that it
+    is what these words would give."""
 
     model_config = ConfigDict(extra="forbid")
 
-    rating: int
     review: Annotated[str, Field(min_length=20, max_length=240)]
+    rating: int
 
 
 def task(text: TextConfig, config: WriteReviewsConfig) -> Task:

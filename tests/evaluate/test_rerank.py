@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from llmaug import pipeline
+from llmaug.commands.retry import retry_failed
 from llmaug.config import RerankConfig, TextConfig, parse_config
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
@@ -122,6 +123,9 @@ def test_both_orders_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert metrics["reranked"] == {"rerank": found}
     ledger = done["text/rerank/rows"]["counts"]
     assert ledger["units"] == ledger["accepted"] + ledger["rejected"] == len(USERS)
+
+    with pytest.raises(UserError, match="no unit failed"):
+        retry_failed(storage, NIGHT, text_task="rerank")
 
     served: dict[str, list[str]] = {}
     for row in read_rows(storage, f"runs/{NIGHT}/recommendations"):

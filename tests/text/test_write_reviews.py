@@ -83,7 +83,7 @@ def test_a_value_that_is_no_rating_is_told() -> None:
         (4, "Good.", "unparsable"),
         (4, "Write to me at jane.doe@mail.example, I liked it a lot.", "personal_data"),
         (4, "这部电影的故事讲得很好, 我非常喜欢, 会再看一遍。", "wrong_language"),
-        (4, "one or two plain sentences in the first person that say why", "copied_from_prompt"),
+        (4, "one or two plain sentences in the first person that say what", "copied_from_prompt"),
     ],
 )
 def test_a_reason_for_each_review_that_is_refused(
