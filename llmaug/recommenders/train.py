@@ -134,6 +134,7 @@ class _RecommenderTask:
     metric = "ndcg"
     model: Any
     patient_until = 0
+    private = None
 
     def __init__(self, inputs: Inputs, config: Any, seed: int) -> None:
         self._inputs, self._config = inputs, config

@@ -179,6 +179,7 @@ class FinetuneTask:
 
     metric = "log_likelihood"
     patient_until = 0
+    private = None
 
     def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
         """folders: of model, split and vocabulary."""
