@@ -166,6 +166,22 @@ class Audit(Contract):
     """Null where there is nothing synthetic, or where too few users are held out."""
 
 
+class Private(Contract):
+    """What the training of the behaviour model spent, in the counts of `lm/<name>`."""
+
+    epsilon: float
+    delta: float
+    unit: str
+    """What is protected: a user."""
+    clipping: float
+    noise_multiplier: float
+    sample_rate: float
+    """Chance of each user to take part in a step."""
+    steps: int
+    users: int
+    accountant: str
+
+
 class Pair(Contract):
     """How far synthetic behaviour is from real behaviour."""
 
@@ -251,6 +267,14 @@ def membership_text(found: dict[str, Any]) -> str:
         f"by their likeness to synthetic histories {found['pairs']:,} training users are told from "
         f"as many held-out ones with an AUC of {found['auc']:.3f} ({found['low']:.3f} to "
         f"{found['high']:.3f}; chance: 0.5), and {found['tpr']:.1%} of them at 1% false alarms"
+    )
+
+
+def private_text(found: dict[str, Any]) -> str:
+    return (
+        f"the generator was trained by DP-SGD: epsilon {found['epsilon']:.2f} at delta "
+        f"{found['delta']:g} for each {found['unit']} in this training ({found['accountant']}; "
+        "docs/privacy.md says what that covers)"
     )
 
 

@@ -31,7 +31,7 @@ class Private(Protocol):
         """Sets the gradients of a step, clipped and noised; returns the mean loss of its users."""
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest says of the promise: epsilon, delta, unit, and what they follow from."""
+        """What the manifest says of the promise: epsilon, delta, unit, what they follow from."""
 
 
 class Task(Protocol):
