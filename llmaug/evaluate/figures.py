@@ -148,6 +148,9 @@ class Membership(Contract):
     tpr: float
     """Share of the training users that are found where 1% of the others are taken for such, too;
     0.01 is chance."""
+    tpr_low: float | None = None
+    """Lower end of its 95% interval; null in the manifests of earlier versions."""
+    tpr_high: float | None = None
 
 
 class Audit(Contract):
@@ -263,10 +266,14 @@ class FidelityCounts(Contract):
 
 
 def membership_text(found: dict[str, Any]) -> str:
+    interval = ""
+    if found.get("tpr_low") is not None:
+        interval = f" ({found['tpr_low']:.1%} to {found['tpr_high']:.1%})"
     return (
         f"by their likeness to synthetic histories {found['pairs']:,} training users are told from "
         f"as many held-out ones with an AUC of {found['auc']:.3f} ({found['low']:.3f} to "
-        f"{found['high']:.3f}; chance: 0.5), and {found['tpr']:.1%} of them at 1% false alarms"
+        f"{found['high']:.3f}; chance: 0.5), and {found['tpr']:.1%}{interval} of them at 1% false "
+        "alarms"
     )
 
 

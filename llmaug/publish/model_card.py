@@ -158,8 +158,8 @@ def _privacy(context: Context, arm: str) -> list[str]:
         return [*bullets, "These are checks, no guarantee."]
     return [
         *bullets,
-        "The last is a guarantee, of what the generator writes from nothing; the others are checks. "
-        "The recommender itself read the real events, and nothing is guaranteed of it.",
+        "The last is a guarantee, of what the generator writes from nothing; the others are "
+        "checks. The recommender itself read the real events, and nothing is guaranteed of it.",
     ]
 
 
