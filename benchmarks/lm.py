@@ -10,6 +10,7 @@ in the history (few people take a film twice); the ranking is over the latter. `
     python benchmarks/lm.py --max-train-events 5                    # thin logs
     python benchmarks/lm.py --games PATH --models ngram-3,causal-ids
     python benchmarks/lm.py --sample-users 0.05 --num-steps 20      # does it run?
+    python benchmarks/lm.py --models causal,causal-private          # the cost of epsilon 8
     python benchmarks/lm.py --of-run demo/runs/demo                 # the model that a run trained
 """
 
@@ -55,10 +56,20 @@ MODELS: dict[str, dict[str, Any]] = {
     "causal-cold": {"cold_items_are_negatives": False},
     "causal-3-ways": {"directions": {"forward": 0.5, "reverse": 0.25, "infill": 0.25}},
     "causal-users": {"user_attributes": ["age", "gender", "occupation"]},
+    "causal-private": {
+        "private": {"epsilon": 8.0, "delta": 1e-4},
+        "batch_size": 256,
+        "num_steps": 200,
+        "learning_rate": 2e-3,
+        "warmup_steps": 20,
+        "validate_every": 100,
+        "dropout": 0.0,
+    },
     "masked-ids": {"model": "masked", "item_features": False},
     "masked": {"model": "masked"},
 }
-"""Name: fields of `lm`. Those with features need tags, `causal-users` a users table."""
+"""Name: fields of `lm`, which go before the options. Those with features need tags, `causal-users`
+a users table."""
 
 
 def main(
@@ -156,7 +167,7 @@ def _measure(
     for name in wanted:
         known = BEHAVIOUR_MODELS.fields_of(MODELS[name])  # counts take no steps
         taught = {field: training[field] for field in training if field in known}
-        lm = {**MODELS[name], **taught, "name": name}
+        lm = {**taught, **MODELS[name], "name": name}
         needs_features = MODELS[name].get("model") != "ngram" and lm.get("item_features", True)
         if name != "uniform" and needs_features and not has_features:
             print(f"{dataset}: no item has tags or a text, {name} is left out")

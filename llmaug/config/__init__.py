@@ -32,6 +32,7 @@ from llmaug.config.lm import (
     MaskedConfig,
     NeuralConfig,
     NgramConfig,
+    PrivateConfig,
 )
 from llmaug.config.optimiser import OptimiserConfig
 from llmaug.config.plan import (
@@ -132,6 +133,7 @@ __all__ = [
     "PopularityConfig",
     "PrefixConfig",
     "PrivacyConfig",
+    "PrivateConfig",
     "PseudonymsConfig",
     "PublishConfig",
     "Ability",

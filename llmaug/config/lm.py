@@ -137,6 +137,20 @@ class NeuralConfig(LmConfig, OptimiserConfig):
         return self
 
 
+class PrivateConfig(Section):
+    """Differential privacy of the behaviour model: for each user, what can be told from it is about
+    the same whether or not that user was trained on (Abadi et al. 2016). docs/privacy.md says what
+    that covers, and what it does not."""
+
+    epsilon: float = Field(gt=0)
+    """What one training spends at most; the noise follows from it. 1 is strong, 8 is common, and
+    above 10 little is promised. Trainings on the same users add up."""
+    delta: float = Field(gt=0, lt=1)
+    """Chance that the promise does not hold: far below 1 / users."""
+    clipping: float = Field(default=1.0, gt=0)
+    """Longest gradient (L2 norm) that a user may give at a step; longer ones are cut to it."""
+
+
 class CausalConfig(NeuralConfig):
     """A small Llama over item tokens, served by vLLM."""
 
@@ -169,6 +183,10 @@ class CausalConfig(NeuralConfig):
     False: items alone, and synthetic events have the most frequent action."""
     packed: bool = False
     """Several short histories share a row instead of being padded."""
+    private: PrivateConfig | None = None
+    """Train by DP-SGD, one document a user a step. Makes all `num_steps` and keeps the last
+    weights; users are drawn anew at each step, `batch_size` of them on average. None: no such
+    promise."""
 
     @property
     def user_attributes_read(self) -> list[str]:
@@ -204,6 +222,26 @@ class CausalConfig(NeuralConfig):
     def _one_start(self) -> CausalConfig:
         if self.warm_start and self.from_run:
             raise ValueError("lm.from_run trains nothing: leave lm.warm_start out")
+        return self
+
+    @model_validator(mode="after")
+    def _private_counts_all_it_learns(self) -> CausalConfig:
+        if self.private is None:
+            return self
+        broken = {
+            "packed": (self.packed, "several users share a row, so not one can be cut"),
+            "warm_start": (self.warm_start, "what that run's model learnt would not be counted"),
+            "from_run": (self.from_run, "trains nothing; that run's manifest has what it spent"),
+            "cold_items_are_negatives: false": (
+                not self.cold_items_are_negatives, "counts who took an item, without noise"
+            ),
+            "precision: bfloat16": (self.precision == "bfloat16", "clipping needs float32"),
+            "num_workers": (self.num_workers > 1, "one worker draws the users of a step"),
+            "num_accumulations": (self.num_accumulations > 1, "users are taken in pieces anyway"),
+        }  # fmt: skip
+        for field, (is_set, why) in broken.items():
+            if is_set:
+                raise ValueError(f"lm.private does not go with lm.{field}: {why}; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -177,6 +177,9 @@ class Membership(Contract):
     tpr: float
     """Share of the training users that are found where 1% of the others are taken for such, too;
     0.01 is chance."""
+    tpr_low: float | None = None
+    """Lower end of its 95% interval; null in the manifests of earlier versions."""
+    tpr_high: float | None = None
 
 
 class Audit(Contract):
@@ -193,6 +196,22 @@ class Audit(Contract):
     """Events that a run may leave out."""
     membership: Membership | None = None
     """Null where there is nothing synthetic, or where too few users are held out."""
+
+
+class Private(Contract):
+    """What the training of the behaviour model spent, in the counts of `lm/<name>`."""
+
+    epsilon: float
+    delta: float
+    unit: str
+    """What is protected: a user."""
+    clipping: float
+    noise_multiplier: float
+    sample_rate: float
+    """Chance of each user to take part in a step."""
+    steps: int
+    users: int
+    accountant: str
 
 
 class Pair(Contract):
@@ -276,10 +295,22 @@ class FidelityCounts(Contract):
 
 
 def membership_text(found: dict[str, Any]) -> str:
+    interval = ""
+    if found.get("tpr_low") is not None:
+        interval = f" ({found['tpr_low']:.1%} to {found['tpr_high']:.1%})"
     return (
         f"by their likeness to synthetic histories {found['pairs']:,} training users are told from "
         f"as many held-out ones with an AUC of {found['auc']:.3f} ({found['low']:.3f} to "
-        f"{found['high']:.3f}; chance: 0.5), and {found['tpr']:.1%} of them at 1% false alarms"
+        f"{found['high']:.3f}; chance: 0.5), and {found['tpr']:.1%}{interval} of them at 1% false "
+        "alarms"
+    )
+
+
+def private_text(found: dict[str, Any]) -> str:
+    return (
+        f"the generator was trained by DP-SGD: epsilon {found['epsilon']:.2f} at delta "
+        f"{found['delta']:g} for each {found['unit']} in this training ({found['accountant']}; "
+        "docs/privacy.md says what that covers)"
     )
 
 

@@ -56,9 +56,12 @@ def membership(context: Context, merged: str) -> dict[str, Any] | None:
 
 
 def attack(members: np.ndarray, others: np.ndarray) -> dict[str, Any]:
-    """(M,) scores of members and (N,) of others to {pairs, auc, low, high, tpr}: the AUC with its
-    95% interval (DeLong et al. 1988), and how many members are found where one other in a hundred
-    is taken for one. Chance is 0.5 and 0.01."""
+    """(M,) scores of members and (N,) of others to {pairs, auc, low, high, tpr, tpr_low, tpr_high}:
+    the AUC with its 95% interval (DeLong et al. 1988), and how many members are found where one
+    other in a hundred is taken for one, with that of Wilson (1927) at this threshold. Chance is 0.5
+    and 0.01."""
+    from scipy.stats import binomtest
+
     above = _share_below(members, others)  # (M,) of the others, for each member
     below = 1 - _share_below(others, members)
     auc = float(above.mean())
@@ -66,12 +69,16 @@ def attack(members: np.ndarray, others: np.ndarray) -> dict[str, Any]:
     # Others that may lie above the threshold.
     allowed = int(_FALSE_ALARMS * len(others))
     threshold = np.sort(others)[::-1][allowed]
+    found = int((members > threshold).sum())
+    interval = binomtest(found, len(members)).proportion_ci(method="wilson")
     return {
         "pairs": len(others),
         "auc": auc,
         "low": float(max(0.0, auc - 1.96 * error)),
         "high": float(min(1.0, auc + 1.96 * error)),
-        "tpr": float((members > threshold).mean()),
+        "tpr": found / len(members),
+        "tpr_low": float(interval.low),
+        "tpr_high": float(interval.high),
     }
 
 

@@ -5,8 +5,8 @@ whose it is, to whoever knows a part of such a history (k-anonymity of runs; Swe
 audit counts the synthetic histories that hold one, in the merged shards, whatever the filters did
 before: where the filter `identifying` is applied, it finds none. The gate refuses a model that was
 trained on too many of them. Beside it stands how well members are told from others
-(`llmaug/evaluate/membership.py`), which does not decide. These are checks, and no guarantee:
-nothing here is differentially private.
+(`llmaug/evaluate/membership.py`), which decides where `gate.max_membership_auc` is set. These are
+checks, and no guarantee: that is `lm.private`, of the generator.
 """
 
 from __future__ import annotations

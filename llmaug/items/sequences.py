@@ -342,10 +342,18 @@ class Batches:
 
     def rows(self, step: int, rank: int = 0, world_size: int = 1) -> list[Row]:
         """The (B,) windows of `step` one by one."""
+        return self._rows(*self._windows(step, rank, world_size))
+
+    def some_rows(self, chosen: np.ndarray, draw: np.ndarray) -> list[Row]:
+        """A window of each of the (B,) sequences `chosen`, numbers below `num_sequences`; where it
+        lies say the (B,) numbers `draw` in [0, 1)."""
+        return self._rows(*self._cut(self._usable[chosen], draw))
+
+    def _rows(self, index: np.ndarray, start: np.ndarray, length: np.ndarray) -> list[Row]:
         tokens, weights = self._sequences.tokens, self._sequences.weights
         return [
-            Row(int(index), tokens[start : start + length], weights[start : start + length])
-            for index, start, length in zip(*self._windows(step, rank, world_size), strict=True)
+            Row(int(i), tokens[a : a + n], weights[a : a + n])
+            for i, a, n in zip(index, start, length, strict=True)
         ]
 
     def _windows(
@@ -364,7 +372,11 @@ class Batches:
                 f"a batch of {self.size} sequences cannot be cut into {world_size} shares: "
                 "lower num_workers or num_accumulations"
             )
-        draw = rng.random(self.size)[rank::world_size]
+        return self._cut(chosen, rng.random(self.size)[rank::world_size])
+
+    def _cut(
+        self, chosen: np.ndarray, draw: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         start, end = self._sequences.offsets[chosen], self._sequences.offsets[chosen + 1]
         spare = np.maximum(0, end - start - self._window - 1)
         earliest = np.minimum(spare, self._first_loss[chosen] - start - 1)

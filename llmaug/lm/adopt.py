@@ -33,6 +33,7 @@ def run(context: Context) -> dict[str, Any]:
         "model_digest": found.digest,
         "model_folder": found.folder,
         "vocabulary_folder": found.vocabulary,
+        **({"private": found.private} if found.private else {}),
     }
 
 

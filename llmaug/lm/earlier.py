@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -30,6 +31,8 @@ class EarlierModel:
     folder: str
     vocabulary: str
     digest: str
+    private: dict[str, Any] | None = None
+    """What its training spent of privacy, where it was by DP-SGD."""
 
 
 def find_earlier(context: Context, run_id: str, setting: str) -> EarlierModel:
@@ -50,6 +53,7 @@ def find_earlier(context: Context, run_id: str, setting: str) -> EarlierModel:
         folder=counts.get("model_folder", folder),
         vocabulary=counts.get("vocabulary_folder", f"runs/{run_id}/vocabulary"),
         digest=counts["model_digest"],
+        private=counts.get("private"),
     )
 
 

@@ -14,7 +14,7 @@ from llmaug.core.storage import Storage
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import load_sequences
 from llmaug.items.vocabulary import Vocabulary, load_vocabulary
-from llmaug.training.loop import Task
+from llmaug.training.loop import Private, Task
 from llmaug.training.trainer import fit
 from llmaug.training.validation import load_validation
 
@@ -24,6 +24,7 @@ class LmTask:
 
     model: Any
     patient_until = 0
+    private: Private | None = None
     ranks = True
     """Whether it can rank the catalogue after a history."""
     window: int

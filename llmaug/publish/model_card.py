@@ -14,7 +14,7 @@ from llmaug.arms.arms import REAL, chosen
 from llmaug.core.contents import read_manifest
 from llmaug.core.stage import Context
 from llmaug.evaluate.bootstrap import lift_text
-from llmaug.evaluate.figures import identifying_text, measured_value, membership_text
+from llmaug.evaluate.figures import identifying_text, measured_value, membership_text, private_text
 
 MODEL_CARD, DATA_CARD = "MODEL_CARD.md", "DATA_CARD.md"
 
@@ -148,9 +148,19 @@ def _privacy(context: Context, arm: str) -> list[str]:
     if arm == REAL or not audit:
         return ["Trained on real events alone; no guarantee is given for those who are in them."]
     told = [identifying_text(audit)]
+    spent = _counts(context, f"lm/{context.config.lm.name}").get("private")
     if audit.get("membership"):
         told.append(membership_text(audit["membership"]))
-    return [*(f"- {own[0].upper()}{own[1:]}." for own in told), "These are checks, no guarantee."]
+    if spent:
+        told.append(private_text(spent))
+    bullets = [f"- {own[0].upper()}{own[1:]}." for own in told]
+    if not spent:
+        return [*bullets, "These are checks, no guarantee."]
+    return [
+        *bullets,
+        "The last is a guarantee, of what the generator writes from nothing; the others are "
+        "checks. The recommender itself read the real events, and nothing is guaranteed of it.",
+    ]
 
 
 def _numbers(counts: dict[str, Any]) -> dict[str, Any]:

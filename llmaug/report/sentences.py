@@ -8,7 +8,7 @@ from typing import Any
 from llmaug.arms.arms import REAL
 from llmaug.config import Config
 from llmaug.evaluate.bootstrap import interval_text
-from llmaug.evaluate.figures import candidate_of
+from llmaug.evaluate.figures import candidate_of, private_text
 from llmaug.publish.card import LEFT
 
 GOOD, BAD, UNCLEAR = "good", "bad", "unclear"
@@ -152,6 +152,9 @@ def _safe(metrics: dict[str, Any], config: Config) -> Answer:
     detail += f"(at most {allowed:.2%} may)."
     if found := audit.get("membership"):
         detail += f" Who was trained on is told with an AUC of {found['auc']:.3f} (chance: 0.5)."
+    if spent := metrics.get("private"):
+        told = private_text(spent)
+        detail += f" {told[0].upper()}{told[1:]}."
     headline = f"{audit['identifying_share']:.2%} identify somebody"
     return Answer(question, headline, detail, GOOD if passes else BAD)
 

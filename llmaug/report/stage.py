@@ -99,6 +99,7 @@ def collect(
         "segments": evaluation["segments"],
         "gate": manifests["gate"]["counts"],
         "privacy": manifests["privacy"]["counts"] if "privacy" in manifests else None,
+        "private": _private(manifests),
         "fidelity": manifests["fidelity"]["counts"]["found"] if "fidelity" in manifests else None,
         "published": manifests["publish"]["counts"] if "publish" in manifests else None,
         "stages": {
@@ -121,6 +122,11 @@ def collect(
         },
         "forecast": _against_actual(predicted, outcomes, filtered) if predicted else [],
     }
+
+
+def _private(manifests: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    found = [own["counts"].get("private") for name, own in manifests.items() if name[:3] == "lm/"]
+    return next(filter(None, found), None)
 
 
 def text_ledgers(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,17 @@ from llmaug.errors import UserError
 FAILED_BATCH = "failed_batch.json"
 
 
+class Private(Protocol):
+    """Training by DP-SGD. Then nothing is chosen by a validation, which would cost privacy that
+    nobody counts: all steps are made, and the last weights are kept."""
+
+    def backward(self) -> float:
+        """Sets the gradients of a step, clipped and noised; returns the mean loss of its users."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of the promise: epsilon, delta, unit, what they follow from."""
+
+
 class Task(Protocol):
     """What is trained; built inside each worker."""
 
@@ -32,6 +43,9 @@ class Task(Protocol):
     """What `validate` measures: ndcg, log_likelihood or negative_rmse."""
     patient_until: int
     """Early stopping does not count validations before this step."""
+
+    private: Private | None
+    """Where users are protected by noise."""
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
         """This worker's share of the batch of `step`: arrays."""
@@ -198,8 +212,11 @@ def train_step(
         group["lr"] = learning_rate(config, step)
     task.model.train()
     optimiser.zero_grad(set_to_none=True)
-    loss = backward(config, task, wrapped, step, rank, world_size)
-    torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
+    if task.private:
+        loss = task.private.backward()
+    else:
+        loss = backward(config, task, wrapped, step, rank, world_size)
+        torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
     optimiser.step()
     return loss
 
@@ -207,7 +224,8 @@ def train_step(
 def _finished(task: Task, state: dict[str, Any], config: OptimiserConfig) -> bool:
     not_counted = task.patient_until // config.validate_every
     stale = state["validations"] - max(state["best_validation"], not_counted)
-    return state["step"] >= config.num_steps or stale >= config.patience
+    impatient = stale >= config.patience and not task.private
+    return state["step"] >= config.num_steps or impatient
 
 
 def _validate_and_save(
@@ -226,7 +244,7 @@ def _validate_and_save(
     value = float(metric.item())
     point = {"step": state["step"], "loss": loss, "value": None if math.isnan(value) else value}
     state["curve"].append(point)
-    if math.isnan(value) or value > state["best"]:
+    if math.isnan(value) or value > state["best"] or task.private:
         state["best"] = -math.inf if math.isnan(value) else value
         state["best_step"], state["best_validation"] = state["step"], state["validations"]
         weights = task.model.state_dict()

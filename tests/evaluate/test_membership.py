@@ -53,6 +53,9 @@ def test_true_positives_are_counted_at_one_false_alarm_in_a_hundred() -> None:
     others = np.arange(200) / 200  # two of them may lie above: 0.99 and 0.995
     assert attack(np.array([0.5, 0.986, 0.99, 1.0]), others)["tpr"] == 0.75
     assert attack(np.array([0.1, 0.2]), others)["tpr"] == 0.0
+    # Wilson's interval of 3 in 4, by hand: (p + z2/2n +- z sqrt(p(1-p)/n + z2/4n2)) / (1 + z2/n).
+    found = attack(np.array([0.5, 0.986, 0.99, 1.0]), others)
+    assert (found["tpr_low"], found["tpr_high"]) == pytest.approx((0.301, 0.954), abs=1e-3)
     # Of fewer than a hundred none may.
     assert attack(np.array([0.9, 1.0]), np.array([0.0, 0.9]))["tpr"] == 0.5
 

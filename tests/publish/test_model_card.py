@@ -39,6 +39,17 @@ def test_the_model_card_says_what_it_learned_from_how_well_and_for_whom(
     assert text.endswith("- model digest: 0123\n- llmaug: 9.8\n")
 
 
+def test_the_model_card_says_what_the_generator_spent_and_what_that_does_not_cover(
+    make_context: MakeContext,
+) -> None:
+    context = night(make_context)
+    spent = {"epsilon": 7.996, "delta": 1e-5, "unit": "user", "accountant": "RDP (opacus 1.6.0)"}
+    write_finished(context, "lm/causal", private=spent)
+    text = model_card(context, CARD)
+    assert "trained by DP-SGD: epsilon 8.00 at delta 1e-05 for each user" in text
+    assert "The recommender itself read the real events, and nothing is guaranteed of it." in text
+
+
 def test_why_the_gate_was_overruled_stands_in_the_card(make_context: MakeContext) -> None:
     forced = {"reason": "the fair\nopens", "refused": [], "forced_utc": "2026-01-31", "gate": ""}
     refused = {**CARD["gate"], "passed": False}

@@ -131,6 +131,18 @@ def test_a_loss_and_a_leak_are_called_so() -> None:
     assert '<div class="answer bad">\n<h3>Is it safe?</h3>\n<p class="headline">20.00%' in page
 
 
+def test_what_the_generator_spent_stands_on_the_first_screen_and_in_the_audit() -> None:
+    found = manifests(("real", "augmented"))
+    assert "DP-SGD: epsilon" not in page_of(found)
+    found["lm/causal"] = {**found["privacy"], "counts": {"private": {
+        "epsilon": 7.996, "delta": 1e-5, "unit": "user", "clipping": 1.0, "noise_multiplier": 1.6,
+        "sample_rate": 0.1, "steps": 500, "users": 943, "accountant": "RDP (opacus 1.6.0)",
+    }}}  # fmt: skip
+    page = page_of(found)
+    assert "trained by DP-SGD: epsilon 8.00 at delta 1e-05 for each user" in page
+    assert "generator by DP-SGD: noise multiplier" in page
+
+
 def test_a_run_of_real_events_alone_has_no_part_on_generation() -> None:
     found = manifests(("real",))
     for name in ("outcomes", "filtered", "privacy"):

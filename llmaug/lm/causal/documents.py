@@ -47,7 +47,22 @@ class Documents:
         packed: (R, W), and positions (R, W) int64."""
         rows = self._batches.rows(step, rank, world_size)
         rng = np.random.default_rng([self._seed, 3, step])
-        draws = rng.random((self._batches.size, 4))[rank::world_size]
+        documents = self.of(rows, rng.random((self._batches.size, 4))[rank::world_size])
+        return packed(documents, self._width) if self._packed else padded(documents)
+
+    @property
+    def num_users(self) -> int:
+        """Whose histories are long enough to learn from; each has one sequence."""
+        return self._batches.num_sequences
+
+    def drawn(self, rng: np.random.Generator, sample_rate: float) -> list[Row]:
+        """One document of each user that a draw of its own takes (Poisson sampling)."""
+        chosen = np.flatnonzero(rng.random(self.num_users) < sample_rate)
+        rows = self._batches.some_rows(chosen, rng.random(len(chosen)))
+        return self.of(rows, rng.random((len(chosen), 4)))
+
+    def of(self, rows: list[Row], draws: np.ndarray) -> list[Row]:
+        """A document of each of the (B,) windows; draws: (B, 4) numbers in [0, 1)."""
         documents = []
         for row, (which, start, length, hide) in zip(rows, draws, strict=True):
             user = self._users[row.index] if self._users else []
@@ -60,7 +75,7 @@ class Documents:
                     self._language, self._directions[number], row, user, self._width, start, length
                 )
             )
-        return packed(documents, self._width) if self._packed else padded(documents)
+        return documents
 
 
 def document(

@@ -79,6 +79,15 @@ class CausalLm(nn.Module):
         loss = F.cross_entropy(logits, targets[real], reduction="none")
         return (loss * weights[real]).sum() / weights[real].sum()
 
+    def loss_of_one(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        """`forward` of one document, in operations that vmap knows; tokens and weights (T + 1,),
+        scalar out: 0 where all weights are."""
+        table = self.table()
+        places = torch.arange(len(tokens) - 1, device=tokens.device)[None]
+        hidden = self._hidden(tokens[None, :-1], table, places)[0]
+        losses = F.cross_entropy(hidden @ table.T, tokens[1:], reduction="none")
+        return (losses * weights[1:]).sum() / weights[1:].sum().clamp(min=1e-6)
+
     def score(self, users: list[str], histories: list[list[int]]) -> Tensor:
         """(B, V) logits of the vocabulary after BOS and each history."""
         return self.next_logits(

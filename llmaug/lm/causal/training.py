@@ -68,6 +68,12 @@ class CausalTask(LmTask):
         )  # fmt: skip
         min_tag_items = config.vocabulary.min_tag_items
         self.model = CausalLm(lm, self._vocabulary, min_tag_items, language)
+        if lm.private:
+            from llmaug.lm.causal.private import private_steps
+
+            names = self._sequences.user_ids
+            assert len(set(names)) == len(names), "a user with two sequences would count twice"
+            self.private = private_steps(lm, self.model, self._documents, items is not None)
         self._taken: dict[str, int] = {}
         if earlier is not None:
             from llmaug.lm.causal.warm_start import warm_start
@@ -78,7 +84,8 @@ class CausalTask(LmTask):
             )  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), **self._taken}
+        private = {"private": self.private.facts()} if self.private else {}
+        return {**super().facts(), **self._taken, **private}
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
         return self._documents.at(step, rank, world_size)

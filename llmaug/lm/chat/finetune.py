@@ -33,6 +33,7 @@ from llmaug.items.sequences import Batches, Sequences, load_sequences
 from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm.chat.choices import LETTERS, Choices, choices_in
 from llmaug.lm.folder import read_notes, write_model
+from llmaug.training.loop import Private
 from llmaug.training.trainer import fit
 from llmaug.training.validation import load_validation
 
@@ -179,6 +180,7 @@ class FinetuneTask:
 
     metric = "log_likelihood"
     patient_until = 0
+    private: Private | None = None
 
     def __init__(self, storage: Storage, folders: dict[str, str], config: Config) -> None:
         """folders: of model, split and vocabulary."""
