@@ -102,7 +102,7 @@ def _figures(sizes: Sizes, device: Any, precision: str) -> dict[str, Any]:
     import torch
 
     from llmaug.config import CausalConfig, SasrecConfig
-    from llmaug.items.sequences import Batches
+    from llmaug.items.batches import Batches
     from llmaug.lm.causal.documents import Documents
     from llmaug.lm.causal.model import CausalLm
     from llmaug.recommenders import DataFacts
@@ -201,6 +201,7 @@ class _Task:
     batches: Any
     metric: str = "ndcg"
     patient_until: int = 0
+    private: None = None
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, ...]:
         return self.batches.at(step, rank, world_size)

@@ -19,7 +19,8 @@ from llmaug.core.placing import Ask, workers
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage
 from llmaug.ingest.split import TRAIN, VALIDATION
-from llmaug.items.sequences import Batches, load_sequences
+from llmaug.items.batches import Batches
+from llmaug.items.sequences import load_sequences
 from llmaug.items.vocabulary import Vocabulary, load_vocabulary
 from llmaug.recommenders import DataFacts
 from llmaug.recommenders.pair_batches import PairBatches, RatingBatches

@@ -26,7 +26,8 @@ from llmaug.config import (
     OfRatingsConfig,
 )
 from llmaug.core.storage import Storage
-from llmaug.items.sequences import Batches, of_events
+from llmaug.items.batches import Batches
+from llmaug.items.sequences import of_events
 from llmaug.items.vocabulary import Vocabulary
 from llmaug.recommenders import DataFacts
 from llmaug.recommenders.pair_batches import PairBatches, RatingBatches

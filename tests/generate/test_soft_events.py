@@ -24,7 +24,8 @@ from llmaug.generate.engines import BothEngines, ChancesEngine, UniformEngine
 from llmaug.generate.look import EventLook
 from llmaug.generate.part_answer import OutcomeFolders
 from llmaug.generate.part_worker import PartWorker
-from llmaug.items.sequences import Batches, load_sequences
+from llmaug.items.batches import Batches
+from llmaug.items.sequences import load_sequences
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL
 from llmaug.lm.causal import model as causal
 from llmaug.lm.causal.model import CausalLm

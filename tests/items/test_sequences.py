@@ -14,7 +14,8 @@ import pytest
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.arrays import group_bounds
-from llmaug.items.sequences import Batches, Sequences, load_sequences, of_events, user_histories
+from llmaug.items.batches import Batches
+from llmaug.items.sequences import Sequences, load_sequences, of_events, user_histories
 from llmaug.items.vocabulary import BOS, PAD
 from llmaug.schema import EVENT, SOFT_EVENT, SYNTHETIC
 from tests.tables import catalogue, events, histories

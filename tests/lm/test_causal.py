@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from llmaug.config import CausalConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.items.sequences import Batches, Row, of_events, padded
+from llmaug.items.batches import Batches, Row, padded
+from llmaug.items.sequences import of_events
 from llmaug.items.vocabulary import BOS, EOS, PAD, Vocabulary
 from llmaug.lm.causal import model as causal
 from llmaug.lm.causal.documents import Documents, packed

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmaug.items.sequences import Batches, Row, of_events
+from llmaug.items.batches import Batches, Row
+from llmaug.items.sequences import of_events
 from llmaug.items.vocabulary import BOS, EOS, PAD
 from llmaug.lm.causal.documents import Documents, document, packed
 from llmaug.lm.language import FORWARD, INFILL, REVERSE, Language

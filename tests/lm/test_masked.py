@@ -14,7 +14,8 @@ from transformers import AutoModelForMaskedLM
 from llmaug.config import MaskedConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.items.sequences import Batches, of_events
+from llmaug.items.batches import Batches
+from llmaug.items.sequences import of_events
 from llmaug.items.vocabulary import BOS, PAD
 from llmaug.lm import Request
 from llmaug.lm.masked import completion

@@ -12,7 +12,8 @@ import ray.train
 import torch
 
 from llmaug import recommenders
-from llmaug.items.sequences import Batches, of_events
+from llmaug.items.batches import Batches
+from llmaug.items.sequences import of_events
 from llmaug.recommenders import DataFacts
 from llmaug.training import loop
 from tests.recommenders.test_recommenders import config_of
@@ -28,6 +29,7 @@ class SmallTask:
 
     metric = "ndcg"
     patient_until = 0
+    private = None
 
     def __init__(self) -> None:
         torch.manual_seed(1)

@@ -14,7 +14,8 @@ from llmaug.config import CausalConfig, OptimiserConfig, SasrecConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.items.sequences import Batches, of_events
+from llmaug.items.batches import Batches
+from llmaug.items.sequences import of_events
 from llmaug.recommenders import DataFacts
 from llmaug.recommenders.sasrec import SASRec
 from llmaug.training.loop import (
@@ -51,6 +52,7 @@ class Task:
 
     metric = "ndcg"
     patient_until = 0
+    private = None
 
     def __init__(self) -> None:
         torch.manual_seed(0)

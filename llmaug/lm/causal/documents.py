@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llmaug.items.sequences import Batches, Row, padded
+from llmaug.items.batches import Batches, Row, padded
 from llmaug.items.vocabulary import EOS, NUM_SPECIAL, PAD
 from llmaug.lm.language import FORWARD, REVERSE, Language
 

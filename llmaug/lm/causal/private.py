@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llmaug.config import CausalConfig, PrivateConfig
 from llmaug.errors import UserError
-from llmaug.items.sequences import padded
+from llmaug.items.batches import padded
 from llmaug.lm.causal.documents import Documents
 from llmaug.lm.causal.model import CausalLm
 from llmaug.training.loop import NotFinite

@@ -10,8 +10,8 @@ from llmaug.config import CausalConfig, Config
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.ingest.users import load_users
+from llmaug.items.batches import Batches
 from llmaug.items.semantic_ids import read_ids
-from llmaug.items.sequences import Batches
 from llmaug.items.vocabulary import Vocabulary, load_statistics
 from llmaug.lm.causal.documents import Documents
 from llmaug.lm.earlier import WARM_START, EarlierModel, find_earlier, refuse_leaks

@@ -29,7 +29,8 @@ from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN, VALIDATION
-from llmaug.items.sequences import Batches, Sequences, load_sequences
+from llmaug.items.batches import Batches
+from llmaug.items.sequences import Sequences, load_sequences
 from llmaug.items.vocabulary import load_vocabulary
 from llmaug.lm.chat.choices import LETTERS, Choices, choices_in
 from llmaug.lm.folder import read_notes, write_model

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmaug.errors import UserError
-from llmaug.items.sequences import Batches, Row, padded
+from llmaug.items.batches import Batches, Row, padded
 from llmaug.items.vocabulary import BOS, NUM_SPECIAL
 
 _LAST_ONLY = 0.2

@@ -8,7 +8,7 @@ from typing import Any
 from llmaug.config import Config, MaskedConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
-from llmaug.items.sequences import Batches
+from llmaug.items.batches import Batches
 from llmaug.lm.masked.masking import MaskedBatches
 from llmaug.lm.task import LmTask, fit_task, folders_of
 
