@@ -142,7 +142,8 @@ def clean_logs_of(context: Context, sources: list[Source], people: People) -> Cl
     key = config.date_partition or ""
     days = sorted({day for source in new if (day := source.partition.get(key))})
     of = f" ({', '.join(days[:7])}{', ...' * (len(days) > 7)})" if days else ""
-    note(f"{len(new):,} of {len(sources):,} files are read{of}; the others were before")
+    others = "; the others were on an earlier night" if known else ""
+    note(f"{len(new):,} of {len(sources):,} files are read{of}{others}")
     return CleanLogs(storage, folder, names, known)
 
 
