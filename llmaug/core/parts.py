@@ -55,10 +55,15 @@ class Tables(Objects):
         The note holds rows, bytes, digest and `counts`, so that a resumed stage adds up the same
         ledger without reading the rows again.
         """
-        data = _parquet(table)
+        return self.write_part_data(_parquet(table), table.num_rows, counts, folder, part)
+
+    def write_part_data(
+        self, data: bytes, num_rows: int, counts: dict[str, Any], folder: str, part: str
+    ) -> dict:
+        """The same of a table that is Parquet already."""
         self.write(data, folder, f"{part}.parquet")
         note = {
-            **NOTE.stamp, "part": part, "rows": table.num_rows, "bytes": len(data),
+            **NOTE.stamp, "part": part, "rows": num_rows, "bytes": len(data),
             "digest": digest(data), "counts": counts,
         }  # fmt: skip
         self.write_json(note, folder, f"{part}.json")

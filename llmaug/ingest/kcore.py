@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
@@ -39,12 +40,16 @@ def survivors(storage: Storage, clean: str) -> pa.Array | None:
 
 def finish_part(part: str, *, storage: Storage, clean: str, folder: str, k: int) -> dict[str, int]:
     """Write the events of `part` that lie in the k-core to `folder`; returns the counts."""
+    if k == 1:  # all of them, as they are: packing them again is a tenth of ingest's work
+        data = storage.read(clean, f"{part}.parquet")
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        users = file.read(columns=["user_id"], use_threads=False)["user_id"]
+        counts = {"accepted": len(users), "users": len(pc.unique(users))}
+        storage.write_part_data(data, len(users), counts, folder, part)
+        return counts
     events = storage.read_part(clean, part)
-    if k > 1:
-        _, in_core = core_masks(events, survivors(storage, clean), k)
-        kept = events.filter(pa.array(in_core))
-    else:
-        kept = events
+    _, in_core = core_masks(events, survivors(storage, clean), k)
+    kept = events.filter(pa.array(in_core))
     counts = {"accepted": kept.num_rows, "users": len(pc.unique(kept["user_id"]))}
     if kept.num_rows < events.num_rows:
         counts["dropped.k_core"] = events.num_rows - kept.num_rows
