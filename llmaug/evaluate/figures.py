@@ -116,7 +116,8 @@ class Reranked(Contract):
     """Held-out users who were asked about."""
     reordered: int
     """Of these, those with an answer that was kept; the lists of the others stay."""
-    ndcg_at_10: BothOrders
+    ndcg_at_10: BothOrders | None
+    """Null where nobody was asked about."""
 
 
 class Figures(Contract):

@@ -51,9 +51,10 @@ def sum_errors(table: pa.Table, num_bootstrap: int, seed: int) -> np.ndarray:
 
 def from_sums(sums: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """{arm: {"num_ratings", "rmse", "difference": to `real`, null of `real`}}; both with their 95%
-    intervals over users, who are the same in all arms."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rmse = {arm: np.sqrt(own[:, 2] / own[:, 1]) for arm, own in sums.items()}
+    intervals over users, who are the same in all arms. Empty where no held-out event has a
+    rating."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may have none
+        rmse = {arm: np.sqrt(own[:, 2] / own[:, 1]) for arm, own in sums.items() if own[0, 1]}
     return {
         arm: {
             "num_ratings": int(sums[arm][0, 1]),

@@ -142,6 +142,9 @@ def measured(own: RerankConfig, context: Context) -> dict[str, Any]:
                 values.append(
                     [ndcg(order, row["held_out"]) for order in (row["candidates"], after)]
                 )
+    if not users:
+        context.progress.note(f"{own.name}: no held-out user has a list to reorder")
+        return Reranked.keeps({"users": 0, "reordered": 0, "ndcg_at_10": None})
     pairs = np.array(values).reshape(-1, 2)
     order = np.argsort(np.array(users))
     [sums] = resampled_sums(

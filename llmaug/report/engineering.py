@@ -83,6 +83,7 @@ def reranked(metrics: dict[str, Any]) -> Table:
         (name, *(interval(own["ndcg_at_10"][n]) for n in ("before", "after", "difference")),
          f"{own['reordered']:,} of {own['users']:,}")
         for name, own in metrics["reranked"].items()
+        if own["ndcg_at_10"]
     ]  # fmt: skip
     return table(
         "reranked", "Lists that a chat model reordered",
