@@ -1,13 +1,13 @@
 """How much of single users a generator learns by heart: canaries (Carlini et al. 2019).
 
 Made-up users, whose items are drawn at random, are planted among the training events of
-MovieLens-100K, some once, some 10 and some 100 times over. Nobody could guess such a history, so what
-the trained model makes of it is memory. Exposure says how much, in bits: of so many other histories
-that were drawn in the same way and never planted, log2(all / rank of the canary by its likelihood).
-1.4 is chance on average, log2(all) is as much as can be seen.
+MovieLens-100K, some once, some 10 and some 100 times over. Nobody could guess such a history, so
+what the trained model makes of it is memory. Exposure says how much, in bits: of so many other
+histories that were drawn in the same way and never planted, log2(all / rank of the canary by its
+likelihood). 1.4 is chance on average, log2(all) is as much as can be seen.
 
-Canaries are planted here and in no night: they would be wrong events in somebody's model, and popular
-ones at 100 times.
+Canaries are planted here and in no night: they would be wrong events in somebody's model, and
+popular ones at 100 times.
 
     python benchmarks/canaries.py
     python benchmarks/canaries.py --epsilon 8 --num-steps 200

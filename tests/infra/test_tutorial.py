@@ -1,4 +1,4 @@
-"""The tutorial runs as it is written: each of its shell blocks, in their order, in one empty folder.
+"""The tutorial runs as it is written: each of its shell blocks, in their order, in an empty folder.
 Marked soak: it is a whole job, with a language model and vLLM, in processes of its own."""
 
 from __future__ import annotations

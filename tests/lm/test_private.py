@@ -14,10 +14,12 @@ import torch
 from llmaug.config import PrivateConfig, parse_config
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
-from llmaug.lm import train
+from llmaug.lm import adopt, train
 from llmaug.lm.causal import private
 from llmaug.lm.causal.training import CausalTask
+from llmaug.lm.earlier import find_earlier
 from tests.lm.test_lm_train import SMALL, TRAIN, write_inputs
+from tests.tables import write_finished
 
 MakeContext = Callable[..., Context]
 ASKED = {"epsilon": 4.0, "delta": 1e-3}
@@ -161,6 +163,23 @@ def test_a_training_ends_with_the_epsilon_that_was_asked_for(
 def test_what_the_epsilon_would_not_cover_is_refused(lm: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         parse_config({"lm": {"private": ASKED, **lm}}, "test config")
+
+
+def test_a_later_night_that_takes_the_generator_says_what_it_spent(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lm.from_run` trains nothing, so nothing more is spent."""
+    monday = make_context("monday")
+    spent = {"epsilon": 4.0, "delta": 1e-3}
+    for stage in ("vocabulary", "split"):
+        write_finished(monday, stage)
+    write_finished(monday, "lm/causal", model_digest="0123", private=spent)
+    tuesday = make_context("tuesday", lm={"from_run": "monday"})
+    assert find_earlier(tuesday, "monday", "lm.from_run").private == spent
+    monkeypatch.setattr(adopt, "imported", lambda path: lambda *_: None)
+    monkeypatch.setattr(adopt, "load_vocabulary", lambda *_: None)
+    monkeypatch.setattr(adopt, "refuse_leaks", lambda *_: None)
+    assert adopt.run(tuesday)["private"] == spent
 
 
 def test_a_delta_that_promises_nothing_is_refused(make_context: MakeContext) -> None:

@@ -131,6 +131,12 @@ def test_a_loss_and_a_leak_are_called_so() -> None:
     assert '<div class="answer bad">\n<h3>Is it safe?</h3>\n<p class="headline">20.00%' in page
 
 
+def test_what_was_masked_in_texts_is_counted_in_the_audit() -> None:
+    found = manifests(("real",))
+    found["ingest"]["counts"] |= {"items_table.masked.email": 31}
+    assert "items table.masked.email" in page_of(found)
+
+
 def test_what_the_generator_spent_stands_on_the_first_screen_and_in_the_audit() -> None:
     found = manifests(("real", "augmented"))
     assert "DP-SGD: epsilon" not in page_of(found)
