@@ -39,7 +39,12 @@ class OutcomeFolders:
 def commit(
     folders: OutcomeFolders, source: str, part: str, outcomes: pa.Table, extra: dict[str, int]
 ) -> dict[str, int]:
-    """Write a part of outcomes, for good and for the cache; returns its counts."""
+    """Write a part of outcomes, for good and for the cache; returns its counts.
+
+    The same answers are the same bytes, from an engine or from the cache: columns in one piece, and
+    nothing in the schema that a file put there when it was read.
+    """
+    outcomes = outcomes.cast(OUTCOME).combine_chunks()
     counts = {**counts_of(outcomes), **extra}
     remember(folders.storage, folders.generator, source, folders.run_id, part, outcomes)
     folders.storage.write_part(OUTCOMES.stamped(outcomes), counts, folders.outcomes, part)
