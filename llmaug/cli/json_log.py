@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
+from llmaug.core.formats import utc_now
 from llmaug.core.progress import Progress
 from llmaug.core.terminal import Terminal
 
@@ -26,9 +26,8 @@ class JsonProgress(Progress):
         return self
 
     def say(self, event: str, stage: str | None = None, **facts: Any) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         stage = stage or self._stage or None
-        line = {"time": now, "run": self._run_id, "stage": stage, "event": event, **facts}
+        line = {"time": utc_now(), "run": self._run_id, "stage": stage, "event": event, **facts}
         self._console.print(json.dumps(line, default=str), soft_wrap=True)
 
     def skipped(self, stage: str) -> None:

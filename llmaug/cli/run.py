@@ -83,10 +83,9 @@ def run_job(
     def say(text: str) -> None:
         log.warn(text) if log else console.print(text, soft_wrap=True)
 
-    def tell(error: str | None = None) -> None:
+    def tell(metrics: dict[str, Any] | None = None, error: str | None = None) -> None:
         if manifests and all(manifest["skipped"] for manifest in manifests.values()):
             return
-        metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
         told = message(run_id, manifests, metrics, error)
         notify(config.notify, told, say)
         settings, place = config.model_dump(mode="json"), storage.uri(run_folder(run_id))
@@ -104,12 +103,12 @@ def run_job(
     except Exception as error:  # only what was written to be read leaves the house
         if log:
             log.say("failed", error=str(error))
-        tell(error.message if isinstance(error, UserError) else type(error).__name__)
+        tell(error=error.message if isinstance(error, UserError) else type(error).__name__)
         raise
     finally:
         disconnect()
-    tell()
     metrics = report.load_metrics(storage, run_id) if "report" in manifests else None
+    tell(metrics)
     if as_json:
         emit_json(metrics or {name: m["counts"] for name, m in manifests.items()})
     elif metrics:

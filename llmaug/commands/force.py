@@ -10,12 +10,12 @@ in CURRENT: the same run resumed later has no such right.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from llmaug.core.formats import utc_now
 from llmaug.core.progress import Progress
 from llmaug.core.stage import MANIFEST, Context, run_stage
 from llmaug.core.storage import Storage
@@ -84,6 +84,6 @@ def _record(context: Context, reason: str) -> dict[str, Any]:
     return {
         "reason": reason.strip(),
         "refused": gate["counts"]["reasons"],
-        "forced_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "forced_utc": utc_now(),
         "gate": gate["fingerprint"],
     }

@@ -18,12 +18,12 @@ from llmaug.commands.descent import LISTS_NOTE, Descent, config_of, described, f
 from llmaug.config.names import CLEAN_LOGS, PUBLISHED, RUNS
 from llmaug.core.contents import read_object
 from llmaug.core.forgotten import FOLDER, remember_to_forget
+from llmaug.core.formats import utc_now
 from llmaug.core.lease import Lease
 from llmaug.core.pseudonyms import is_pseudonym
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 from llmaug.publish import pointer
-from llmaug.publish.pointer import utc_now
 
 MARK = "_retrain.json"
 """In the folder of a published version that was trained on somebody who is forgotten."""

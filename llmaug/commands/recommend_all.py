@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llmaug.config.names import check_folder
+from llmaug.core.formats import utc_now
 from llmaug.core.progress import Progress
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
@@ -82,7 +83,7 @@ def _replace(context: Context, made: str, folder: str, facts: dict[str, Any]) ->
         storage.write(storage.read(made, f"{part}.parquet"), folder, f"{name}.parquet")
         notes.append({**storage.read_json(made, f"{part}.json"), "part": name})
         storage.write_json(notes[-1], folder, f"{name}.json")
-    whole = {"made_by": _MADE_BY, **facts, "written_utc": pointer.utc_now(), "parts": notes}
+    whole = {"made_by": _MADE_BY, **facts, "written_utc": utc_now(), "parts": notes}
     _move(context, {**whole, "unused": before}, version, folder)
     _remove(storage, folder, before)
 

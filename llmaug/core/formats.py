@@ -11,6 +11,7 @@ new field whose default is what went before needs none.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,11 @@ from llmaug.schema import SOFT
 
 VERSION, WRITER = "format_version", "llmaug_version"
 _UNMARKED = "0.1.0 or earlier"
+
+
+def utc_now() -> str:
+    """As files and logs say it: 2026-01-31T02:10:44Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 @dataclass(frozen=True)

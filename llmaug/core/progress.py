@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import psutil
 from rich.text import Text
 
+from llmaug.core.formats import utc_now
 from llmaug.core.terminal import Terminal
 
 LINE_EVERY_S = 60.0
@@ -101,7 +102,7 @@ class Progress:
             yield lambda: bars.update(task, completed=state.done, description=state.line())
 
     def _say_state(self, state: dict[str, Any]) -> None:
-        self._console.print(json.dumps({"time": _utc_now(), **state}), soft_wrap=True)
+        self._console.print(json.dumps({"time": utc_now(), **state}), soft_wrap=True)
 
     def _line(self, stage: str, *words: str | tuple[str, str]) -> None:
         place = self._stages.index(stage) + 1 if stage in self._stages else 0
@@ -174,10 +175,6 @@ class _Bar:
             "counts": self._shown,
             "remaining_s": self.remaining_s(),
         }
-
-
-def _utc_now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _text(value: Any) -> Any:

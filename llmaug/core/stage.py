@@ -198,7 +198,7 @@ def run_stage(stage: Stage, context: Context) -> dict[str, Any]:
         "files": files,
         "seconds": round(time.monotonic() - begin, 2),
         "peak_rss_mb": memory.peak_mb,
-        "finished_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "finished_utc": formats.utc_now(),
     }
     storage.write_json(manifest, folder, MANIFEST)
     context.progress.finish(stage.name, manifest["seconds"])

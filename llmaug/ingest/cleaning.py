@@ -32,6 +32,17 @@ from llmaug.ingest.time_text import advice, microseconds
 DAY_US = 86_400_000_000
 FLOAT_ID = r"^-?\d+[.]0+$"
 EVENT_COLUMNS = ("user_id", "item_id", "action", "timestamp", "value")
+CLEANED = pa.schema(
+    {
+        "user_id": pa.string(),
+        "item_id": pa.string(),
+        "action": pa.string(),
+        "timestamp": pa.timestamp("us", "UTC"),
+        "value": pa.float32(),
+        "row": pa.int64(),
+    }
+)
+"""Events of a file, and the row that each was."""
 
 
 ALWAYS = 2**63 - 1
@@ -57,7 +68,7 @@ def clean_piece(
     table, rows = piece.table, piece.rows
     size = len(rows)
     if not size:
-        return Cleaned(_no_events(), piece.refused, {}, ALWAYS)
+        return Cleaned(CLEANED.empty_table(), piece.refused, {}, ALWAYS)
     reasons = Reasons(size)
     words = config.null_words(config.format)
     action, broken_action = _actions(table, config, file)
@@ -314,15 +325,3 @@ def _values(
         return nothing, num_values
     reasons.put(bad, "bad_value", column)
     return value, 0
-
-
-def _no_events() -> pa.Table:
-    fields = {
-        "user_id": pa.string(),
-        "item_id": pa.string(),
-        "action": pa.string(),
-        "timestamp": pa.timestamp("us", "UTC"),
-        "value": pa.float32(),
-        "row": pa.int64(),
-    }
-    return pa.schema(fields).empty_table()

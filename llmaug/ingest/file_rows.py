@@ -16,7 +16,14 @@ import pyarrow as pa
 from llmaug.config import IngestConfig
 from llmaug.core.sources import Source
 from llmaug.core.storage import Storage
-from llmaug.ingest.cleaning import ALWAYS, EVENT_COLUMNS, clean_piece, id_hash, twin_of_each
+from llmaug.ingest.cleaning import (
+    ALWAYS,
+    CLEANED,
+    EVENT_COLUMNS,
+    clean_piece,
+    id_hash,
+    twin_of_each,
+)
 from llmaug.ingest.layout import Layout, Piece
 from llmaug.ingest.people import People, without_people
 from llmaug.ingest.readers import read_pieces
@@ -25,18 +32,13 @@ from llmaug.ingest.readers import read_pieces
 # some. twin: of a user called 1.0 how a user 1 would go on. behind: the id of the logs, where a
 # mapping is kept.
 ROWS = pa.schema(
-    {
-        "user_id": pa.string(),
-        "item_id": pa.string(),
-        "action": pa.string(),
-        "timestamp": pa.timestamp("us", "UTC"),
-        "value": pa.float32(),
-        "row": pa.int64(),
-        "twin": pa.string(),
-        "behind": pa.string(),
-        "reason": pa.string(),
-        "detail": pa.string(),
-    }
+    [
+        *CLEANED,
+        ("twin", pa.string()),
+        ("behind", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
 )
 
 

@@ -14,7 +14,6 @@ were current before.
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any
 
 from llmaug.config.names import PUBLISHED, check_name
@@ -149,7 +148,7 @@ def _objection(card: dict[str, Any], seen: dict[str, Any]) -> str:
         )
     if held or card.get("run_id") == seen.get("run_id") or _night(card) >= _night(seen):
         return ""
-    if _night(seen) > (utc_now(),):  # a clock was wrong: nothing would be newer for long
+    if _night(seen) > (formats.utc_now(),):  # a clock was wrong: nothing would be newer for long
         return ""
     return f"{_short(seen)} is newer"
 
@@ -160,7 +159,7 @@ def _night(card: dict[str, Any]) -> tuple[str, ...]:
 
 def _held(card: dict[str, Any], seen: dict[str, Any], reason: str | None) -> dict[str, Any]:
     """Why and since when CURRENT stays: until a night comes that is later than `night`."""
-    now = utc_now()
+    now = formats.utc_now()
     nights = [_night(card), _night(seen), tuple(seen.get("held", {}).get("night", ()))]
     return {
         "reason": reason,
@@ -235,7 +234,3 @@ def _nothing(storage: Storage, name: str) -> UserError:
 def _crowded(storage: Storage, name: str) -> UserError:
     place = storage.uri(*_place(name))
     return UserError(f"{place}: others are publishing at the same time; try again")
-
-
-def utc_now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

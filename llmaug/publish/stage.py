@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmaug.core.formats import CARD
+from llmaug.core.formats import CARD, utc_now
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import FILES, digest
 from llmaug.core.stored import Forced, Trained, need_record, read_record
@@ -78,7 +78,7 @@ def card_of(context: Context) -> dict[str, Any]:
         **content,
         "version": version,
         "night": night_of(context),
-        "published_utc": pointer.utc_now(),
+        "published_utc": utc_now(),
     }
 
 
