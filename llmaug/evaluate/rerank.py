@@ -26,6 +26,7 @@ from llmaug.schema import CANDIDATES as SCHEMA
 from llmaug.schema import validate
 from llmaug.text.rerank import CANDIDATES
 from llmaug.text.stages import task_stages
+from llmaug.training.ranking import mean_ndcg_at_10
 
 _K = 10
 
@@ -175,5 +176,5 @@ def _asked_users(storage: Storage, plan: str) -> set[str]:
 
 def ndcg(items: Sequence[str], held_out: Sequence[str]) -> float:
     """Mean over the held-out items of what each would count alone."""
-    places = [items.index(item) for item in held_out if item in items[:_K]]
-    return float(sum(1 / np.log2(place + 2) for place in places) / len(held_out))
+    ranks = [items.index(item) if item in items else _K for item in held_out]
+    return mean_ndcg_at_10(np.array(ranks))

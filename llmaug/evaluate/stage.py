@@ -284,7 +284,7 @@ def _rated(
     rows: list[dict[str, Any]] = []
     for arm, model_seed in models:
         own = f"{_folder_of(folder, (arm, model_seed))}/{RATINGS}"
-        if model_seed == models[0][1] and part in storage.parts(own):
+        if model_seed == models[0][1] and storage.exists(own, f"{part}.json"):
             sums = ratings.sum_errors(storage.read_part(own, part), config.num_bootstrap, seed)
             rows += [{"arm": arm, "sums": row} for row in sums]
     return pa.Table.from_pylist(rows, schema=_ARM_SCHEMA)
