@@ -2,7 +2,8 @@
 
 Asks SmolLM2 for descriptions of `--num-items` films of MovieLens through the whole pipeline, and
 the same questions in `vllm.LLM.chat`, in turn, for the ratio of output tokens a second after engine
-start. With `--root` and `--run` it measures the texts of a run that there is, and asks nobody.
+start, on the same number of threads each. With `--root` and `--run` it measures the texts of a run
+that there is, and asks nobody.
 
     python benchmarks/text.py --num-items 512
     python benchmarks/text.py --root data --run nightly --task describe_items
@@ -51,6 +52,7 @@ RUN = "texts"
 def main(
     num_items: Annotated[int, typer.Option(help="Films to describe.")] = 512,
     rounds: Annotated[int, typer.Option(help="Take turns so often; the best counts.")] = 1,
+    threads: Annotated[int, typer.Option(help="Of each of both ways.")] = 1,
     root: Annotated[str, typer.Option(help="Of a run that there is.")] = "",
     run: Annotated[str, typer.Option(help="Its id.")] = RUN,
     task: Annotated[str, typer.Option(help="The text task in question.")] = "describe_items",
@@ -59,7 +61,7 @@ def main(
     with tempfile.TemporaryDirectory() as own_root:
         if not root:
             root = own_root
-            figures |= throughput(root, num_items, rounds)
+            figures |= throughput(root, num_items, rounds, threads)
         storage = Storage(root)
         figures |= measure(Context(storage, read_config(storage, run), run), task)
     for name, value in figures.items():
@@ -70,21 +72,25 @@ def main(
 # -- what it costs ------------------------------------------------------------------------
 
 
-def throughput(root: str, num_items: int, rounds: int) -> dict[str, Any]:
+def throughput(root: str, num_items: int, rounds: int, threads: int) -> dict[str, Any]:
     """Both ways in processes of their own, so that none inherits another's warm state."""
     write_ml_100k(f"{root}/logs")
     found: dict[str, list[float]] = {"pipeline": [], "chat": []}
+    # OpenMP reads it once, when torch is imported: later it would change nothing, and the one way
+    # would have all cores and the other as many as the config says.
+    environment = {**os.environ, **WORKER_ENV, **SAME_PRIORITY, "OMP_NUM_THREADS": str(threads)}
     for _ in range(rounds):
         for way, rates in found.items():
             done = subprocess.run(
-                [sys.executable, __file__, "--child", way, root, str(num_items)], text=True,
-                stdout=subprocess.PIPE, env={**os.environ, **WORKER_ENV, **SAME_PRIORITY},
+                [sys.executable, __file__, "--child", way, root, str(num_items), str(threads)],
+                text=True, stdout=subprocess.PIPE, env=environment,
             )  # fmt: skip
             assert done.returncode == 0, f"{way} failed"
             rates.append(json.loads(done.stdout.splitlines()[-1]))
     best = {way: max(rates) for way, rates in found.items()}
     return {
         "num_items": num_items,
+        "threads": threads,
         "pipeline_tokens_per_s": best["pipeline"],
         "chat_tokens_per_s": best["chat"],
         "ratio": round(best["pipeline"] / best["chat"], 3),
@@ -92,7 +98,7 @@ def throughput(root: str, num_items: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def _config(root: str, num_items: int) -> Config:
+def _config(root: str, num_items: int, threads: int) -> Config:
     return parse_config(
         {
             "ingest": {
@@ -105,13 +111,13 @@ def _config(root: str, num_items: int) -> Config:
             },
             "plan": {"strategies": []},
             "generate": {"dtype": "bfloat16", "max_num_seqs": 64, "kv_cache_gib": 2.0,
-                         "use_cache": False},
+                         "num_cpus": threads, "use_cache": False},
         }
     )  # fmt: skip
 
 
-def _child(way: str, root: str, num_items: int) -> None:
-    storage, config = Storage(root), _config(root, num_items)
+def _child(way: str, root: str, num_items: int, threads: int) -> None:
+    storage, config = Storage(root), _config(root, num_items, threads)
     if way == "chat":
         print(json.dumps(_chat(Context(storage, config, RUN))))
         return
@@ -127,7 +133,6 @@ def _chat(context: Context) -> float:
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(round(context.config.generate.kv_cache_gib))
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    os.environ["OMP_NUM_THREADS"] = "1"
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
@@ -280,6 +285,6 @@ def histogram(values: Sequence[int]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        _child(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        _child(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
     else:
         typer.run(main)

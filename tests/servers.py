@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) for tests, on loopback ports of its own."""
+"""Servers for tests, on loopback ports of their own: a real S3 (SeaweedFS), one that gets posts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 ACCESS_KEY, SECRET_KEY, BUCKET = "llmaug-test", "not-a-secret", "llmaug-test"
 
@@ -71,3 +74,31 @@ def _create_bucket(endpoint: str, log: Path) -> None:
         except Exception:  # not up yet, in one of many ways
             time.sleep(0.5)
     raise RuntimeError(f"the S3 server did not come up: {log.read_text()[-2000:]}")
+
+
+class PostServer:
+    """An HTTP server on loopback that answers with each of `statuses` in turn, the last one from
+    then on, and keeps what it got."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.got: list[dict[str, Any]] = []
+        left = list(statuses)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(handler) -> None:  # noqa: N805
+                body = handler.rfile.read(int(handler.headers["Content-Length"]))
+                self.got.append(json.loads(body))
+                handler.send_response(left.pop(0) if len(left) > 1 else left[0])
+                handler.send_header("Location", "/elsewhere")
+                handler.end_headers()
+
+            def log_message(handler, *_: Any) -> None:  # noqa: N805
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/secret-token"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -64,6 +64,7 @@ def run_job(
     """What `llmaug run` and the scripts in jobs/ do: run, and print what came out."""
     from llmaug import pipeline
     from llmaug.cli.json_log import JsonProgress
+    from llmaug.commands.lineage import send_lineage
     from llmaug.commands.notify import message, notify
     from llmaug.commands.track import track
     from llmaug.config.names import check_name, run_folder
@@ -90,6 +91,7 @@ def run_job(
         notify(config.notify, told, say)
         settings, place = config.model_dump(mode="json"), storage.uri(run_folder(run_id))
         track(config.tracking, told, metrics, settings, place, say)
+        send_lineage(config, storage, run_id, error, say)
 
     manifests: dict[str, Any] = {}
     try:

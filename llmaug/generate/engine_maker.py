@@ -74,6 +74,17 @@ def engines(config: Config, on_gpus: bool) -> Ask:
     )  # fmt: skip
 
 
+def idle_cores(own: GenerateConfig, cores: int) -> str:
+    """What to say where engines on CPUs leave more than half of a machine's cores idle; else ''."""
+    used = own.num_actors * own.num_cpus
+    if 2 * used >= cores:
+        return ""
+    return (
+        f"generation uses {used:g} of {cores} cores: generate.num_actors starts more engines, "
+        "generate.num_cpus gives each more threads"
+    )
+
+
 def _memory(config: Config, gpus: float) -> str:
     own = config.generate
     if not runs_vllm(config):

@@ -12,6 +12,7 @@ the stage with what is there; SIGTERM or Ctrl-C keeps what is finished for the n
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmaug.config import BudgetConfig, Config, modules_of
-from llmaug.core.cluster import connect
+from llmaug.core.cluster import address_of, connect
 from llmaug.core.formats import OUTCOMES, UNITS
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, content_of, map_parts, total_counts
@@ -33,7 +34,7 @@ from llmaug.errors import UserError
 from llmaug.filter.rules import roots_of as roots_of_filters
 from llmaug.generate.board import Board, Limits
 from llmaug.generate.counts import OutcomesCounts
-from llmaug.generate.engine_maker import engine_maker, engines, num_gpus
+from llmaug.generate.engine_maker import engine_maker, engines, idle_cores, num_gpus
 from llmaug.generate.engines import EngineMaker
 from llmaug.generate.ledger import check_units
 from llmaug.generate.look import EventLook, Look
@@ -192,6 +193,9 @@ def run_engines(
     if not pending:
         return "", {}
     connect(config.ray)
+    alone = address_of(config.ray) is None and not asked.num_gpus()
+    if alone and (hint := idle_cores(config.generate, os.cpu_count() or 1)):
+        context.progress.note(hint)
     spent = Spent(storage, folders.outcomes)
     board = _start_board(context, spent)
     num_units = sum(part.num_units for part in parts)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
 from llmaug.commands.notify import message, notify
 from llmaug.config.notify import NotifyConfig
+from tests.servers import PostServer
 
 CONFIG = NotifyConfig(webhook_env="HOOK")
 GATE = {"passed": True, "candidate": "augmented", "reasons": []}
@@ -46,33 +44,6 @@ def test_it_says_what_became_of_the_night() -> None:
     assert failed["status"] == "failed" and "logs are missing" in failed["text"]
 
 
-class Server:
-    """Answers with each of `statuses` in turn, and keeps what it got."""
-
-    def __init__(self, *statuses: int) -> None:
-        self.got: list[dict[str, Any]] = []
-        left = list(statuses)
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(handler) -> None:  # noqa: N805
-                body = handler.rfile.read(int(handler.headers["Content-Length"]))
-                self.got.append(json.loads(body))
-                handler.send_response(left.pop(0))
-                handler.send_header("Location", "/elsewhere")
-                handler.end_headers()
-
-            def log_message(handler, *_: Any) -> None:  # noqa: N805
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/secret-token"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     said: list[str] = []
@@ -80,7 +51,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     assert not any("secret-token" in text for text in said)
 
 
-def post(server: Server, said: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
+def post(server: PostServer, said: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setenv("HOOK", server.url)
     try:
         return notify(CONFIG, night(), said.append)
@@ -91,7 +62,7 @@ def post(server: Server, said: list[str], monkeypatch: pytest.MonkeyPatch) -> bo
 def test_it_arrives_though_the_server_is_busy_at_first(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Server(503, 200)
+    server = PostServer(503, 200)
     assert post(server, said, monkeypatch)
     assert server.got == [night(), night()] and said == []
 
@@ -100,7 +71,7 @@ def test_it_arrives_though_the_server_is_busy_at_first(
 def test_what_it_refuses_is_said_and_fails_nothing(
     status: int, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Server(status)
+    server = PostServer(status)
     assert not post(server, said, monkeypatch)
     assert len(server.got) == 1 and str(status) in said[0] and "HOOK" in said[0]
 
@@ -108,7 +79,7 @@ def test_what_it_refuses_is_said_and_fails_nothing(
 def test_a_server_that_is_not_there_is_said(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Server()
+    server = PostServer()
     server.close()
     monkeypatch.setenv("HOOK", server.url)
     monkeypatch.setattr("llmaug.commands.notify._TRIES", 1)

@@ -13,8 +13,10 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from openlineage.client.event_v2 import RunState
 
 from llmaug import pipeline
+from llmaug.commands import lineage
 from llmaug.commands.recommend_all import recommend_all
 from llmaug.config import parse_config
 from llmaug.config.names import LOGS, WRITTEN
@@ -115,6 +117,24 @@ def test_what_came_out_of_the_engine_is_in_the_catalogue(storage: Storage) -> No
     generated = [event["item_id"] for outcome in outcomes for event in outcome["events"]]
     assert len(generated) == 40 * 8 + NUM_USERS * 4
     assert set(generated) <= catalogue
+
+
+def test_lineage_leads_from_the_published_model_back_to_the_logs(storage: Storage) -> None:
+    made: dict[str, set[str]] = {}
+    for event in lineage.events(parse_config(JOB), storage, "small"):
+        assert event.eventType != RunState.FAIL
+        for output in event.outputs or ():
+            assert output.namespace == f"s3://{BUCKET}"
+            made[output.name] = {read.name for read in event.inputs or ()}
+    reached, todo = set(), {name for name in made if "/versions/" in name}
+    assert todo, "nothing was published"
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        todo |= made.get(name, set()) - reached
+    base = ROOT.removeprefix(f"s3://{BUCKET}/")
+    assert f"{base}/{RUN}/filtered" in reached
+    assert f"{base}/{LOGS}/events" in reached
 
 
 def test_held_out_events_never_reach_training(storage: Storage) -> None:
