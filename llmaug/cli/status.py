@@ -29,10 +29,11 @@ def status(run: Annotated[str, typer.Argument(help="Run id.")], root: ROOT = Non
         f"{'running' if holder['alive'] else 'held'}: {holder['seen']}" if holder else "not running"
     )
     console.print(Text.assemble("run ", (run, "bold"), f", {held}"))
-    table = Table("stage", "state", "seconds", "rows", box=None)
+    table = Table("stage", "state", "seconds", "rows", "", box=None)
     for stage in state["stages"]:
         seconds = f"{stage['seconds']:.1f}" if stage["seconds"] is not None else ""
-        table.add_row(stage["name"], stage["state"], seconds, f"{stage['rows']:,}")
+        notes = "; ".join(stage["notes"])
+        table.add_row(stage["name"], stage["state"], seconds, f"{stage['rows']:,}", notes)
     console.print(table)
     for stage in state["stages"]:
         for file, what in stage["damage"].items():

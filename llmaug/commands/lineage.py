@@ -111,9 +111,7 @@ def events(
         )  # fmt: skip
 
 
-def _read(
-    config: Config, storage: Storage, run_id: str, manifest: Mapping[str, Any]
-) -> list[Any]:
+def _read(config: Config, storage: Storage, run_id: str, manifest: Mapping[str, Any]) -> list[Any]:
     """Datasets that a stage read."""
     from openlineage.client.event_v2 import InputDataset
 

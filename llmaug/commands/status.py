@@ -15,8 +15,9 @@ from llmaug.errors import UserError
 
 
 def read_status(storage: Storage, run_id: str) -> dict[str, Any]:
-    """{run_id, holder, progress, stages: [{name, state, seconds, rows, damage}]}; damage:
-    {file: what is wrong}, by names and sizes.
+    """{run_id, holder, progress, stages: [{name, state, seconds, rows, damage, notes}]};
+    damage: {file: what is wrong}, by names and sizes; notes: what came from earlier nights, and why
+    units failed.
 
     Raises UserError when there is no such run, listing those that there are.
     """
@@ -55,8 +56,20 @@ def _stage(storage: Storage, folder: str, name: str) -> dict[str, Any]:
         state = "damaged" if damage else "done"
         return {
             "name": name, "state": state, "seconds": manifest["seconds"], "rows": rows,
-            "damage": damage,
+            "damage": damage, "notes": _notes(manifest.get("counts") or {}),
         }  # fmt: skip
     started = storage.exists(f"{folder}/{name}", STARTED)
     state = "started" if started else "waiting"
-    return {"name": name, "state": state, "seconds": None, "rows": 0, "damage": {}}
+    return {"name": name, "state": state, "seconds": None, "rows": 0, "damage": {}, "notes": []}
+
+
+def _notes(counts: dict[str, Any]) -> list[str]:
+    """What of a stage's counts one asks for in the morning."""
+    found = []
+    if files := counts.get("files.from_cache"):
+        found.append(f"{files:,} of {files + counts.get('files.read', 0):,} files kept from before")
+    if hits := counts.get("cache_hits"):
+        found.append(f"{hits:,} of {counts.get('planned', 0):,} units answered before")
+    failed = [(name, n) for name, n in sorted(counts.items()) if name.startswith("failed.") and n]
+    found += [f"{n:,} {name.replace('.', ': ', 1)}" for name, n in failed]
+    return found

@@ -64,6 +64,7 @@ class Finished(TypedDict):
 
     parts: list[Rows]
     seconds: float
+    counts: NotRequired[dict[str, Any]]
 
 
 class Run(TypedDict):

@@ -20,7 +20,8 @@ def storage(tmp_path: Path) -> Storage:
     """A run in its second of three stages."""
     storage = Storage(str(tmp_path))
     storage.write_json({"stages": ["ingest", "lm/causal", "plan"]}, FOLDER, "run.json")
-    manifest = {"parts": [{"rows": 3}, {"rows": 4}], "seconds": 1.5}
+    counts = {"rows_read": 7, "files.read": 1, "files.from_cache": 9}
+    manifest = {"parts": [{"rows": 3}, {"rows": 4}], "seconds": 1.5, "counts": counts}
     storage.write_json({}, FOLDER, "ingest", STARTED)
     storage.write_json(manifest, FOLDER, "ingest", MANIFEST)
     storage.write_json({}, FOLDER, "lm/causal", STARTED)
@@ -31,11 +32,23 @@ def storage(tmp_path: Path) -> Storage:
 def test_stages_are_done_started_or_waiting(storage: Storage) -> None:
     status = read_status(storage, "tonight")
     assert status["stages"] == [
-        {"name": "ingest", "state": "done", "seconds": 1.5, "rows": 7, "damage": {}},
-        {"name": "lm/causal", "state": "started", "seconds": None, "rows": 0, "damage": {}},
-        {"name": "plan", "state": "waiting", "seconds": None, "rows": 0, "damage": {}},
-    ]
+        {"name": "ingest", "state": "done", "seconds": 1.5, "rows": 7, "damage": {},
+         "notes": ["9 of 10 files kept from before"]},
+        {"name": "lm/causal", "state": "started", "seconds": None, "rows": 0, "damage": {},
+         "notes": []},
+        {"name": "plan", "state": "waiting", "seconds": None, "rows": 0, "damage": {},
+         "notes": []},
+    ]  # fmt: skip
     assert (status["progress"]["done"], status["progress"]["total"]) == (5, 9)
+
+
+def test_answers_of_earlier_nights_and_reasons_of_failures_are_counted(storage: Storage) -> None:
+    counts = {"planned": 1200, "cache_hits": 1100, "failed": 3, "failed.refused_by_engine": 3}
+    manifest = {"parts": [], "seconds": 1.0, "counts": counts}
+    storage.write_json(manifest, FOLDER, "plan", MANIFEST)
+    assert read_status(storage, "tonight")["stages"][2]["notes"] == [
+        "1,100 of 1,200 units answered before", "3 failed: refused_by_engine",
+    ]  # fmt: skip
 
 
 def test_a_running_process_is_shown_until_it_lets_go(storage: Storage) -> None:
