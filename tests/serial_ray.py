@@ -6,6 +6,7 @@ For tests of what files say. That Ray itself does these steps is seen in test_in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ class Dataset:
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
         self._rows = list(rows)
+        self.context = SimpleNamespace()  # settings of Ray's
 
     def map(self, work: Callable[[dict], dict], **options: Any) -> Dataset:
         return Dataset(work(row) for row in self._rows)

@@ -16,5 +16,5 @@ class Section(BaseModel):
     # A comparison with NaN is false: a gate with `min_lift: .nan` lets every model pass.
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False,
-        hide_input_in_errors=True,
+        hide_input_in_errors=True, defer_build=True,
     )  # fmt: skip

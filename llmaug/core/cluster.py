@@ -104,14 +104,22 @@ def _start(config: RayConfig) -> None:
             os.environ.setdefault(name, value)
         # This machine is not taken away with notice, and asking whether it is costs each fit 2 s.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        # Ray Data needs spare logical CPUs beside a fixed actor pool: with 2 it stands still.
-        ray.init(
-            address="local",  # not whichever Ray was last started on this machine
-            num_cpus=config.num_cpus or max(4, os.cpu_count() or 4),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        try:
+            # Ray Data needs spare logical CPUs beside a fixed actor pool: with 2 it stands still.
+            ray.init(
+                address="local",  # not whichever Ray was last started on this machine
+                num_cpus=config.num_cpus or max(4, os.cpu_count() or 4),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # Ray 2.60 has no type for it
+            if "timed out during startup" in str(error):
+                raise UserError(
+                    "Ray did not start within its 30 seconds: this machine has too much else to "
+                    "do, or too little memory. What is finished is kept: give the command again"
+                ) from error
+            raise
         return
     try:
         ray.init(address=address, runtime_env={"env_vars": worker_env()}, log_to_driver=False)

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_BLOCKS = 2_000  # more files than this share tasks
+# Ray's shuffle for large data has workers for each half that nothing else may use: on logs that
+# are not large, starting these is most of the work. The other one has as many objects as the square
+# of its tasks.
+SMALL_BYTES, SMALL_TASKS = 2 * 2**30, 200
 TWIN = "twin"
 
 # What goes through the shuffle: events (reason null), quarantined rows (reason), counts of rows
@@ -60,6 +64,7 @@ def clean_parts(context: Context, sources: list[Source], parts: list[str], peopl
     """Write `ingest/clean` and `ingest/quarantine`, each with all of `parts`; the counts of
     rows read, quarantined and dropped stand in the notes of the clean parts."""
     import ray.data
+    from ray.data.context import ShuffleStrategy
 
     config, storage, folder = context.config.ingest, context.storage, context.folder("ingest")
     place = resolve_uri(config.path, storage)
@@ -77,9 +82,11 @@ def clean_parts(context: Context, sources: list[Source], parts: list[str], peopl
         people=people, clean_logs=clean_logs_of(context, sources, people),
     )  # fmt: skip
     write = partial(_write_group, storage=storage, folder=folder, config=config)
+    files = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), MAX_BLOCKS))
+    if num_bytes <= SMALL_BYTES and len(tasks) <= SMALL_TASKS:
+        files.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
     written = (
-        ray.data.from_items(tasks, override_num_blocks=min(len(tasks), MAX_BLOCKS))
-        .map_batches(read, batch_size=1, batch_format="pyarrow")
+        files.map_batches(read, batch_size=1, batch_format="pyarrow")
         .groupby("part", num_partitions=len(parts))
         .map_groups(write, batch_format="pyarrow")
     )

@@ -49,6 +49,19 @@ def test_none_of_the_named_variables_sounds_like_a_secret() -> None:
     assert [name for name in named if secret.search(name)] == ["TOKENIZERS_PARALLELISM"]
 
 
+def test_a_machine_too_busy_for_ray_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UserError, match="did not start within its 30 seconds.*command again"):
+        cluster.connect(RayConfig())
+
+
 def test_the_runtime_env_of_a_job_is_what_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
