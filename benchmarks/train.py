@@ -21,20 +21,19 @@ or fails is reported with its error.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from environments import CACHE, ONE_THREAD, environment, without_ours
 
 from llmaug import pipeline
 from llmaug.commands.datasets import write_ml_100k
@@ -53,21 +52,19 @@ from llmaug.training.ranking import ndcg, target_ranks
 
 OURS = "llmaug"
 NEEDS = {
-    "rectools": ["rectools[torch]==0.19.0"],
+    "rectools": ["install rectools[torch]==0.19.0"],
     # Without its own dependencies: it pins a Ray that is used for tuning alone.
-    "recbole": ["--no-deps recbole==1.2.1",
-                "torch numpy<2 pandas<3 scipy tqdm colorlog==4.7.2 colorama==0.4.4 scikit-learn "
-                "pyyaml tensorboard thop tabulate plotly texttable psutil"],
+    "recbole": ["install --no-deps recbole==1.2.1",
+                "install torch numpy<2 pandas<3 scipy tqdm colorlog==4.7.2 colorama==0.4.4 "
+                "scikit-learn pyyaml tensorboard thop tabulate plotly texttable psutil"],
 }  # fmt: skip
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "llmaug", "environments")
 
 
 def main(
     peers: Annotated[str, typer.Option(help="Which, with commas.")] = "rectools,recbole",
     environments: Annotated[
         Path, typer.Option(help="Folder of the peers' virtual environments.")
-    ] = _CACHE,
+    ] = CACHE,
     num_seeds: Annotated[int, typer.Option(min=1, help="Seeds of ours and each peer.")] = 1,
     max_seconds: Annotated[float, typer.Option(help="Training time of each at most.")] = 600,
     our_allocator: Annotated[
@@ -83,7 +80,9 @@ def main(
         split = prepare(root)
         for name in [OURS, *names]:
             try:
-                python = sys.executable if name == OURS else environment(environments, name)
+                python = (
+                    sys.executable if name == OURS else environment(environments, name, NEEDS[name])
+                )
                 settings = ONE_THREAD | (WORKER_ENV if name == OURS or our_allocator else {})
                 for seed in range(1, num_seeds + 1):
                     run = measure(name, python, settings, split, seed, max_seconds)
@@ -149,27 +148,6 @@ def prepare(root: str) -> Split:
     return Split(root, config, user_ids, known, targets, vocabulary.num_items, events)
 
 
-def environment(folder: Path, name: str) -> str:
-    """Python of the peer's environment, which is made when it is not there.
-
-    Raises UserError with the words of pip.
-    """
-    digest = hashlib.sha256(json.dumps([sys.version, NEEDS[name]]).encode()).hexdigest()[:8]
-    place = folder / f"{name}-{digest}"
-    python, done = place / "bin/python", place / "done"
-    if done.exists():
-        return str(python)
-    print(f"making {place}: this takes minutes", flush=True)
-    venv.create(place, clear=True, with_pip=True)
-    for needs in NEEDS[name]:
-        command = [python, "-m", "pip", "install", "-q", *needs.split()]
-        made = subprocess.run(command, text=True, capture_output=True)
-        if made.returncode:
-            raise UserError(f"cannot install {needs}: {made.stderr.strip()[-2000:]}")
-    done.touch()
-    return str(python)
-
-
 def measure(
     name: str,
     python: str,
@@ -197,9 +175,10 @@ def measure(
         str(Path(__file__).with_name("peers.py")), name, str(path)
     ]  # fmt: skip
     print(f"training {name}, seed {seed}", flush=True)
-    # Ray's workers get our allocator from this process, and a peer must not find our packages.
-    hidden = {*WORKER_ENV, *([] if name == OURS else ["PYTHONPATH"])}
-    inherited = {key: value for key, value in os.environ.items() if key not in hidden}
+    # Ray's workers get our allocator from this process.
+    inherited = without_ours()
+    if name == OURS and "PYTHONPATH" in os.environ:
+        inherited["PYTHONPATH"] = os.environ["PYTHONPATH"]
     done = subprocess.run(
         [python, *script], text=True, capture_output=True, env={**inherited, **settings}
     )

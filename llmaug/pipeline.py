@@ -45,7 +45,7 @@ from llmaug.items import stage as vocabulary
 from llmaug.lm import adopt as lm_adopt
 from llmaug.lm import train as lm_train
 from llmaug.plan import stage as plan
-from llmaug.publish import recommend
+from llmaug.publish import drift, recommend
 from llmaug.publish import stage as publish
 from llmaug.recommenders import train
 from llmaug.report import stage as report
@@ -71,6 +71,8 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     path += [("split", split.STAGE)]
     path += [("text", each) for each in text_stages(config)]
     path += [("vocabulary", vocabulary.stage(item_rows(config)))]
+    if publishing:
+        path += [("vocabulary", drift.STAGE)]  # an alarm, before anything is paid
     if uses_lm:
         trained = lm_train.stage(config.lm.name)
         path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]

@@ -46,6 +46,7 @@ def _counts() -> dict[str, type[Contract]]:
     from llmaug.ingest.counts import IngestCounts, SplitCounts
     from llmaug.plan.counts import PlanCounts
     from llmaug.publish.card import Published
+    from llmaug.publish.drift_figures import DriftCounts
 
     return {
         "ingest": IngestCounts,
@@ -56,5 +57,6 @@ def _counts() -> dict[str, type[Contract]]:
         "fidelity": FidelityCounts,
         "evaluation": Figures,
         "gate": Decision,
+        "drift": DriftCounts,
         "publish": Published,
     }

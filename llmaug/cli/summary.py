@@ -40,6 +40,8 @@ def print_summary(
         console.print(Text.assemble(("by force", "red"), why))
     for reason in gate["reasons"]:
         console.print(f"  - {reason}")
+    for alarm in (metrics.get("drift") or {}).get("alarms", []):
+        console.print(Text.assemble(("alarm: ", "red"), alarm))
     slowest = max(metrics["stages"].values(), key=lambda stage: stage["peak_rss_mb"])
     seconds = sum(s["seconds"] for s in metrics["stages"].values() if not s["skipped"])
     console.print(f"time: {seconds:.0f} s in stages, peak memory {slowest['peak_rss_mb']:,} MB")

@@ -22,6 +22,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.evaluate.figures import candidate_of
 from llmaug.pipeline import reopened, stages
+from llmaug.publish import drift
 from llmaug.publish import stage as publish
 from llmaug.publish.pointer import in_the_way
 
@@ -66,20 +67,27 @@ def _refused(context: Context, reason: str) -> bool:
     """Did the gate refuse what `reason` forces? Raises UserError when nothing is to be forced."""
     if not reason.strip():
         raise UserError("--reason is empty: say why this model may go out all the same")
-    if not context.manifest("gate")["counts"]["passed"]:
+    gate = context.manifest("gate")["counts"]
+    if not gate["passed"] and not (_only_real(context, gate) and drift.objection(context)):
         return True
-    if not in_the_way(context.storage, context.config.publish.name, publish.card_of(context)):
+    name, card = context.config.publish.name, publish.card_of(context)
+    if not (in_the_way(context.storage, name, card) or drift.objection(context)):
         raise UserError(
-            f"run {context.run_id}: the gate passed and no newer night is current, there is "
-            "nothing to force; leave out --force"
+            f"run {context.run_id}: the gate passed and no newer night is current (nor does drift "
+            "stop it), there is nothing to force; leave out --force"
         )
     return False
 
 
+def _only_real(context: Context, gate: dict[str, Any]) -> bool:
+    """Was there nothing that the gate could choose from?"""
+    return not context.storage.exists(context.folder(f"model/{candidate_of(gate)}"), MANIFEST)
+
+
 def _record(context: Context, reason: str) -> dict[str, Any]:
     gate = context.manifest("gate")
-    arm = candidate_of(gate["counts"])
-    if not context.storage.exists(context.folder(f"model/{arm}"), MANIFEST):
+    if _only_real(context, gate["counts"]):
+        arm = candidate_of(gate["counts"])
         raise UserError(f"run {context.run_id} trained no model of arm {arm} that could be forced")
     return {
         "reason": reason.strip(),

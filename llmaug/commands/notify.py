@@ -20,7 +20,8 @@ def message(
     metrics: dict[str, Any] | None,
     error: str | None = None,
 ) -> dict[str, Any]:
-    """What is told of a job: {text, run_id, status, error, arm, gate, lift, ledger, version}.
+    """What is told of a job: {text, run_id, status, error, arm, gate, lift, ledger,
+    alarms, version}.
 
     manifests: of `pipeline.run`; None where it failed. metrics: those of the report, if there is
     one.
@@ -36,6 +37,8 @@ def message(
     for name, each in lift.items():
         words.append(f"{name} {lift_text(each)} over {each.get('against', 'real')}")
     words += gate.get("reasons", []) if status == "refused" else []
+    drift = ((metrics or {}).get("drift") or {}).get("alarms", [])
+    words += [alarm for alarm in drift if alarm not in published.get("why", "")]
     words += [error] if error else []
     return {
         "text": "; ".join(words),
@@ -46,6 +49,7 @@ def message(
         "gate": {name: gate.get(name) for name in ("passed", "candidate", "reasons")},
         "lift": lift,
         "ledger": (metrics or {}).get("ledger"),
+        "alarms": drift,
         "version": published.get("uri"),
     }
 

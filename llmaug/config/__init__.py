@@ -9,7 +9,7 @@ the environment or the standard AWS files.
 from __future__ import annotations
 
 from llmaug.config.base import Name, Section
-from llmaug.config.evaluate import EvaluateConfig, FidelityLimits, GateConfig
+from llmaug.config.evaluate import DriftLimits, EvaluateConfig, FidelityLimits, GateConfig
 from llmaug.config.filters import (
     FILTERS,
     CopiedConfig,
@@ -97,6 +97,7 @@ __all__ = [
     "CopiedConfig",
     "CustomConfig",
     "DescribeItemsConfig",
+    "DriftLimits",
     "EaseConfig",
     "EndpointConfig",
     "EvaluateConfig",

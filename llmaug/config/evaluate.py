@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from llmaug.config.base import Section
+from llmaug.config.base import Name, Section
 from llmaug.config.train import ArmName
 
 
@@ -58,6 +58,31 @@ class FidelityLimits(Section):
     """AUC of a classifier that tells synthetic histories from real ones."""
 
 
+class DriftLimits(Section):
+    """How unlike those of the last night tonight's training events may be before an alarm is
+    raised. Ratios hold both ways: of 1.5, half as many again and two thirds."""
+
+    against: Name | None = None
+    """Run id of the night to compare with. None: the one whose model is current."""
+    max_popularity_js: float | None = Field(default=0.5, ge=0, le=1)
+    """Jensen-Shannon distance of the items' popularity; an alarm needs more than chance would give,
+    too. Nights whose logs overlap are near 0."""
+    max_action_js: float | None = Field(default=0.2, ge=0, le=1)
+    """Jensen-Shannon distance of the mix of actions."""
+    max_length_ks: float | None = Field(default=0.2, ge=0, le=1)
+    """Kolmogorov-Smirnov distance of the lengths of training histories."""
+    max_events_ratio: float | None = Field(default=1.5, gt=1)
+    """Training events of both nights."""
+    max_users_ratio: float | None = Field(default=1.5, gt=1)
+    """Users with training events."""
+    max_events_per_user_ratio: float | None = Field(default=1.5, gt=1)
+    """Training events a user."""
+    stops_publish: bool = False
+    """An alarm keeps the current model: tonight's is written and not made current, whatever the
+    gate decided, until `llmaug publish RUN --force --reason ...`. Else it is raised, and nothing
+    more."""
+
+
 class GateConfig(Section):
     """When the model of an arm may go out in place of that of `real`."""
 
@@ -86,3 +111,5 @@ class GateConfig(Section):
     be measured. None: it is shown, and decides nothing."""
     fidelity: FidelityLimits = FidelityLimits()
     """How like real behaviour the synthetic events must be."""
+    drift: DriftLimits = DriftLimits()
+    """How like the last night's training events tonight's must be."""

@@ -49,23 +49,37 @@ def in_the_way(storage: Storage, name: str, card: dict[str, Any]) -> str:
     return _objection(card, seen) if version is not None else ""
 
 
-def advance(
-    storage: Storage, name: str, card: dict[str, Any], by_force: str | None = None
-) -> dict[str, str]:
-    """Move CURRENT of model `name` to `card`, unless that would be a step back.
+def run_before(storage: Storage, name: str, run_id: str) -> str | None:
+    """The run whose model is current, or was before that of `run_id`; None where there is none."""
+    seen, _ = _look(storage, check_name(name, "--name"))
+    runs = [version.rpartition("/")[2].rpartition("-")[0] for version in pointed_to(seen)]
+    if run_id in runs:
+        runs = runs[len(runs) - runs[::-1].index(run_id) :]
+    return runs[0] if runs else None
 
-    by_force: the reason for which a person steps back all the same. Returns {outcome: published,
+
+def advance(
+    storage: Storage,
+    name: str,
+    card: dict[str, Any],
+    by_force: str | None = None,
+    objection: str = "",
+) -> dict[str, str]:
+    """Move CURRENT of model `name` to `card`, unless that would be a step back, or there is an
+    `objection` and a model that can stay.
+
+    by_force: the reason for which a person moves it all the same. Returns {outcome: published,
     already current or left, current: the version that is current now, why: it was left}. Raises
     UserError when others keep moving it at the same time.
     """
     for _ in range(_TRIES):
         seen, version = _look(storage, name)
-        why = _objection(card, seen) if seen else ""
+        behind = _objection(card, seen) if seen else ""
         if seen and seen["version"] == card["version"]:
             return _done(ALREADY_CURRENT, seen)
-        if why and by_force is None:
+        if seen and by_force is None and (why := behind or objection):
             return _done(LEFT, seen, why)
-        held = {"held": _held(card, seen, by_force)} if why else {}
+        held = {"held": _held(card, seen, by_force)} if behind else {}
         if _put(storage, name, _pointing(card, pointed_to(seen)) | held, version):
             return _done(PUBLISHED_NOW, card)
     raise _crowded(storage, name)

@@ -15,7 +15,7 @@ from llmaug.core.storage import FILES, digest
 from llmaug.core.stored import Forced, Trained, need_record, read_record
 from llmaug.errors import UserError
 from llmaug.evaluate.figures import candidate_of
-from llmaug.publish import pointer
+from llmaug.publish import drift, pointer
 from llmaug.publish.card import LEFT, Card, Published
 from llmaug.publish.model_card import cards
 
@@ -39,7 +39,9 @@ def publish(context: Context, by_force: str | None = None) -> dict[str, Any]:
     written = _write(context, card, cards(context, card))
     context.confirm_lease()
     # The same content may be that of a later night: what is on disk keeps its first.
-    done = pointer.advance(storage, name, {**written, "night": card["night"]}, by_force)
+    done = pointer.advance(
+        storage, name, {**written, "night": card["night"]}, by_force, drift.objection(context)
+    )
     return Published.keeps({**written, **done, "uri": storage.uri(card["version"])})
 
 
@@ -144,7 +146,7 @@ def _outside(context: Context) -> dict[str, Any]:
 STAGE = Stage(
     name="publish",
     run=run,
-    inputs=("gate",),
+    inputs=("gate", drift.DRIFT),
     settings=lambda config: [config.publish, config.train.seeds],
     outside=_outside,
 )

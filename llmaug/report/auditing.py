@@ -55,6 +55,15 @@ def came_in(metrics: dict[str, Any]) -> Table:
     return table("came-in", "What came in, and what became of it", ("", "count", "stage"), rows)
 
 
+def drift(found: dict[str, Any]) -> Table:
+    shown = {name: own for name, own in found.items() if name not in ("alarms", "stops", "against")}
+    rows = [(words(name), number(own, "{:.3f}")) for name, own in shown.items()]
+    return table(
+        "drift", f"Training events against those of run {found['against']}", ("figure", "value"),
+        rows, "Distances (js, ks): 0 is alike, 1 apart. Ratios: tonight's by the earlier ones.",
+    )  # fmt: skip
+
+
 def versions(config_digest: str) -> Table:
     rows = [("llmaug", RUN.stamp[WRITER]), ("Python", platform.python_version())]
     for name in _PACKAGES:

@@ -25,6 +25,7 @@ from llmaug.evaluate.figures import (
 )
 from llmaug.generate.counts import Moment
 from llmaug.publish.card import Published
+from llmaug.publish.drift_figures import Drift
 
 
 class Ledger(Contract):
@@ -190,6 +191,8 @@ class Metrics(Contract):
     """Null where the generator was trained without noise."""
     fidelity: Fidelity | None
     """Null where nothing was generated."""
+    drift: Drift | None = None
+    """Tonight's training events against an earlier night's; null where there is none."""
     published: Published | None
     """Null where the arms were only compared."""
     stages: dict[str, StageFigures]

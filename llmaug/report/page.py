@@ -43,6 +43,7 @@ def render(
     main = main_metric(metrics) if metrics["num_users"] else None
     generator = metrics["generator"]
     remarks = [unfinished(metrics["training"]), generator_text(generator) if generator else None]
+    drift = metrics["drift"]
     return fill(
         "report.html.j2",
         run_id=run_id,
@@ -53,6 +54,7 @@ def render(
         measured=_measured(metrics, config, main) if main else None,
         learning=engineering.learning_plots(metrics),
         remarks=[remark for remark in remarks if remark],
+        alarms=drift["alarms"] if drift else [],
         texts=generation.texts(metrics) if metrics["texts"] else None,
         generated=_generated(metrics) if "outcomes" in manifests else None,
         samples={"recommendations": [], "histories": [], "refused": [], **(samples or {})},
@@ -128,6 +130,7 @@ def _audit(
         "privacy": auditing.privacy(audit, metrics.get("private")) if audit else None,
         "published": auditing.published(card) if card else None,
         "came_in": auditing.came_in(metrics),
+        "drift": auditing.drift(metrics["drift"]) if metrics["drift"] else None,
         "lineage": auditing.lineage(manifests, skipped),
         "versions": auditing.versions(config_digest),
     }

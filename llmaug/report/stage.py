@@ -101,6 +101,7 @@ def collect(
         "privacy": manifests["privacy"]["counts"] if "privacy" in manifests else None,
         "private": _private(manifests),
         "fidelity": manifests["fidelity"]["counts"]["found"] if "fidelity" in manifests else None,
+        "drift": manifests["drift"]["counts"]["found"] if "drift" in manifests else None,
         "published": manifests["publish"]["counts"] if "publish" in manifests else None,
         "stages": {
             name: {

@@ -50,6 +50,7 @@ def night(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Context
         "plan": {},
         "real_runs": {},
         "fidelity": {"found": None},
+        "drift": {"found": None},
     }.items():
         if name != "publish":
             finish(context, name, counts)

@@ -44,6 +44,17 @@ def test_it_says_what_became_of_the_night() -> None:
     assert failed["status"] == "failed" and "logs are missing" in failed["text"]
 
 
+def test_it_says_what_drifted_once() -> None:
+    alarm = (
+        "drift: users_ratio is 0.500 against run r; gate.drift.max_users_ratio allows 0.667 to 1.5"
+    )
+    for published in ({}, {"outcome": "left", "why": alarm}):
+        manifests = {"gate": {"counts": GATE}, "publish": {"counts": {**PUBLISHED, **published}}}
+        told = message("2026-01-31", manifests, {"lift": LIFT, "drift": {"alarms": [alarm]}})
+        assert told["alarms"] == [alarm] and told["text"].count(alarm) == 1
+    assert night()["alarms"] == []
+
+
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     said: list[str] = []

@@ -127,7 +127,7 @@ def run_again(copy: Path, module: str, config: Config, more: str = "\nedited = 1
         ("filter.real_runs", {"real_runs", "filtered", "ngram/filtered", "privacy"}),
         ("arms.baseline", BASELINE),
         ("arms.merge", {"merged/real", "merged/ngram", "merged/augmented"}),
-        ("publish.pointer", {"publish", "recommendations"}),
+        ("publish.pointer", {"drift", "publish", "recommendations"}),
         ("report.stage", {"report"}),
     ],
 )  # fmt: skip

@@ -79,8 +79,8 @@ def test_a_killed_job_goes_on_from_s3_and_leaks_no_secret(
 ) -> None:
     skipped = [line for line in done.stderr.splitlines() if "unchanged, skipped" in line]
     assert [line.split()[-3] for line in skipped] == [
-        "ingest", "split", "vocabulary", "lm/causal", "real_runs", "plan", "outcomes", "filtered",
-        "merged/real", "merged/augmented", "privacy", "fidelity",
+        "ingest", "split", "vocabulary", "drift", "lm/causal", "real_runs", "plan", "outcomes",
+        "filtered", "merged/real", "merged/augmented", "privacy", "fidelity",
     ]  # fmt: skip
     assert storage.read_json(RUN, "lease.json") is None, "the lease was not released"
 
