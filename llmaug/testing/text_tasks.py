@@ -11,7 +11,7 @@ from llmaug.config import TEXT_TASKS, TextConfig, TextTaskConfig
 from llmaug.errors import UserError
 from llmaug.schema import CANDIDATES, ITEM, REAL, USER, validate
 from llmaug.testing.configs import check_config
-from llmaug.testing.tables import events
+from llmaug.testing.tables import events, hour
 from llmaug.text.cleaning import Fields, cut_by_length
 from llmaug.text.filters import verdict
 from llmaug.text.task import Row, Task, task_of
@@ -29,10 +29,23 @@ _TABLES = {
     "ingest/users": pa.Table.from_pylist(
         [{"user_id": "u", "attributes": [("age", "30")]}, {"user_id": "v"}], schema=USER
     ),
-    "text/rerank/candidates": pa.Table.from_pylist(
-        [{"user_id": "u", "history": ["c"], "candidates": ["a", "b"], "held_out": ["b"]}],
-        schema=CANDIDATES,
-    ),
+    **{
+        f"text/{name}/candidates": pa.Table.from_pylist(
+            [
+                {
+                    "user_id": "u",
+                    "history": ["c"],
+                    "candidates": ["a", "b"],
+                    "held_out": ["b"],
+                    "item_id": None if name == "rerank" else "a",
+                    "attributes": [("age", "30")],
+                    "timestamp": hour(1),
+                }
+            ],
+            schema=CANDIDATES,
+        )
+        for name in ("rerank", "cold_items", "cold_users")
+    },
     "split/train": events([("u", "a", 0), ("u", "b", 1), ("v", "b", 2)]),
 }
 _NO_ANSWERS = ("", "{", "[]", "null", "7", '{"no such": 1}')
@@ -72,7 +85,7 @@ def _check_answer(task: Task, row: Row, answer: str) -> None:
     assert problem is None, f"the good answer is not by the schema: {problem and problem.message}"
     parsed = task.parse(answer)
     assert all(isinstance(text, str) for text in task.texts(parsed)), "texts must be strings"
-    reason = task.accepts(parsed)
+    reason = task.accepts(row, parsed)
     assert reason is None, f"the good answer is refused: {reason}"
     assert task.sink is not None, "a task must have a sink for its answers"
     traced = dict.fromkeys(("run_id", "unit_id", "generator"), "known") if task.traced else {}
