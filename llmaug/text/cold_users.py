@@ -7,7 +7,7 @@ the same attributes take most. What a chat model names in both orders of the can
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -29,8 +29,8 @@ from llmaug.text.choosing import CANDIDATES, asked_twice
 from llmaug.text.task import Task
 
 _FEW = 5  # users: an attribute that fewer have tells what they took, and counts for nothing
-_EVERYBODY = ("", "")
 _USERS_A_PART = 1_000
+_PAIR = pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 
 
 def task(text: TextConfig, config: ColdUsersConfig) -> Task:
@@ -53,94 +53,102 @@ def candidates(own: ColdUsersConfig, context: Context) -> dict[str, Any]:
     train = f"{context.folder('split')}/{TRAIN}"
     vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
     end_s = load_statistics(storage, context.folder("vocabulary")).window_end_s
-    known = _personas(storage, f"{context.folder('ingest')}/users", own)
-    taste, cold = tastes(storage, train, known, vocabulary)
-    there = _alive(vocabulary, end_s)
+    users = load_users(storage, f"{context.folder('ingest')}/users")
+    ids = users.rows["user_id"]
+    having = attributes_of(users.rows["attributes"], own.attributes)
+    taken = taken_by(storage, train, ids, vocabulary)
+    shares, there = tastes(having, taken), _alive(vocabulary, end_s)
+    cold = {ids[row].as_py(): row for row in without_events(having, taken).tolist()}
+    chosen = sorted(cold)[: own.max_users]
+    known = users.attributes_of(chosen)
     rows = [
         {
             "user_id": user,
             "history": [],
             "candidates": [
                 vocabulary.item_ids[item]
-                for item in _drawn(taste.best(known[user], there, own.num_candidates), user)
+                for item in _drawn(_best(having[cold[user]] @ shares, there, own), user)
             ],
             "held_out": [],
-            "attributes": list(known[user].items()),
+            "attributes": [
+                (name, value)
+                for name, value in known[user].items()
+                if own.attributes is None or name in own.attributes
+            ],
             "timestamp": datetime.fromtimestamp(end_s, UTC),
         }
-        for user in cold[: own.max_users]
+        for user in chosen
     ]
     for start in range(0, max(1, len(rows)), _USERS_A_PART):
         some = rows[start : start + _USERS_A_PART]
         table = validate(pa.Table.from_pylist(some, schema=SCHEMA), SCHEMA, own.name)
         part = f"new-{start // _USERS_A_PART:05d}"  # no part of the training events has this name
         storage.write_part(table, {"users": len(some)}, folder, part)
-    context.progress.note(f"{own.name}: {len(rows):,} users without a training event")
+    context.progress.note(f"{own.name}: {len(rows):,} of {len(cold):,} users without an event")
     return {"users": len(rows), "rows": len(rows)}
 
 
-@dataclass(frozen=True)
-class Tastes:
-    """What users with an attribute take."""
+def attributes_of(column: pa.ChunkedArray, wanted: Sequence[str] | None) -> Any:
+    """(U, A + 1) sparse: which attributes, each a name and a value, the users have; the last one
+    has everybody who has any."""
+    from scipy.sparse import csr_matrix, hstack
 
-    row_of: dict[tuple[str, str], int]
-    shares: Any
-    """(A, I) sparse: of the users with an attribute, the share that took an item."""
+    lists = column.combine_chunks().cast(pa.list_(_PAIR))  # functions of lists know no maps
+    pairs = pa.table(
+        {
+            "user": pc.list_parent_indices(lists),
+            "name": pc.struct_field(pc.list_flatten(lists), "key"),
+            "value": pc.struct_field(pc.list_flatten(lists), "value"),
+        }
+    )
+    if wanted is not None:
+        pairs = pairs.filter(pc.is_in(pairs["name"], value_set=pa.array(wanted, pa.string())))
+    each = pc.binary_join_element_wise(pairs["name"], pairs["value"], "\n").combine_chunks()
+    codes = each.dictionary_encode()
+    row, attribute = pairs["user"].to_numpy(), codes.indices.to_numpy()
+    shape = (len(column), len(codes.dictionary))
+    having = csr_matrix((np.ones(len(row)), (row, attribute)), shape)
+    return hstack([having, (np.diff(having.indptr) > 0)[:, None]]).tocsr()
 
-    def best(self, attributes: dict[str, str], there: np.ndarray, number: int) -> np.ndarray:
-        """(number,) rows of the items that users with these attributes take most, of those that
-        are `there`: an attribute counts as much as any other."""
-        rows = [self.row_of[own] for own in (*attributes.items(), _EVERYBODY) if own in self.row_of]
-        score = np.asarray(self.shares[rows].sum(0)).ravel()
-        score[~there] = 0
-        best = np.argsort(-score, kind="stable")[:number]
-        return best[score[best] > 0]
 
+def taken_by(storage: Storage, train: str, ids: pa.ChunkedArray, vocabulary: Vocabulary) -> Any:
+    """(U, I) sparse: which items the users `ids` have in the training events."""
+    from scipy.sparse import coo_matrix, csr_matrix
 
-def tastes(
-    storage: Storage, train: str, known: dict[str, dict[str, str]], vocabulary: Vocabulary
-) -> tuple[Tastes, list[str]]:
-    """By the training events; and the users of `known` who have none."""
-    from scipy.sparse import coo_matrix, csr_matrix, diags
-
-    users = pa.array(known, pa.string())
-    shape = (len(users), vocabulary.num_items)
-    taken = csr_matrix(shape, dtype=np.float32)
+    shape = (len(ids), vocabulary.num_items)
+    taken = csr_matrix(shape, dtype=np.float64)
     for part in storage.parts(train):
         events = storage.read_part(train, part, columns=["user_id", "item_id"])
-        user = pc.fill_null(pc.index_in(events["user_id"], value_set=users), -1).to_numpy()
+        found = pc.index_in(events["user_id"], value_set=ids.combine_chunks())
+        user = pc.fill_null(found, -1).to_numpy()
         item = vocabulary.encode(events["item_id"]) - NUM_SPECIAL
         own = (user >= 0) & (item >= 0)
-        once = np.ones(int(own.sum()), np.float32)
+        once = np.ones(int(own.sum()))
         taken += coo_matrix((once, (user[own], item[own])), shape=shape).tocsr()
     taken.data[:] = 1
-    has_events = np.diff(taken.indptr) > 0
-    pairs = [
-        (own, number)
-        for number, attributes in enumerate(known.values())
-        if has_events[number]
-        for own in (*attributes.items(), _EVERYBODY)
-    ]
-    row_of = {own: row for row, own in enumerate(sorted({own for own, _ in pairs}))}
-    row, column = [row_of[own] for own, _ in pairs], [number for _, number in pairs]
-    of = csr_matrix((np.ones(len(pairs), np.float32), (row, column)), (len(row_of), len(users)))
-    size = np.diff(of.indptr)
-    shares = diags(np.where(size >= _FEW, 1 / np.maximum(size, 1), 0)) @ (of @ taken)
-    cold = sorted(user for user, has in zip(known, has_events, strict=True) if not has)
-    return Tastes(row_of, csr_matrix(shares)), cold
+    return taken
 
 
-def _personas(storage: Storage, folder: str, own: ColdUsersConfig) -> dict[str, dict[str, str]]:
-    """{user: the attributes that make the persona} of all who have some."""
-    found = {
-        row["user_id"]: {
-            name: value
-            for name, value in row["attributes"] or ()
-            if own.attributes is None or name in own.attributes
-        }
-        for row in load_users(storage, folder).rows.to_pylist()
-    }
-    return {user: attributes for user, attributes in found.items() if attributes}
+def tastes(having: Any, taken: Any) -> Any:
+    """(A + 1, I) sparse: of the users with an attribute who have events, the share that took an
+    item; none where these are few."""
+    from scipy.sparse import diags
+
+    of = (diags((np.diff(taken.indptr) > 0).astype(float)) @ having).T.tocsr()
+    size = np.asarray(of.sum(1)).ravel()
+    return (diags(np.where(size >= _FEW, 1 / np.maximum(size, 1), 0)) @ (of @ taken)).tocsr()
+
+
+def without_events(having: Any, taken: Any) -> np.ndarray:
+    """Rows of the users who have an attribute and no training event."""
+    return np.flatnonzero((np.diff(having.indptr) > 0) & (np.diff(taken.indptr) == 0))
+
+
+def _best(scores: Any, there: np.ndarray, own: ColdUsersConfig) -> np.ndarray:
+    """Rows of the items with the highest of (1, I) sparse scores, of those that are `there`."""
+    score = np.where(there, scores.toarray().ravel(), 0)
+    best = np.argsort(-score, kind="stable")[: own.num_candidates]
+    return best[score[best] > 0]
 
 
 def _alive(vocabulary: Vocabulary, at_s: float) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from scipy.sparse import csr_matrix
 
 from llmaug import pipeline
 from llmaug.config import (
@@ -25,6 +26,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.schema import CANDIDATES, ITEM, REAL, USER
 from llmaug.text import cold_items
+from llmaug.text.cold_users import attributes_of, tastes, without_events
 from llmaug.text.filters import verdict
 from llmaug.text.task import Row, Task, task_of
 from llmaug.text.templates import render
@@ -100,6 +102,25 @@ def test_the_arm_needs_a_task_and_names_of_people_may_be_forbidden() -> None:
         parse_config({**base, "text": text, "train": rated})
     with pytest.raises(UserError, match=r"cold_users asks about users, .* set ingest.users"):
         parse_config({**base, "ingest": {**base["ingest"], "users": None}, "text": text})
+
+
+def test_an_attribute_counts_that_enough_users_have() -> None:
+    """Of six with age 30 four took the first item; two are old, which nobody shall know them by."""
+    people = [[("age", "30"), ("town", "X")]] * 6 + [[("age", "80")]] * 2 + [None, []]
+    having = attributes_of(
+        pa.chunked_array([pa.array(people, USER.field("attributes").type)]), None
+    )
+    assert having.sum(0).tolist() == [[6, 6, 2, 8]]  # the last one: whoever has any
+    taken = csr_matrix([[1, 0]] * 4 + [[0, 0]] * 2 + [[0, 1]] * 4)
+    # Of the six with an age and a town two have no events; with those of all others, they are few.
+    assert without_events(having, taken).tolist() == [4, 5]
+    assert tastes(having, taken).toarray().tolist() == [[0, 0]] * 3 + [[4 / 6, 2 / 6]]
+    taken[4, 1] = 1
+    assert tastes(having, taken).toarray()[0].tolist() == [4 / 5, 1 / 5]
+    only = attributes_of(
+        pa.chunked_array([pa.array(people, USER.field("attributes").type)]), ["age"]
+    )
+    assert only.sum(0).tolist() == [[6, 2, 8]]
 
 
 # -- the whole job ------------------------------------------------------------------------
