@@ -29,25 +29,17 @@ _TABLES = {
     "ingest/users": pa.Table.from_pylist(
         [{"user_id": "u", "attributes": [("age", "30")]}, {"user_id": "v"}], schema=USER
     ),
-    **{
-        f"text/{name}/candidates": pa.Table.from_pylist(
-            [
-                {
-                    "user_id": "u",
-                    "history": ["c"],
-                    "candidates": ["a", "b"],
-                    "held_out": ["b"],
-                    "item_id": None if name == "rerank" else "a",
-                    "attributes": [("age", "30")],
-                    "timestamp": hour(1),
-                }
-            ],
-            schema=CANDIDATES,
-        )
-        for name in ("rerank", "cold_items", "cold_users")
-    },
     "split/train": events([("u", "a", 0), ("u", "b", 1), ("v", "b", 2)]),
 }
+_CANDIDATES = pa.Table.from_pylist(
+    [
+        {
+            "user_id": "u", "history": ["c"], "candidates": ["a", "b"], "held_out": ["b"],
+            "item_id": "a", "attributes": [("age", "30")], "timestamp": hour(1),
+        }
+    ],
+    schema=CANDIDATES,
+)  # fmt: skip
 _NO_ANSWERS = ("", "{", "[]", "null", "7", '{"no such": 1}')
 
 
@@ -58,8 +50,9 @@ def check_text_task(config: TextTaskConfig, answer: str, text: TextConfig | None
     task = task_of(text or TextConfig(), config)
     Draft202012Validator.check_schema(task.schema)
     assert task.schema.get("type") == "object", "the answer must be an object: decoding is of JSON"
-    assert task.table in _TABLES, f"table must be one of {', '.join(_TABLES)}, not {task.table}"
-    rows = task.rows(*(_TABLES[table] for table in (task.table, task.beside) if table))
+    tables = {**_TABLES, f"text/{task.name}/candidates": _CANDIDATES}
+    assert task.table in tables, f"table must be one of {', '.join(tables)}, not {task.table}"
+    rows = task.rows(*(tables[table] for table in (task.table, task.beside) if table))
     assert rows, f"of the rows of an example of {task.table} none is asked about"
     assert len({row.key for row in rows}) == len(rows), "a row must be asked about once"
     for row in rows:
