@@ -14,7 +14,7 @@ class _AskedTwiceConfig(TextTaskConfig):
 
     adds_events = True
 
-    max_new_tokens: int = Field(default=48, ge=8)
+    max_new_tokens: int = Field(default=96, ge=8)
     """Longest answer. One that is cut there is rejected (`too_long`)."""
     max_field_tokens: int = Field(default=32, ge=4)
     """Longest title; what is behind it is cut, and counted (`cut_fields`)."""
