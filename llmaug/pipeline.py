@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmaug.arms import merge
-from llmaug.arms.arms import AUGMENTED, NGRAM, chosen, needed_shards
+from llmaug.arms.arms import AUGMENTED, NGRAM, REVIEWED, WARMED, chosen, needed_shards
 from llmaug.arms.baseline import baseline_config, of_baseline
 from llmaug.config import Config
 from llmaug.config.names import check_name, run_folder
@@ -50,7 +50,7 @@ from llmaug.publish import stage as publish
 from llmaug.recommenders import train
 from llmaug.report import stage as report
 from llmaug.text.outcomes import engines as text_engines
-from llmaug.text.stages import item_rows, review_rows, text_stages
+from llmaug.text.stages import choice_stages, chosen_rows, item_rows, review_rows, text_stages
 
 STEPS = ["ingest", "split", "text", "vocabulary", "lm", "plan", "generate", "filter", "merge",
          "train", "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
@@ -73,6 +73,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     path += [("vocabulary", vocabulary.stage(item_rows(config)))]
     if publishing:
         path += [("vocabulary", drift.STAGE)]  # an alarm, before anything is paid
+    path += [("generate", each) for each in choice_stages(config)]
     if uses_lm:
         trained = lm_train.stage(config.lm.name)
         path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]
@@ -89,7 +90,8 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         path += [("plan", of_baseline(plan.stage((counts.name,))))]
         path += [("generate", of_baseline(generate.STAGE))]
         path += [("filter", of_baseline(filters.STAGE))]
-    path += [("merge", merge.stage(name, review_rows(config))) for name in shards]
+    written = {REVIEWED: review_rows(config), WARMED: chosen_rows(config)}
+    path += [("merge", merge.stage(name, written.get(name, ()))) for name in shards]
     if augment:
         path += [("merge", privacy.STAGE)]
         path += [("merge", fidelity.STAGE)]

@@ -193,13 +193,29 @@ REVIEW = pa.schema(
     ]
 )
 
-# A list for a chat model to reorder, best first, and what its user had, oldest first.
+# A list for a chat model to choose from, and what its user had, oldest first.
 CANDIDATES = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("history", pa.list_(pa.string()), nullable=False),
         pa.field("candidates", pa.list_(pa.string()), nullable=False),
-        pa.field("held_out", pa.list_(pa.string()), nullable=False),  # to be found among them
+        pa.field("held_out", pa.list_(pa.string()), nullable=False),  # rerank: to be found there
+        pa.field("item_id", pa.string()),  # cold_items: the item in question
+        USER.field("attributes"),  # cold_users: the persona
+        pa.field("timestamp", pa.timestamp("us", "UTC")),  # of events that come of it
+    ]
+)
+
+# What a chat model chose twice from such a list, which becomes events.
+CHOSEN = pa.schema(
+    [
+        pa.field("user_id", pa.string()),  # null: a synthetic user
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),  # in their order
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("generator", pa.string(), nullable=False),  # model name @ content digest
     ]
 )
 

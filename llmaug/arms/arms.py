@@ -12,7 +12,7 @@ from typing import Any
 from llmaug.config import RECOMMENDERS, Config, TrainConfig
 
 REAL, AUGMENTED, OVERSAMPLED, DUPLICATE = "real", "augmented", "oversampled", "duplicate"
-FUSION, NGRAM, REVIEWED = "fusion", "ngram", "reviewed"
+FUSION, NGRAM, REVIEWED, WARMED = "fusion", "ngram", "reviewed", "warmed"
 
 _SEES_TAGS = {"item_features": True}
 _AS_GENERATOR = {"start_from": "generator"}
@@ -64,6 +64,7 @@ ARMS = (
     Arm("augmented_fusion", shards=AUGMENTED, changes=_SEES_TAGS, control=FUSION),
     Arm("augmented_started", shards=AUGMENTED, changes=_AS_GENERATOR, control="started"),
     Arm(REVIEWED, shards=REVIEWED),
+    Arm(WARMED, shards=WARMED),
 )
 
 CONTROLS = {arm.name: arm.control for arm in ARMS}

@@ -7,6 +7,8 @@ soft_events, real events say what could as well have come in their stead.
 ngram: the same with what the baseline's generator wrote.
 reviewed: the real events, and beside those of the users whom a chat model was asked about
 (text task `write_reviews`) the ratings that it gave in their names.
+warmed: the real events, and what a chat model chose for items and users with few (text tasks
+`cold_items` and `cold_users`), each answer as a run of events of its own.
 duplicate: `real`, and every user once more as a synthetic user. The classic baseline: more
 data without anything new in it. For a model without user vectors that is one repeat of
 `real`, with the weight of synthetic events.
@@ -34,7 +36,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.arms.arms import AUGMENTED, DUPLICATE, NGRAM, OVERSAMPLED, REAL, REVIEWED
+from llmaug.arms.arms import (
+    AUGMENTED,
+    DUPLICATE,
+    NGRAM,
+    OVERSAMPLED,
+    REAL,
+    REVIEWED,
+    WARMED,
+)
+from llmaug.arms.written import written_events
 from llmaug.config import MergeConfig
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts, on_track
@@ -59,8 +70,8 @@ class Shard:
     """The part's users stand here as synthetic users."""
     synthetic: list[str] = field(default_factory=list)
     """Parts of the filtered outcomes whose events stand here."""
-    reviews: list[str] = field(default_factory=list)
-    """Folders of reviews whose parts of the same name stand here."""
+    written: list[str] = field(default_factory=list)
+    """Folders of rows of text tasks whose parts of the same name stand here."""
     soft: list[str] = field(default_factory=list)
     """Those of soft_events: what they say goes with the real events."""
 
@@ -75,7 +86,7 @@ class Provenance:
     """Of events whose generator knows items alone: the most frequent one."""
 
 
-def run(shards: str, context: Context, reviews: tuple[str, ...] = ()) -> dict[str, Any]:
+def run(shards: str, context: Context, written: tuple[str, ...] = ()) -> dict[str, Any]:
     storage = context.storage
     if shards == NGRAM:
         context = replace(context, track=NGRAM)
@@ -86,12 +97,14 @@ def run(shards: str, context: Context, reviews: tuple[str, ...] = ()) -> dict[st
         provenance = Provenance(
             context.run_id,
             context.manifest("plan")["counts"]["generator"],
-            load_statistics(storage, context.folder("vocabulary")).actions[0],
+            _most_frequent_action(context),
         )
         _add_outcomes(plan, context)
     elif shards == REVIEWED:
-        folders = [context.folder(each) for each in reviews]
-        plan = {part: Shard(part, reviews=folders) for part in plan}
+        _add_written(plan, context, written)
+    elif shards == WARMED:
+        provenance = Provenance(context.run_id, "", _most_frequent_action(context))
+        _add_written(plan, context, written)
     elif shards == DUPLICATE:
         plan |= {f"twin-{part}": Shard(part, twins=True) for part in list(plan)}
     elif shards == OVERSAMPLED:
@@ -115,6 +128,16 @@ def _add_outcomes(plan: dict[str, Shard], context: Context) -> None:
         if part.name in there:  # continuations lie beside the users they continue
             shard = plan.setdefault(part.train_part or part.name, Shard(None))
             (shard.soft if part.strategy in soft else shard.synthetic).append(part.name)
+
+
+def _add_written(plan: dict[str, Shard], context: Context, stages: tuple[str, ...]) -> None:
+    for folder in map(context.folder, stages):
+        for part in context.storage.parts(folder):  # new users have parts of their own
+            plan.setdefault(part, Shard(None)).written.append(folder)
+
+
+def _most_frequent_action(context: Context) -> str:
+    return load_statistics(context.storage, context.folder("vocabulary")).actions[0]
 
 
 def repeats(parts: list[str], times: float) -> dict[str, Shard]:
@@ -147,7 +170,7 @@ class _MergedPart:
             outcomes = [self.storage.read_part(self.filtered, name) for name in shard.soft]
             real, num_soft = with_soft_targets(validate(real, EVENT, part), outcomes)
             schema, counts = SOFT_EVENT, {"soft": num_soft}
-        synthetic = [*self._synthetic(shard), *self._reviews(shard, part)]
+        synthetic = [*self._synthetic(shard), *self._written(shard, part)]
         events = order_events(pa.concat_tables([real, *synthetic], promote_options="permissive"))
         num_synthetic = pc.sum(pc.equal(events["origin"].cast(pa.string()), SYNTHETIC)).as_py() or 0
         counts |= {"real": events.num_rows - num_synthetic, "synthetic": num_synthetic}
@@ -169,10 +192,15 @@ class _MergedPart:
             for outcomes in shard.synthetic
         ]
 
-    def _reviews(self, shard: Shard, part: str) -> list[pa.Table]:
+    def _written(self, shard: Shard, part: str) -> list[pa.Table]:
         return [
-            rated_events(self.storage.read_part(folder, part), self.config, folder.split("/")[-2])
-            for folder in shard.reviews
+            written_events(
+                self.storage.read_part(folder, part),
+                task=folder.split("/")[-2],
+                action=self.provenance.action,
+                weight=self.config.synthetic_weight,
+            )
+            for folder in shard.written
         ]
 
 
@@ -241,14 +269,6 @@ def synthetic_events(outcomes: pa.Table, config: MergeConfig, provenance: Proven
     return pa.Table.from_pylist(rows, schema=EVENT)
 
 
-def rated_events(reviews: pa.Table, config: MergeConfig, task: str) -> pa.Table:
-    """Rows of schema REVIEW as events with a value; their texts stay where they are."""
-    weight = pa.array([config.synthetic_weight] * reviews.num_rows, pa.float32())
-    events = reviews.drop_columns(["review"]).append_column("weight", weight)
-    name = pa.array([task] * reviews.num_rows, pa.string())
-    return validate(events.append_column("strategy", name), EVENT, task)
-
-
 def with_soft_targets(events: pa.Table, outcomes: list[pa.Table]) -> tuple[pa.Table, int]:
     """(N,) real events sorted by user as rows of SOFT_EVENT, and how many of them have soft
     targets. outcomes: of soft_events, filtered; those of a user are of all of its events."""
@@ -300,16 +320,16 @@ _INPUTS = {
     DUPLICATE: ("split",),
     OVERSAMPLED: ("split", f"merged/{AUGMENTED}"),
     REVIEWED: ("split",),
+    WARMED: ("split", "vocabulary"),
 }
 
 
-def stage(shards: str, reviews: tuple[str, ...] = ()) -> Stage:
-    """reviews: stages whose rows of schema REVIEW are for the arm `reviewed`."""
-    own = reviews if shards == REVIEWED else ()
+def stage(shards: str, written: tuple[str, ...] = ()) -> Stage:
+    """written: stages of text tasks whose rows stand beside the real events."""
     return Stage(
         name=f"merged/{shards}",
-        run=partial(run, shards, reviews=own),
+        run=partial(run, shards, written=written),
         asks=lambda config, on_gpus: TASKS,
-        inputs=(*_INPUTS[shards], *own),
+        inputs=(*_INPUTS[shards], *written),
         settings=lambda config: None if shards in (REAL, OVERSAMPLED) else config.merge,
     )

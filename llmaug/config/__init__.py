@@ -9,6 +9,7 @@ the environment or the standard AWS files.
 from __future__ import annotations
 
 from llmaug.config.base import Name, Section
+from llmaug.config.endpoint import EndpointConfig
 from llmaug.config.evaluate import DriftLimits, EvaluateConfig, FidelityLimits, GateConfig
 from llmaug.config.filters import (
     FILTERS,
@@ -56,9 +57,10 @@ from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
 from llmaug.config.text import (
     TEXT_TASKS,
+    ColdItemsConfig,
+    ColdUsersConfig,
     CustomConfig,
     DescribeItemsConfig,
-    EndpointConfig,
     JudgeConfig,
     RerankConfig,
     TextConfig,
@@ -93,6 +95,8 @@ __all__ = [
     "ChooseConfig",
     "ClosedFormConfig",
     "Config",
+    "ColdItemsConfig",
+    "ColdUsersConfig",
     "ContinueConfig",
     "CopiedConfig",
     "CustomConfig",

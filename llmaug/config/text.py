@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from llmaug.config.base import Name, Section
+from llmaug.config.endpoint import EndpointConfig
 from llmaug.config.kinds import Kinds
 from llmaug.config.plan import SamplingConfig
+from llmaug.config.text_choices import ColdItemsConfig, ColdUsersConfig
+from llmaug.config.text_task import TextTaskConfig
 
 _FIELD = re.compile(r"[A-Za-z_]\w*")
 _MEDICAL = re.compile(
@@ -34,52 +36,6 @@ class JudgeConfig(SamplingConfig):
     """Below 1: closer to the likeliest score."""
 
 
-class TextTaskConfig(SamplingConfig):
-    """What all text tasks share: a question about each row of a table, and what is done with the
-    answers."""
-
-    implementation: ClassVar[str]
-    """`package.module:function` of what makes its `Task` (`llmaug.text.task`) of the config."""
-    feeds_vocabulary: ClassVar[bool] = False
-    """Whether its rows are items, which stage `vocabulary` reads."""
-    labels_events: ClassVar[bool] = False
-    """Whether its rows are real people's events with a synthetic rating, for the arm `reviewed`."""
-
-    kind: str
-    """The task."""
-    name: Name = ""
-    """Its folder below `text/`. Default: as `kind`."""
-    language: Literal["en", "zh"] = "en"
-    """Language of the question, and of the answer."""
-    max_rows: int | None = Field(default=None, ge=1)
-    """Rows that are asked about at most, the first ones of the table. None: all."""
-    max_new_tokens: int = Field(default=256, ge=8)
-    """Longest answer. One that is cut there is rejected (`too_long`)."""
-    max_field_tokens: int = Field(default=128, ge=4)
-    """Longest text of one field of a row; what is behind it is cut, and counted (`cut_fields`)."""
-    temperature: float = Field(default=0.7, gt=0)
-    """Below 1: closer to the likeliest words."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named_after_its_kind(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and not raw.get("name"):
-            kind = raw.get("kind", cls.model_fields["kind"].default)
-            return {**raw, "name": str(kind).rpartition(":")[2]}
-        return raw
-
-    @property
-    def asks_about(self) -> Literal["items", "users"]:
-        """Whose table it reads."""
-        return "items"
-
-    @property
-    def asks(self) -> str:
-        """Words of its own that it asks with; those of the templates that come with llmaug are
-        known."""
-        return ""
-
-
 class DescribeItemsConfig(TextTaskConfig):
     """Description and tags of items with a thin text."""
 
@@ -101,6 +57,7 @@ class WriteReviewsConfig(TextTaskConfig):
 
     implementation = "llmaug.text.write_reviews:task"
     labels_events = True
+    names_people = True
 
     kind: Literal["write_reviews"] = "write_reviews"
     """The task."""
@@ -168,8 +125,8 @@ class CustomConfig(TextTaskConfig):
     """Score each answer by a second question. None: all that pass the filters are kept."""
 
     @property
-    def asks_about(self) -> Literal["items", "users"]:
-        return self.table
+    def asks_about(self) -> tuple[Literal["items", "users"], ...]:
+        return (self.table,)
 
     @property
     def asks(self) -> str:
@@ -216,45 +173,9 @@ class CustomConfig(TextTaskConfig):
 
 TEXT_TASKS: Kinds[TextTaskConfig] = Kinds(
     "text task", (TextTaskConfig,), "kind", "llmaug.text_tasks",
-    DescribeItemsConfig, WriteReviewsConfig, RerankConfig, CustomConfig,
+    DescribeItemsConfig, WriteReviewsConfig, RerankConfig, ColdItemsConfig, ColdUsersConfig,
+    CustomConfig,
 )  # fmt: skip
-
-
-class EndpointConfig(Section):
-    """An OpenAI-compatible server (`/v1/chat/completions`)."""
-
-    base_url: str
-    """Such as `http://localhost:8000/v1`."""
-    model: str
-    """The model's name there. It is part of the generator's name: the outcomes cache takes another
-    one for another model."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key. Not set: no key is sent."""
-    max_in_flight: int = Field(default=16, ge=1)
-    """Requests of one engine at a time."""
-    max_retries: int = Field(default=5, ge=0)
-    """Of a request that is answered with 429 or 5xx, or not at all; then the unit has failed."""
-    first_wait_s: float = Field(default=1.0, gt=0)
-    """Before the first retry; twice as long before each further one, with some chance in it. A
-    header Retry-After is obeyed."""
-    timeout_s: float = Field(default=120.0, gt=0)
-    """Of one request."""
-    price_per_million_input: float = Field(default=0.0, ge=0)
-    """Price of a million prompt tokens, for the cost that is shown."""
-    price_per_million_output: float = Field(default=0.0, ge=0)
-    """Price of a million generated tokens."""
-
-    @model_validator(mode="after")
-    def _is_http(self) -> EndpointConfig:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError("text.endpoint.base_url: an address that begins with http:// or "
-                             "https://")  # fmt: skip
-        return self
-
-    def cost(self, prompt_tokens: float, output_tokens: float) -> float:
-        """By the price list, in its currency."""
-        input_cost = prompt_tokens * self.price_per_million_input
-        return math.fsum([input_cost, output_tokens * self.price_per_million_output]) / 1e6
 
 
 class TextConfig(Section):

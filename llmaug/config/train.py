@@ -24,6 +24,7 @@ ArmName = Literal[
     "augmented_fusion",
     "augmented_started",
     "reviewed",
+    "warmed",
 ]
 
 _NEEDED: dict[str, tuple[str, ...]] = {
@@ -72,8 +73,8 @@ class TrainConfig(Section):
     is transferred, and no synthetic event is seen; restarted: real events once more, from the
     item vectors of `real`, the control of started; augmented_started: synthetic events, too, from
     the generator's item vectors; reviewed: real events, and ratings by the text task
-    `write_reviews` where they have none; popularity, ease: these models on real events, as
-    yardsticks.
+    `write_reviews` where they have none; warmed: real events, and those by the text tasks
+    `cold_items` and `cold_users`; popularity, ease: these models on real events, as yardsticks.
     `real` is always one of them."""
     yardsticks: YardsticksConfig = YardsticksConfig()
     """Of the arms popularity and ease."""
@@ -98,6 +99,11 @@ class TrainConfig(Section):
             raise ValueError(
                 f"train.model {self.model} learns no ratings: leave out the arm reviewed, or take "
                 f"{' or '.join(having)}"
+            )
+        if "warmed" in self.arms and self.batches == "ratings":
+            raise ValueError(
+                f"train.model {self.model} learns ratings, and events of the arm warmed have none: "
+                "leave it out, or take another model"
             )
         for field, arms in _NEEDED.items():
             if not set(arms) & set(self.arms) or field in type(self).model_fields:

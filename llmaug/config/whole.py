@@ -78,14 +78,15 @@ class Config(Section):
         if self.lm.user_attributes_read and self.ingest.users is None:
             raise ValueError("lm.user_attributes needs a users table: set ingest.users")
         for task in self.text.tasks:
-            if getattr(self.ingest, task.asks_about) is None:
-                raise ValueError(
-                    f"text.tasks: {task.name} asks about {task.asks_about}, and there is no such "
-                    f"table: set ingest.{task.asks_about}"
-                )
+            for table in task.asks_about:
+                if getattr(self.ingest, table) is None:
+                    raise ValueError(
+                        f"text.tasks: {task.name} asks about {table}, and there is no such table: "
+                        f"set ingest.{table}"
+                    )
             if isinstance(task, RerankConfig):
                 self._check_rerank(task)
-            if task.labels_events and self.privacy.new_users_only:
+            if task.names_people and self.privacy.new_users_only:
                 raise ValueError(
                     f"text.tasks: {task.name} writes in the name of real people, which "
                     "privacy.new_users_only forbids: leave it out"
@@ -94,6 +95,11 @@ class Config(Section):
             raise ValueError(
                 "train.arms: reviewed learns what the text task write_reviews says: add it to "
                 "text.tasks, or leave the arm out"
+            )
+        if "warmed" in self.train.arms and not any(t.adds_events for t in self.text.tasks):
+            raise ValueError(
+                "train.arms: warmed learns what the text tasks cold_items and cold_users say: add "
+                "one of them to text.tasks, or leave the arm out"
             )
         for strategy in self.plan.strategies:
             self._check_strategy(strategy)

@@ -24,7 +24,7 @@ from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.vocabulary import Vocabulary, load_vocabulary
 from llmaug.schema import CANDIDATES as SCHEMA
 from llmaug.schema import validate
-from llmaug.text.rerank import CANDIDATES
+from llmaug.text.choosing import CANDIDATES
 from llmaug.text.stages import task_stages
 from llmaug.training.ranking import mean_ndcg_at_10
 

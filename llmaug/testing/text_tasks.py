@@ -11,7 +11,7 @@ from llmaug.config import TEXT_TASKS, TextConfig, TextTaskConfig
 from llmaug.errors import UserError
 from llmaug.schema import CANDIDATES, ITEM, REAL, USER, validate
 from llmaug.testing.configs import check_config
-from llmaug.testing.tables import events
+from llmaug.testing.tables import events, hour
 from llmaug.text.cleaning import Fields, cut_by_length
 from llmaug.text.filters import verdict
 from llmaug.text.task import Row, Task, task_of
@@ -29,12 +29,17 @@ _TABLES = {
     "ingest/users": pa.Table.from_pylist(
         [{"user_id": "u", "attributes": [("age", "30")]}, {"user_id": "v"}], schema=USER
     ),
-    "text/rerank/candidates": pa.Table.from_pylist(
-        [{"user_id": "u", "history": ["c"], "candidates": ["a", "b"], "held_out": ["b"]}],
-        schema=CANDIDATES,
-    ),
     "split/train": events([("u", "a", 0), ("u", "b", 1), ("v", "b", 2)]),
 }
+_CANDIDATES = pa.Table.from_pylist(
+    [
+        {
+            "user_id": "u", "history": ["c"], "candidates": ["a", "b"], "held_out": ["b"],
+            "item_id": "a", "attributes": [("age", "30")], "timestamp": hour(1),
+        }
+    ],
+    schema=CANDIDATES,
+)  # fmt: skip
 _NO_ANSWERS = ("", "{", "[]", "null", "7", '{"no such": 1}')
 
 
@@ -45,8 +50,9 @@ def check_text_task(config: TextTaskConfig, answer: str, text: TextConfig | None
     task = task_of(text or TextConfig(), config)
     Draft202012Validator.check_schema(task.schema)
     assert task.schema.get("type") == "object", "the answer must be an object: decoding is of JSON"
-    assert task.table in _TABLES, f"table must be one of {', '.join(_TABLES)}, not {task.table}"
-    rows = task.rows(*(_TABLES[table] for table in (task.table, task.beside) if table))
+    tables = {**_TABLES, f"text/{task.name}/candidates": _CANDIDATES}
+    assert task.table in tables, f"table must be one of {', '.join(tables)}, not {task.table}"
+    rows = task.rows(*(tables[table] for table in (task.table, task.beside) if table))
     assert rows, f"of the rows of an example of {task.table} none is asked about"
     assert len({row.key for row in rows}) == len(rows), "a row must be asked about once"
     for row in rows:
@@ -72,7 +78,7 @@ def _check_answer(task: Task, row: Row, answer: str) -> None:
     assert problem is None, f"the good answer is not by the schema: {problem and problem.message}"
     parsed = task.parse(answer)
     assert all(isinstance(text, str) for text in task.texts(parsed)), "texts must be strings"
-    reason = task.accepts(parsed)
+    reason = task.accepts(row, parsed)
     assert reason is None, f"the good answer is refused: {reason}"
     assert task.sink is not None, "a task must have a sink for its answers"
     traced = dict.fromkeys(("run_id", "unit_id", "generator"), "known") if task.traced else {}

@@ -140,5 +140,5 @@ def _score(text: str) -> Answer:
     return Score.model_validate(read_json(text)).model_dump()
 
 
-def _too_low(min_score: int, answer: Answer) -> str | None:
+def _too_low(min_score: int, row: Row, answer: Answer) -> str | None:
     return "low_score" if answer["score"] < min_score else None

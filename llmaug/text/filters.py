@@ -46,7 +46,7 @@ def verdict(task: Task, row: Row, said: str, num_tokens: int) -> tuple[Answer | 
         reason = _of_text(text, task, row)
         if reason:
             return answer, (reason, text[:200])
-    reason = task.accepts(answer)
+    reason = task.accepts(row, answer)
     return answer, (reason, json.dumps(answer, ensure_ascii=False)[:200]) if reason else None
 
 

@@ -62,14 +62,16 @@ class _OfPart:
         for row in table_rows(storage, task, self.run_folder, part):
             if row.key not in said:
                 continue
-            own = said[row.key]
+            own, answer = said[row.key], said[row.key].answer or {}
             if own.status == ACCEPTED and task.judge:
                 own = judged.get(row.key, Said(REJECTED, NOT_JUDGED, None, own.unit_id))
+                if own.status == ACCEPTED:
+                    answer = task.judged(row, answer, own.answer or {})
             counts[own.status] += 1
             if own.reason:
                 counts[f"{own.status}.{own.reason}"] += 1
             if own.status == ACCEPTED:
-                made.append(row_of(task, row, said[row.key].answer or {}))
+                made.append(row_of(task, row, answer))
                 if self.origin:
                     made[-1] |= {**self.origin, "unit_id": said[row.key].unit_id}
         table = validate(pa.Table.from_pylist(made, schema=task.sink), task.sink, task.name)

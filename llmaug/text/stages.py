@@ -22,7 +22,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llmaug.config import Config, RerankConfig, TextConfig, TextTaskConfig, modules_of
+from llmaug.config import (
+    Config,
+    RerankConfig,
+    TextConfig,
+    TextTaskConfig,
+    imported,
+    modules_of,
+)
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Stage
 from llmaug.generate import stage as generate
@@ -34,13 +41,24 @@ _TOKENIZER = ("llmaug.lm.chat.tokenizer",)
 
 
 def text_stages(config: Config) -> list[Stage]:
-    """None without tasks."""
+    """Of what is asked about the logs themselves; none without tasks."""
     text = config.text
     made = model_stages(text) if text.tasks else []
     for own in text.tasks:
-        if not isinstance(own, RerankConfig):  # of recommendations, which come last
+        # Recommendations come last, and candidates behind the vocabulary.
+        if not isinstance(own, RerankConfig) and not own.candidates:
             made += task_stages(config, own)
     return made
+
+
+def choice_stages(config: Config) -> list[Stage]:
+    """Of tasks that choose from candidates of their own, behind stage `vocabulary`."""
+    return [
+        stage
+        for own in config.text.tasks
+        if own.candidates
+        for stage in (imported(own.candidates)(own), *task_stages(config, own))
+    ]
 
 
 def task_stages(config: Config, own: TextTaskConfig) -> list[Stage]:
@@ -60,6 +78,11 @@ def item_rows(config: Config) -> tuple[str, ...]:
 def review_rows(config: Config) -> tuple[str, ...]:
     """Stages whose rows are labelled events that the arm `reviewed` learns from."""
     return tuple(f"text/{own.name}/rows" for own in config.text.tasks if own.labels_events)
+
+
+def chosen_rows(config: Config) -> tuple[str, ...]:
+    """Stages whose rows are events that the arm `warmed` learns from."""
+    return tuple(f"text/{own.name}/rows" for own in config.text.tasks if own.adds_events)
 
 
 def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:

@@ -54,7 +54,7 @@ class Task:
     """Raises ValueError for what is no answer by the schema."""
     texts: Callable[[Answer], list[str]]
     """What of an answer is free text, for the filters."""
-    accepts: Callable[[Answer], str | None] = lambda answer: None
+    accepts: Callable[[Row, Answer], str | None] = lambda row, answer: None
     """A filter of its own: why an answer is refused, a word, or None."""
     language: Literal["en", "zh"]
     sampling: SamplingConfig
@@ -74,6 +74,8 @@ class Task:
     `answer`."""
     judge: Task | None = None
     """The task that is about these answers, of which those are kept that it accepts."""
+    judged: Callable[[Row, Answer, Answer], Answer] = lambda row, answer, by_judge: answer
+    """What is kept of an answer that the judge accepts, and of the judge's own."""
 
     @property
     def track(self) -> str:

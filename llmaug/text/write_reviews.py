@@ -146,6 +146,6 @@ def _parse(text: str) -> Answer:
     return _Review.model_validate(read_json(text)).model_dump()  # ValidationError is a ValueError
 
 
-def _out_of_range(config: WriteReviewsConfig, answer: Answer) -> str | None:
+def _out_of_range(config: WriteReviewsConfig, row: Row, answer: Answer) -> str | None:
     fits = config.min_rating <= answer["rating"] <= config.max_rating
     return None if fits else OUT_OF_RANGE

@@ -49,6 +49,7 @@ def night(
 ) -> Config:
     quota, from_run = generate.pop("quota", None), generate.pop("from_run", None)
     texts, reviews = generate.pop("texts", False), "reviewed" in arms
+    cold = {"folder": "{root}/chat", "tasks": [{"kind": "cold_items"}, {"kind": "cold_users"}]}
     strategy: dict[str, Any] = {"kind": asked}
     of_all = ["real", "augmented"] if asked == "soft_events" else ARMS
     if lm == "instruct":
@@ -58,7 +59,7 @@ def night(
     strategy["accepted_per_user"] = quota
     return parse_config(
         {
-            "ingest": {"path": "logs", "items": {"path": "items"}},
+            "ingest": {"path": "logs", "items": {"path": "items"}, "users": {"path": "users"}},
             "lm": {"model": lm, "from_run": from_run, **(CHAT if lm == "instruct" else {})},
             "plan": {"strategies": [strategy]},
             "generate": generate,
@@ -66,6 +67,8 @@ def night(
             if texts
             else {"folder": "{root}/chat", "tasks": [{"kind": "write_reviews"}, {"kind": "rerank"}]}
             if reviews
+            else cold
+            if "warmed" in arms
             else {},
             "train": {"model": model, "arms": [*of_all, *arms.split()]},
         },
@@ -158,6 +161,11 @@ def test_an_edit_runs_again_what_it_may_change(copy: Path, module: str, again: s
         ("lm.chat.template", night(texts=True), {"text/model"}),
         ("text.write_reviews", night(model="linear_rating", arms="reviewed"),
          {f"text/write_reviews/{stage}" for stage in ("plan", "outcomes", "filtered", "rows")}),
+        ("text.cold_users", night(arms="warmed"),
+         {f"text/cold_users/{stage}" for stage in ("candidates", "plan", "outcomes", "filtered",
+          "judge/plan", "judge/outcomes", "judge/filtered", "rows")}),
+        ("arms.written", night(arms="warmed"),
+         {"merged/real", "merged/ngram", "merged/augmented", "merged/warmed"}),
         ("evaluate.ratings", night(), {"evaluation"}),
         ("recommenders.ease", night(model="ease"), MODELS | READERS),
         ("recommenders.sasrec", night(model="ease"), set()),
@@ -177,7 +185,7 @@ def test_every_module_decides_a_result_or_is_said_not_to() -> None:
     nights = [night(lm=lm, arms="ease popularity", quota=1) for lm in ("masked", "causal")]
     nights += [night(lm="instruct"), night(model="linear"), night(model="two_tower")]
     nights += [night(from_run="earlier"), night(asked="soft_events"), night(texts=True)]
-    nights += [night(model="linear_rating", arms="reviewed")]
+    nights += [night(model="linear_rating", arms="reviewed"), night(arms="warmed")]
     found: set[str] = set()
     for config in nights:
         for _, stage in stages(config):

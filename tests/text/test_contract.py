@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from llmaug.config import (
+    ColdItemsConfig,
+    ColdUsersConfig,
     CustomConfig,
     DescribeItemsConfig,
     RerankConfig,
@@ -45,6 +47,8 @@ def own_task(text: Any, config: Any) -> Any:
         (WriteReviewsConfig(), REVIEW),
         (WriteReviewsConfig(language="zh"), REVIEW_ZH),
         (RerankConfig(), '{"best": [2, 1, 2]}'),
+        (ColdItemsConfig(), '{"best": [2]}'),
+        (ColdUsersConfig(), '{"best": [2, 1]}'),
         (CustomConfig(**{k: v for k, v in MOOD.items() if k != "kind"}), MOODS),
         (Own(kind=OWN), GOOD),
     ],
@@ -54,6 +58,8 @@ def own_task(text: Any, config: Any) -> Any:
         "write_reviews",
         "write_reviews.zh",
         "rerank",
+        "cold_items",
+        "cold_users",
         "custom",
         "own",
     ],

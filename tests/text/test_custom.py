@@ -10,7 +10,7 @@ import pytest
 from llmaug.config import parse_config
 from llmaug.errors import UserError
 from llmaug.schema import USER
-from llmaug.text.task import Task, task_of
+from llmaug.text.task import Row, Task, task_of
 from tests.text.chat import items
 
 SCHEMA: dict[str, Any] = {
@@ -110,7 +110,7 @@ def test_users_are_asked_about_with_their_attributes() -> None:
 def test_a_judge_scores_from_1_to_5() -> None:
     judge = task(judge={"template": "{{ answer.why }}", "min_score": 4}).judge
     assert judge is not None and judge.about is not None
-    assert judge.accepts(judge.parse('{"score": 4}')) is None
-    assert judge.accepts(judge.parse('{"score": 3}')) == "low_score"
+    assert judge.accepts(Row({}), judge.parse('{"score": 4}')) is None
+    assert judge.accepts(Row({}), judge.parse('{"score": 3}')) == "low_score"
     with pytest.raises(ValueError):
         judge.parse('{"score": 6}')
