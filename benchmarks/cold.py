@@ -4,10 +4,9 @@ The events of `--num` users are taken out of the logs, and the users table keeps
 asked twice, with the candidates in both orders, about `--num` pairs of items with few events (task
 `cold_items`) and about the hidden users (`cold_users`). Three figures: how many choices are the
 same in both orders; how often, of the item that a user really took next (the validation event)
-and one that as many others took, the first is preferred, by what is said and by the probabilities
-of both numbers (50% is chance); and how many of the items chosen for the hidden users these
-really took, beside those that they were offered. The arm `warmed` is trained with what was kept,
-beside `real`.
+and one that as many others took, the first is preferred, where 50% is chance; and how many of
+the items chosen for the hidden users these really took, beside those that they were offered.
+The arm `warmed` is trained with what was kept, beside `real`.
 
     python benchmarks/cold.py --num 150
 """
@@ -67,7 +66,7 @@ def measured(root: str, num: int) -> dict[str, Any]:
     return {
         "benchmark": "cold",
         **{task: of_task(context, task) for task in ("cold_items", "cold_users", HELD_OUT)},
-        "preferred_the_one_taken": preferred(context) | weighed(context),
+        "preferred_the_one_taken": preferred(context),
         "cold_users_hits": hits(context, hidden),
         "arms": {arm: own["ndcg@10"] for arm, own in done["evaluation"]["counts"]["arms"].items()},
         "events": {name: done["merged/warmed"]["counts"][name] for name in ("real", "synthetic")},
@@ -175,30 +174,6 @@ def preferred(context: Context) -> dict[str, Any]:
         "same_in_both_orders": len(same),
         "of_these": _interval(same),
     }
-
-
-def weighed(context: Context) -> dict[str, Any]:
-    """What the words hide: the one that was taken is preferred where the model gives its number a
-    higher probability than the other item has in the same place, with the orders exchanged. So the
-    position counts for nothing, and each pair has an answer."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(smollm2())
-    model = AutoModelForCausalLM.from_pretrained(smollm2(), dtype=torch.float32).eval()
-    begin = tokenizer.encode('{"best":[', add_special_tokens=False)
-    one, two = (tokenizer.encode(number, add_special_tokens=False)[-1] for number in "12")
-    logits: dict[str, list[float]] = defaultdict(list)
-    for which in ("", "/judge"):
-        for unit in _rows(context, f"text/{HELD_OUT}{which}/plan"):
-            with torch.no_grad():
-                last = model(torch.tensor([[*unit["prompt"], *begin]]), logits_to_keep=1).logits[
-                    0, -1
-                ]
-            logits[unit["user_id"]].append(float(last[one] - last[two]))
-    taken_first = [first > again for first, again in (both for both in logits.values()
-                                                      if len(both) == 2)]  # fmt: skip
-    return {"weighed_pairs": len(taken_first), "weighed": _interval(np.array(taken_first, float))}
 
 
 def hits(context: Context, hidden: dict[str, set[str]]) -> dict[str, Any]:
