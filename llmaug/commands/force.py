@@ -17,7 +17,7 @@ from typing import Any
 
 from llmaug.core.formats import utc_now
 from llmaug.core.progress import Progress
-from llmaug.core.stage import MANIFEST, Context, run_stage
+from llmaug.core.stage import MANIFEST, Context, Stage, run_stage
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.evaluate.figures import candidate_of
@@ -25,6 +25,7 @@ from llmaug.pipeline import reopened, stages
 from llmaug.publish import drift
 from llmaug.publish import stage as publish
 from llmaug.publish.pointer import in_the_way
+from llmaug.report import stage as report
 
 RENEWED = ("publish", "recommendations", "report")  # stages
 
@@ -54,13 +55,26 @@ def publish_run(
             storage.delete(folder, publish.FORCED)
         elif _refused(context, reason):
             storage.write_json(_record(context, reason), folder, publish.FORCED)
-        path = [stage for _, stage in stages(context.config) if stage.name in RENEWED]
+        path = _renewed(context)
         path[0] = replace(path[0], run=partial(publish.run, by_force=reason))
         context.progress.plan([stage.name for stage in path])
         published, *_ = [run_stage(stage, context) for stage in path]
         if published["skipped"]:  # that night's stage stands; CURRENT may have moved since
             return publish.publish(context, reason)
         return dict(published["counts"])
+
+
+def _renewed(context: Context) -> list[Stage]:
+    """Those of RENEWED, the report about what the run has: one of an earlier version may lack a
+    stage."""
+    every = [stage for _, stage in stages(context.config)]
+    there = [
+        stage.name
+        for stage in every
+        if stage.name in RENEWED or context.storage.exists(context.folder(stage.name), MANIFEST)
+    ]
+    about_them = report.stage(tuple(name for name in there if name != "report"))
+    return [stage for stage in every if stage.name in RENEWED[:-1]] + [about_them]
 
 
 def _refused(context: Context, reason: str) -> bool:

@@ -133,20 +133,21 @@ def _write(context: Context, card: dict[str, Any], texts: dict[str, str]) -> dic
 
 
 def _outside(context: Context) -> dict[str, Any]:
-    """Whether the gate is overruled, and the model that goes out: one that was trained anew may
-    be judged as the one before it was."""
+    """Whether the gate is overruled, the model that goes out: one that was trained anew may be
+    judged as the one before it was; and what a run that measured drift has against it."""
     force = forced(context)
     decision = context.manifest("gate")["counts"]
     arm = candidate_of(decision) if force else decision["arm"]
     source = _source(context, arm, context.config.train.seeds[0])
     trained = read_record(context.storage, Trained, source, "_trained.json") or {}
-    return {"forced": force, "model_digest": trained.get("model_digest")}
+    return {"forced": force, "model_digest": trained.get("model_digest"),
+            "objection": drift.objection(context)}  # fmt: skip
 
 
 STAGE = Stage(
     name="publish",
     run=run,
-    inputs=("gate", drift.DRIFT),
+    inputs=("gate",),
     settings=lambda config: [config.publish, config.train.seeds],
     outside=_outside,
 )
