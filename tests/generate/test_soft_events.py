@@ -123,14 +123,15 @@ def test_from_plan_to_batches(make: Callable[..., Context]) -> None:
         for token, others in zip(letters, by_user[user], strict=True):
             assert len(set(others)) == 3 and not set(others) & set(seen)
             seen.append(token)
-    assert all(0 < sum(row["soft_chances"]) < 1 for row in rows if row["soft_chances"])
+    # Up to rounding: of u3's last event the three are all that there are.
+    assert all(0 < sum(row["soft_chances"]) < 1 + 1e-6 for row in rows if row["soft_chances"])
 
     sequences = load_sequences(storage, context.folder("merged/augmented"), WORDS, soft=True)
     tokens, _, others, chances = Batches(sequences, 3, 10, seed=1).at(0)
     [row] = np.flatnonzero((tokens == C).any(1) & (tokens == B).any(1) & ~(tokens == D).any(1))
     assert tokens[row, :4].tolist() == [BOS, A, B, C]
     assert others[row, 1:4].tolist() == by_user["u1"]
-    assert (chances.sum(2) <= 1).all()
+    assert (chances.sum(2) < 1 + 1e-6).all()
 
 
 def test_beside_strategies_of_events(make: Callable[..., Context]) -> None:
