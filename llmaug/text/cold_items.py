@@ -92,9 +92,11 @@ def _catalogue(
     storage: Storage, train: str, words: str, seed: int, own: ColdItemsConfig
 ) -> Catalogue:
     vocabulary = load_vocabulary(storage, words)
+    from sklearn.preprocessing import normalize
+
     return Catalogue(
         vocabulary,
-        _unit(item_vectors(storage, train, vocabulary, seed)),
+        normalize(item_vectors(storage, train, vocabulary, seed)),
         cold_items(vocabulary, own.max_train_events, own.max_items),
     )
 
@@ -142,9 +144,11 @@ def _users(events: pa.Table, vocabulary: Vocabulary) -> Iterator[_User]:
 
 def _pairs(users: list[_User], known: Catalogue, own: ColdItemsConfig) -> Iterable[dict[str, Any]]:
     """Rows of `_NEAR`: for each cold item its nearest ones of these users, each with a rival."""
+    from sklearn.preprocessing import normalize
+
     if len(known.cold) < 2:
         return
-    tastes = _unit(
+    tastes = normalize(
         np.stack([known.vectors[user.items[-own.max_history_len :]].mean(0) for user in users])
     )
     scores = known.vectors[known.cold] @ tastes.T  # (C, U)
@@ -198,9 +202,6 @@ def _keep(
             questions.setdefault((row["user_id"], frozenset(row["candidates"])), place)
     kept = found.select(SCHEMA.names).take(pa.array(sorted(questions.values()), pa.int64()))
     table = validate(kept.sort_by([("user_id", "ascending")]), SCHEMA, part)
-    storage.write_part(table, {"users": pc.count_distinct(table["user_id"]).as_py()}, folder, part)
-    return {"users": pc.count_distinct(table["user_id"]).as_py()}
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    counts = {"users": pc.count_distinct(table["user_id"]).as_py()}
+    storage.write_part(table, counts, folder, part)
+    return counts
