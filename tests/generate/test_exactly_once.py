@@ -121,7 +121,8 @@ def ids(storage: Storage, folder: str) -> Counter[str]:
 
 
 def attempts_of_parts(storage: Storage, outcomes: str) -> list[int]:
-    notes = storage.names(outcomes, ATTEMPTS)
+    """Notes that were written whole: a kill in the middle of a write leaves `._...` beside them."""
+    notes = [name for name in storage.names(outcomes, ATTEMPTS) if name.endswith(".json")]
     return [storage.read_json(outcomes, ATTEMPTS, note)["attempts"] for note in notes]
 
 
