@@ -71,7 +71,7 @@ def _save_model(storage: Storage, kind: str) -> dict[str, Any]:
     config, rows = RECOMMENDERS.make({"model": kind, **KINDS[kind]}), events(histories(**USERS))
     words = catalogue("abcd", tags={"a": ["x"], "b": ["x", "y"]})
     pairs = isinstance(config, OfPairsConfig)
-    users = PairBatches(rows, words, config, 1).user_ids if pairs else []
+    users = PairBatches([rows], words, config, 1).user_ids if pairs else []
     model = recommenders.build(config, DataFacts(words, users))
     if isinstance(config, ClosedFormConfig):
         model.fit(lambda: [rows])

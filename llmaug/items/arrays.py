@@ -1,9 +1,11 @@
-"""Small steps over arrays of events: where each user begins, prompts of one length."""
+"""Small steps over arrays of events: where each user begins, prompts of one length, files as
+arrays."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import IO, Literal
 
 import numpy as np
 
@@ -28,3 +30,11 @@ def padded_prompts(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.nda
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
     return tokens, length - 1
+
+
+def mapped(file: IO[bytes], dtype: type, mode: Literal["r", "r+"] = "r") -> np.ndarray:
+    """(M,) what was written to `file`; it lives as long as the array does."""
+    file.flush()
+    if not file.tell():
+        return np.empty(0, dtype)
+    return np.memmap(file, dtype, mode=mode)

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ import pyarrow.compute as pc
 
 from llmaug.config import STRATEGIES, OfUsersConfig
 from llmaug.core.storage import Storage
-from llmaug.items.arrays import group_bounds
+from llmaug.items.arrays import group_bounds, mapped
 from llmaug.items.vocabulary import BOS, Vocabulary
 
 _BLOCK = 1 << 22  # events looked at together
@@ -125,13 +124,13 @@ def load_sequences(
                 found.chances.tofile(chances)
                 num_soft += len(found.tokens)
         return Sequences(
-            tokens=_mapped(tokens, np.int32),
-            weights=_mapped(weights, np.float32),
+            tokens=mapped(tokens, np.int32),
+            weights=mapped(weights, np.float32),
             offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
             user_ids=np.concatenate(user_ids),
             is_real=np.concatenate(is_real),
             soft=SoftTargets(
-                _mapped(ends, np.int64), _mapped(others, np.int32), _mapped(chances, np.float32)
+                mapped(ends, np.int64), mapped(others, np.int32), mapped(chances, np.float32)
             )
             if num_soft
             else None,
@@ -142,14 +141,6 @@ def _no_soft_targets(num_events: int) -> SoftTargets:
     return SoftTargets(
         np.zeros(num_events + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
     )
-
-
-def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
-    """(M,) what was written to `file`; it lives as long as the array does."""
-    file.flush()
-    if not file.tell():
-        return np.empty(0, dtype)
-    return np.memmap(file, dtype, mode="r")
 
 
 def of_events(events: pa.Table, vocabulary: Vocabulary) -> Sequences:

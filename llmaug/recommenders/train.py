@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -224,7 +224,7 @@ class _RatingTask(_RecommenderTask):
         facts = DataFacts(self._vocabulary, batches.user_ids, mean_value=batches.mean)
         self.model = recommenders.build(self._config, facts)
         held_out = _events(inputs.storage, f"{inputs.split}/{VALIDATION}", ["value"])
-        self._held_out = held_out.filter(pc.is_valid(held_out["value"]))
+        self._held_out = pa.concat_tables(t.filter(pc.is_valid(t["value"])) for t in held_out)
         return batches
 
     def validate(self) -> float:
@@ -243,12 +243,11 @@ class _RatingTask(_RecommenderTask):
         return super().export() | {"validation_ndcg": None if math.isnan(ndcg) else ndcg}
 
 
-def _events(storage: Storage, folder: str, columns: list[str]) -> pa.Table:
-    """All events below a folder: who took what, and `columns`."""
+def _events(storage: Storage, folder: str, columns: list[str]) -> Iterator[pa.Table]:
+    """All events below a folder, part by part: who took what, and `columns`."""
     names = ["user_id", "item_id", *columns]
-    return pa.concat_tables(
-        storage.read_part(folder, part, columns=names) for part in storage.parts(folder)
-    )
+    for part in storage.parts(folder):
+        yield storage.read_part(folder, part, columns=names)
 
 
 _TASKS: dict[str, Callable[[Inputs, Any, int], Task]] = {

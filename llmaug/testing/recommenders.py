@@ -99,9 +99,9 @@ def train(
 def batches_of(config: Any, words: Vocabulary = WORDS, rows: pa.Table = EVENTS) -> Any:
     """What a model that is trained step by step is given."""
     if config.batches == "pairs":
-        return PairBatches(rows, words, config, seed=1)
+        return PairBatches([rows], words, config, seed=1)
     if config.batches == "ratings":
-        return RatingBatches(rated(rows, words), words, config, seed=1)
+        return RatingBatches([rated(rows, words)], words, config, seed=1)
     return Batches(of_events(rows, words), config.batch_size, config.history_len, seed=1)
 
 
