@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
+
 from llmaug.core.stage import Context, total_counts
 from llmaug.core.storage import Storage
+from llmaug.items.catalogue import SEEN
 from llmaug.plan.parts import Source, write_source
 from llmaug.testing.tables import (
     START,
@@ -31,6 +34,7 @@ __all__ = [
     "hour",
     "map_parts_here",
     "read_rows",
+    "seen",
     "share_here",
     "write_finished",
     "write_plan",
@@ -44,6 +48,12 @@ def write_plan(context: Context, source: str, train_part: str | None, units: lis
     described = Source(source, source, int(source[0]), train_part, len(units), place)
     write_source(context.storage, context.folder("plan"), described, units)
     return f"{source}-00000" if train_part else source
+
+
+def seen(**train_events: int) -> pa.Table:
+    """`seen(a=3)`: three training events of item a."""
+    columns = [list(train_events), list(train_events.values()), [None] * len(train_events)]
+    return pa.table(columns, schema=SEEN)
 
 
 def read_rows(storage: Storage, folder: str) -> list[dict[str, Any]]:

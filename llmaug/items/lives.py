@@ -7,10 +7,8 @@ From the columns `available_from` and `available_until` of the catalogue, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -81,15 +79,15 @@ def _of_tokens(each: np.ndarray, unknown: float, num_special: int, num_actions: 
     return np.concatenate([np.full(num_special, unknown), np.tile(each, num_actions)])
 
 
-def with_life(
-    row: Mapping[str, Any], first_s: float | None, life_h: float | None
-) -> dict[str, Any]:
-    """A row of the catalogue with both columns: what it does not say follows from the item's
-    first training event, `first_s`, and how long items live."""
-    begin, end = (row.get(name) for name in LIFE_COLUMNS)
-    if life_h is not None:
-        if begin is None and first_s is not None:
-            begin = datetime.fromtimestamp(first_s, UTC)
-        if end is None and begin is not None:
-            end = begin + timedelta(hours=life_h)
-    return {**row, **dict(zip(LIFE_COLUMNS, (begin, end), strict=True))}
+def with_lives(items: pa.Table, first_s: pa.ChunkedArray, life_h: float | None) -> pa.Table:
+    """`items` with both columns: what they do not say follows from an item's first training event
+    ((I,) seconds since 1970, null where there is none) and how long items live."""
+    if life_h is None:
+        return items
+    begin, end = (items[name] for name in LIFE_COLUMNS)
+    first = pc.round(pc.multiply(first_s, 1e6)).cast(pa.int64()).cast(begin.type)
+    begin = pc.coalesce(begin, first)
+    end = pc.coalesce(end, pc.add(begin, timedelta(hours=life_h)))
+    for name, column in zip(LIFE_COLUMNS, (begin, end), strict=True):
+        items = items.set_column(items.column_names.index(name), items.schema.field(name), column)
+    return items

@@ -30,6 +30,7 @@ from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 IDS_FILE = "semantic_ids.parquet"
 _DIM = 32  # of the co-occurrence and of the text vectors, each
 _FIT_ITEMS = 50_000  # k-means is fitted on so many items at most
+FIT_EVENTS = 20_000_000  # who takes what is learnt of so many training events at most
 
 
 @dataclass(frozen=True)
@@ -122,17 +123,25 @@ def _by_events(storage: Storage, train: str, vocabulary: Vocabulary, seed: int) 
     """(I, D) who takes the items; users with many events count less each."""
     from scipy.sparse import diags
 
-    events, lengths = taken_items(storage, train, vocabulary)
+    events, lengths = taken_items(storage, train, vocabulary, FIT_EVENTS)
     return _reduced((diags(1 / np.sqrt(np.maximum(lengths, 1))) @ events).T.tocsr(), seed)
 
 
-def taken_items(storage: Storage, train: str, vocabulary: Vocabulary) -> tuple[Any, np.ndarray]:
-    """(U, I) sparse: how often each user of the training events took each item; and the (U,)
-    events of each user, those of unknown items included."""
+def taken_items(
+    storage: Storage, train: str, vocabulary: Vocabulary, max_events: int | None = None
+) -> tuple[Any, np.ndarray]:
+    """(U, I) sparse float32: how often each user of the training events took each item; and the
+    (U,) events of each user, those of unknown items included.
+
+    max_events: no further part is read behind so many. Parts hold users by a hash of their ids, so
+    those that are read are a random sample of users.
+    """
     from scipy.sparse import coo_matrix, csr_matrix, vstack
 
-    rows, lengths = [], [np.empty(0, np.int64)]
+    rows, lengths, num_events = [], [np.empty(0, np.int64)], 0
     for part in storage.parts(train):
+        if max_events is not None and num_events >= max_events:
+            break
         events = storage.read_part(train, part, columns=["user_id", "item_id"])
         item = vocabulary.encode(events["item_id"]) - NUM_SPECIAL
         bounds = group_bounds(events["user_id"].to_numpy(zero_copy_only=False))
@@ -140,7 +149,8 @@ def taken_items(storage: Storage, train: str, vocabulary: Vocabulary) -> tuple[A
         user = np.repeat(np.arange(len(bounds)), lengths[-1])
         known = item >= 0
         shape = (len(bounds), vocabulary.num_items)
-        once = np.ones(int(known.sum()))
+        num_events += events.num_rows
+        once = np.ones(int(known.sum()), np.float32)
         rows.append(coo_matrix((once, (user[known], item[known])), shape=shape))
     return csr_matrix(vstack(rows)), np.concatenate(lengths)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,14 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.config import VocabularyConfig
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
-from llmaug.items.item_text import TEXT, WORD, encoders, write_vectors
-from llmaug.items.lives import with_life
+from llmaug.items.catalogue import SEEN, catalogue
+from llmaug.items.item_text import TEXT, encoders, write_vectors
 from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load_vocabulary, of_items
 from llmaug.schema import ITEM, validate
 
@@ -28,7 +24,6 @@ _SAMPLES, _SAMPLES_PER_PART = 2_000_000, 5000  # of each kind, at most
 _PARTS_AT_ONCE = 16
 _NUM_QUANTILES = 201
 _COUNTS = pa.schema([("kind", pa.string()), ("name", pa.string()), ("value", pa.float64())])
-_WORD = re.compile(r"\w{2,}")
 
 
 def run(context: Context, described: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -40,10 +35,9 @@ def run(context: Context, described: tuple[str, ...] = ()) -> dict[str, Any]:
     count = partial(_count, storage, train, folder, lives, samples_per_part)
     map_parts(context, f"{folder}/counts", parts, count)
     found = _add_up(storage, f"{folder}/counts", parts)
-    seen = Counter({name: int(value) for name, value in _named(found, "item").items()})
+    seen = _seen(found)
     samples = {kind: _values(found, kind) for kind in ("gap_s", "start_s", "history_len", "end_s")}
-    side, first_s = _side_items(context, described), _named(found, "first_s")
-    items = catalogue(seen, side, context.config.vocabulary, first_s)
+    items = catalogue(seen, _side_items(context, described), context.config.vocabulary)
     if items.num_rows < 2:
         raise UserError(
             f"the catalogue has {items.num_rows} item(s): there is nothing to rank. Check "
@@ -52,7 +46,7 @@ def run(context: Context, described: tuple[str, ...] = ()) -> dict[str, Any]:
     storage.write_json(_quantiles(samples, _named(found, "action")), folder, "statistics.json")
     counts = {
         "items": items.num_rows,
-        "cold_items": items.num_rows - len(seen),
+        "cold_items": items.num_rows - seen.num_rows,
         "vocabulary_digest": of_items(items).digest,
     }
     storage.write_part(items, counts, folder, ITEMS_PART)
@@ -78,32 +72,12 @@ def _write_semantic_ids(context: Context, train: str, vocabulary: Vocabulary) ->
     return ids.word_len
 
 
-def catalogue(
-    seen: Counter[str],
-    side: pa.Table,
-    config: VocabularyConfig,
-    first_s: Mapping[str, float] | None = None,
-) -> pa.Table:
-    """All items with a training event (and, if so configured, the rest of the items table).
-
-    first_s: when the first training event of an item was (seconds since 1970), for `item_life_h`.
-    """
-    known = dict(zip(side["item_id"].to_pylist(), side.to_pylist(), strict=True))
-    ids = sorted(set(seen) | (set(known) if config.cold_items else set()))
-    rows = [
-        with_life(
-            known.get(i, {"item_id": i, "origin": "real"}),
-            (first_s or {}).get(i),
-            config.item_life_h,
-        )
-        | {"train_events": seen[i]}
-        for i in ids
-    ]
-    if config.title_words:
-        for row in rows:
-            words = _WORD.findall((row.get("title") or "").lower())
-            row["tags"] = [*(row.get("tags") or ()), *(WORD + w for w in dict.fromkeys(words))]
-    return pa.Table.from_pylist(rows, schema=ITEM.append(pa.field("train_events", pa.int64())))
+def _seen(found: pa.Table) -> pa.Table:
+    """What `_add_up` found of items: schema SEEN."""
+    items, first = (found.filter(pc.equal(found["kind"], kind)) for kind in ("item", "first_s"))
+    place = pc.index_in(items["name"], value_set=first["name"].combine_chunks())
+    columns = [items["name"], items["value"].cast(pa.int64()), first["value"].take(place)]
+    return pa.table(columns, schema=SEEN)
 
 
 def _side_items(context: Context, described: tuple[str, ...]) -> pa.Table:

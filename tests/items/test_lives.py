@@ -6,7 +6,6 @@ Three items from hour 0: `old` is gone at hour 10, `new` comes at hour 20, `ever
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +21,8 @@ from llmaug.core.storage import Storage
 from llmaug.evaluate.stage import num_there
 from llmaug.filter.times import History, times_alive
 from llmaug.ingest.item_fields import FIELDS
+from llmaug.items.catalogue import catalogue as catalogue_of
 from llmaug.items.lives import LIFE_COLUMNS, write_lives
-from llmaug.items.stage import catalogue as catalogue_of
 from llmaug.items.vocabulary import BOS, Statistics, Vocabulary
 from llmaug.lm.language import Language
 from llmaug.publish.recommend import top_k
@@ -31,7 +30,7 @@ from llmaug.schema import ITEM
 from llmaug.testing.tables import START, catalogue, hour
 from llmaug.training.ranking import rank_targets, target_ranks
 from tests.nights import make_night, without_ray
-from tests.tables import VllmConfig
+from tests.tables import VllmConfig, seen
 
 EVER, NEW, OLD = range(3, 6)
 NOTHING: tuple[datetime | None, datetime | None] = (None, None)
@@ -71,8 +70,9 @@ def test_a_life_begins_with_the_first_training_event_unless_the_catalogue_says_w
         ],
         schema=ITEM,
     )
-    seen, first_s = Counter(read=2, dated=1, offer=1), {"read": s(5), "dated": s(9), "offer": s(1)}
-    items = catalogue_of(seen, side, VocabularyConfig(item_life_h=3), first_s)
+    taken = seen(read=2, dated=1, offer=1)
+    taken = taken.set_column(2, "first_s", pa.array([s(5), s(9), s(1)]))
+    items = catalogue_of(taken, side, VocabularyConfig(item_life_h=3))
     assert {row["item_id"]: (row["available_from"], row["available_until"])
             for row in items.to_pylist()} == {
         "read": (hour(5), hour(8)), "dated": (hour(7), hour(10)), "offer": (hour(1), hour(2)),
@@ -82,7 +82,7 @@ def test_a_life_begins_with_the_first_training_event_unless_the_catalogue_says_w
 
 def test_without_a_life_in_config_or_catalogue_everything_is_always_there() -> None:
     side = pa.Table.from_pylist([{"item_id": "a", "origin": "real"}], schema=ITEM)
-    items = catalogue_of(Counter("a"), side, VocabularyConfig(), {})
+    items = catalogue_of(seen(a=1), side, VocabularyConfig())
     assert items["available_until"].null_count == 1
     assert catalogue("ab").lives is None
 

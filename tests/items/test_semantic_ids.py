@@ -16,6 +16,7 @@ from llmaug.items.semantic_ids import (
     build,
     item_vectors,
     read_ids,
+    taken_items,
     write_ids,
 )
 from llmaug.items.vocabulary import BOS, EOS, NUM_SPECIAL
@@ -59,6 +60,18 @@ def test_what_people_take_together_is_alike_and_so_is_text(tmp_path: Path) -> No
     a, b, c, d, e, f = range(6)
     assert near[a, b] > near[a, c] and near[c, d] > near[c, a]
     assert near[e, f] > near[e, a]  # nobody has taken e and f: their text tells
+
+
+def test_of_many_events_those_of_some_users_are_looked_at(tmp_path: Path) -> None:
+    """Each part has users of its own, and all of their events."""
+    storage, words = Storage(str(tmp_path)), catalogue("abcd")
+    storage.write_part(events(histories(u1="abb", u2="?")), {}, "train", "part-0")
+    storage.write_part(events(histories(u3="cd")), {}, "train", "part-1")
+    taken, lengths = taken_items(storage, "train", words)
+    assert taken.toarray().tolist() == [[1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]]
+    assert lengths.tolist() == [3, 1, 2]
+    some, _ = taken_items(storage, "train", words, max_events=2)
+    assert some.toarray().tolist() == taken.toarray()[:2].tolist()
 
 
 def test_text_vectors_tell_more_than_the_words_of_a_text(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,10 @@ from llmaug.config import VocabularyConfig
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
 from llmaug.items import stage as vocabulary
+from llmaug.items.catalogue import catalogue as catalogue_of
 from llmaug.items.vocabulary import BOS, EOS, PAD, load_statistics, load_vocabulary
 from llmaug.schema import ITEM
-from tests.tables import catalogue, events, histories, hour, map_parts_here
+from tests.tables import catalogue, events, histories, hour, map_parts_here, seen
 
 MakeContext = Callable[..., Context]
 
@@ -63,7 +63,7 @@ def test_items_without_an_event_have_a_token_if_the_config_says_so(
     cold_items: bool, expected: str
 ) -> None:
     config = VocabularyConfig(cold_items=cold_items)
-    items = vocabulary.catalogue(Counter({"b": 5, "a": 1}), side_items("z", "b"), config)
+    items = catalogue_of(seen(b=5, a=1), side_items("z", "b"), config)
     rows = {row["item_id"]: row for row in items.to_pylist()}
     assert list(rows) == list(expected)
     assert (rows["a"]["train_events"], rows["a"]["title"]) == (1, None)
@@ -80,11 +80,11 @@ def test_words_of_titles_are_tags_if_the_config_says_so() -> None:
     ]
     side = pa.Table.from_pylist([{"origin": "real", **row} for row in rows], schema=ITEM)
     config = VocabularyConfig(title_words=True)
-    items = vocabulary.catalogue(Counter({"d": 1}), side, config)
+    items = catalogue_of(seen(d=1), side, config)
     assert items["tags"].to_pylist() == [
         ["genre:x", "word:toy", "word:story", "word:1995"], ["word:été"], [], []
     ]  # fmt: skip
-    plain = vocabulary.catalogue(Counter({"d": 1}), side, VocabularyConfig())
+    plain = catalogue_of(seen(d=1), side, VocabularyConfig())
     assert plain["tags"].to_pylist() == [["genre:x"], None, None, None]
 
 

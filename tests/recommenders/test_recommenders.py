@@ -19,6 +19,7 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.items.vocabulary import BOS
 from llmaug.recommenders import DataFacts
+from llmaug.recommenders.pair_batches import PairBatches, RatingBatches
 from llmaug.testing.recommenders import (
     EVENTS,
     LETTERS,
@@ -457,6 +458,28 @@ def test_linear_batches_hold_each_event_and_items_that_its_user_did_not_take() -
         assert positive == taken
         assert negative and not negative & taken
         assert len(pairs) == 12 * 4
+
+
+def test_a_user_of_several_parts_is_one_user() -> None:
+    """As in `oversampled`, which holds some users twice."""
+    config = RECOMMENDERS.make({"model": "linear", "num_negatives": 3})
+    parts = [events(histories(u1="ab", u2="c")), events(histories(u2="ad"))]
+    batches = PairBatches(parts, WORDS, config, seed=1)
+    assert (batches.user_ids, batches.num_targets) == (["u1", "u2"], 5)
+    taken = {0: {A, B}, 1: {A, C, D}}
+    pairs, labels = batches.at(0)
+    counted = labels[:, 1] > 0
+    for (user, item), label in zip(pairs[counted], labels[counted, 0], strict=True):
+        assert (item in taken[user]) == bool(label)
+
+
+def test_who_rated_nothing_has_no_vector_of_ratings() -> None:
+    config = RECOMMENDERS.make({"model": "linear_rating"})
+    rows = events(histories(u1="ab", u2="c"))
+    values = pa.array([4.0, None, None], pa.float32())
+    rows = rows.set_column(rows.schema.get_field_index("value"), "value", values)
+    batches = RatingBatches([rows], WORDS, config, seed=1)
+    assert (batches.user_ids, batches.num_targets, batches.mean) == (["u1"], 1, 4.0)
 
 
 def test_soft_targets_have_their_share_of_sasrecs_loss() -> None:

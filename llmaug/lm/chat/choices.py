@@ -13,6 +13,7 @@ holds the neighbours of the items, and the chat model again where it is fine-tun
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import pyarrow as pa
 from llmaug.config import ChooseConfig, OfUsersConfig, StrategyConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.items.semantic_ids import taken_items
+from llmaug.items.semantic_ids import FIT_EVENTS, taken_items
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 from llmaug.lm.chat.tokenizer import load_tokenizer
 from llmaug.lm.folder import read_notes
@@ -36,6 +37,7 @@ from llmaug.lm.prompts import Prompts
 NEIGHBOURS = "neighbours.parquet"
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
 _NUM_NEIGHBOURS = 20
+_ITEMS_AT_ONCE = 1_000  # whose neighbours are in memory together
 _TEXTS = {
     "en": (
         "Somebody chose these, one after the other:\n{history}\n\n"
@@ -55,20 +57,22 @@ def neighbours(storage: Storage, train: str, vocabulary: Vocabulary) -> pa.Table
     item order; of popularity for those without neighbours."""
     from scipy.sparse import diags
 
-    taken, _ = taken_items(storage, train, vocabulary)
-    taken = taken.astype(np.float32)
+    taken, _ = taken_items(storage, train, vocabulary, FIT_EVENTS)
     taken.data[:] = 1
     count = np.asarray(taken.sum(0)).ravel()
-    scale = diags(1 / np.sqrt(np.maximum(count, 1)))
-    shared = (scale @ (taken.T @ taken) @ scale).tocsr()
-    shared.setdiag(0)
+    taken = taken @ diags(1 / np.sqrt(np.maximum(count, 1)))  # of an item with itself: 1
+    by_item = taken.T.tocsr()
     items, scores = [], []
-    for row in range(vocabulary.num_items):
-        start, end = shared.indptr[row : row + 2]
-        best = np.argsort(-shared.data[start:end], kind="stable")[:_NUM_NEIGHBOURS]
-        best = best[shared.data[start:end][best] > 0]
-        items.append((shared.indices[start:end][best] + NUM_SPECIAL).tolist())
-        scores.append(shared.data[start:end][best].tolist())
+    for start in range(0, vocabulary.num_items, _ITEMS_AT_ONCE):
+        shared = (by_item[start : start + _ITEMS_AT_ONCE] @ taken).tocsr()
+        shared.sort_indices()
+        for row, (begin, end) in enumerate(itertools.pairwise(shared.indptr.tolist())):
+            others, score = shared.indices[begin:end], shared.data[begin:end]
+            score = np.where(others == start + row, 0, score)
+            best = np.argsort(-score, kind="stable")[:_NUM_NEIGHBOURS]
+            best = best[score[best] > 0]
+            items.append((others[best] + NUM_SPECIAL).tolist())
+            scores.append(score[best].tolist())
     popular = np.argsort(-count, kind="stable")
     return pa.table(
         {"items": pa.array(items, pa.list_(pa.int32())),
