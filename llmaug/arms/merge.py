@@ -255,7 +255,7 @@ def synthetic_events(outcomes: pa.Table, config: MergeConfig, provenance: Proven
                         "action": event["action"] or provenance.action,
                         "timestamp": event["timestamp"],
                         "value": None,
-                        "weight": config.synthetic_weight,
+                        "weight": config.weight_of(outcome["strategy"]),
                         "origin": SYNTHETIC,
                         "run_id": provenance.run_id,
                         "unit_id": outcome["unit_id"],

@@ -20,6 +20,7 @@ from llmaug.cli import (
     forecast,
     forget,
     gc,
+    influence,
     jobs,
     plan_cluster,
     publish,
@@ -66,6 +67,7 @@ app.command()(ab.ab)
 app.command()(counterfactual.counterfactual)
 app.command()(datasets.datasets)
 app.command()(trace.trace)
+app.command()(influence.influence)
 app.command()(forget.forget)
 config_app.command("schema")(config.schema)
 config_app.command("check")(config.check)

@@ -124,3 +124,9 @@ class MergeConfig(Section):
 
     synthetic_weight: float = Field(default=1.0, gt=0)
     """Training weight of a synthetic event; a real one has 1."""
+    strategy_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """{strategy: factor}: more or less than `synthetic_weight` for what it wrote. `llmaug
+    influence` says which strategies would help."""
+
+    def weight_of(self, strategy: str) -> float:
+        return self.synthetic_weight * self.strategy_weights.get(strategy, 1.0)

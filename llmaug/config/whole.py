@@ -101,6 +101,10 @@ class Config(Section):
                 "train.arms: warmed learns what the text tasks cold_items and cold_users say: add "
                 "one of them to text.tasks, or leave the arm out"
             )
+        if unknown := set(self.merge.strategy_weights) - {s.kind for s in self.plan.strategies}:
+            raise ValueError(
+                f"merge.strategy_weights: no strategy {min(unknown)} in plan.strategies"
+            )
         for strategy in self.plan.strategies:
             self._check_strategy(strategy)
             if self.privacy.new_users_only and not (

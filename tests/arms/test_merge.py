@@ -157,6 +157,16 @@ def test_synthetic_rows_say_where_they_come_from(context: Context) -> None:
     }
 
 
+def test_a_strategy_may_count_for_less(context: Context) -> None:
+    less = context.config.merge.model_copy(update={"strategy_weights": {"continue": 0.5}})
+    weights = {}
+    for part in context.storage.parts(context.folder("filtered")):
+        outcomes = context.storage.read_part(context.folder("filtered"), part)
+        rows = merge.synthetic_events(outcomes, less, merge.Provenance("tonight", "g"))
+        weights |= {row["strategy"]: row["weight"] for row in rows.to_pylist()}
+    assert weights == {"continue": 0.25, "new_users": 0.5}
+
+
 def test_no_accepted_outcome_is_no_event(context: Context) -> None:
     outcomes = pa.Table.from_pylist([outcome("unit", "ab", status="rejected")], schema=OUTCOME)
     table = merge.synthetic_events(

@@ -48,6 +48,7 @@ ARGUMENTS = {
     "logs": "night",
     "stop": "night",
     "trace": "--model current --root {root}",
+    "influence": "--run night --root {root}",
     "forget": "--user u1 --root {root}",
     "ab": "--exposures {pairs} --feedback {pairs} --control old --click click",
     "counterfactual": "--log {pairs}",

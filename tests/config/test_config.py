@@ -111,6 +111,11 @@ def test_values_that_cannot_work_are_refused_before_the_night_starts(
     assert told in refusal(raw)
 
 
+def test_a_weight_is_of_a_strategy_that_is_asked() -> None:
+    raw = {"merge": {"strategy_weights": {"continu": 0.5}}}
+    assert "merge.strategy_weights: no strategy continu in plan.strategies" in refusal(raw)
+
+
 def test_two_strategies_that_ask_the_same_questions_are_refused() -> None:
     """Equal questions have equal unit ids, so the second strategy would add nothing new."""
     twice = [{"kind": "new_users", "num_users": 5}, {"kind": "new_users", "num_users": 9}]

@@ -30,7 +30,8 @@ from tests.soak import NIGHTS
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
-NUM_NEW, NUM_USERS, SAMPLES, PER_PART = 6000 if NIGHTS else 1500, 60, 5, 40
+NUM_NEW, NUM_USERS, SAMPLES = 6000 if NIGHTS else 600, 60, 5
+PER_PART = 40 if NIGHTS else 20
 DRIVER_KILLS = (3, 15) if NIGHTS else ()  # as soon as so many parts are there
 PROCESS_KILLS = ("EngineCore", "PartWorker") if NIGHTS else ("EngineCore",)
 NUM_UNITS = NUM_NEW + NUM_USERS * SAMPLES
