@@ -33,17 +33,15 @@ from llmaug.ingest.kcore import core_items, finish_part, survivors
 from llmaug.ingest.ledger import below, check_sums, judge_quarantine, note_oddities, one_of_each
 from llmaug.ingest.people import PSEUDONYMS, People, read_people
 from llmaug.ingest.readers import check_columns
-from llmaug.ingest.side_tables import (
+from llmaug.ingest.side_ledger import (
     SideTable,
     check_overlap,
     judge,
-    mask_texts,
     no_overlap,
-    read_items,
-    read_users,
     write_refused,
     write_side_table,
 )
+from llmaug.ingest.side_tables import mask_texts, read_items, read_users
 from llmaug.ingest.user_parts import clean_parts
 
 PART_BYTES = 128 * 2**20

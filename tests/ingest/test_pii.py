@@ -9,7 +9,8 @@ import pytest
 
 from llmaug import schema
 from llmaug.ingest.pii import card_number, cn_id, mask_column, masked
-from llmaug.ingest.side_tables import SideTable, mask_texts
+from llmaug.ingest.side_ledger import SideTable
+from llmaug.ingest.side_tables import mask_texts
 
 FOUND = [
     ("write to anna.b@shop.example.", "write to <email>."),

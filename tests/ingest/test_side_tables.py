@@ -19,9 +19,9 @@ from llmaug.config import IngestConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.ingest import side_tables
+from llmaug.ingest import side_ledger, side_tables
 from llmaug.ingest.item_fields import tags, texts
-from llmaug.ingest.side_tables import SideTable
+from llmaug.ingest.side_ledger import SideTable
 from llmaug.ingest.stage import _check_users
 
 
@@ -33,9 +33,9 @@ class Read:
         storage = Storage(str(folder))
         read = side_tables.read_items if kind == "items" else side_tables.read_users
         self.side: SideTable = read(storage, config, self.notes.append)
-        side_tables.write_refused(storage, "out", self.side)
-        side_tables.judge(self.side, config.max_quarantined, "out", self.notes.append)
-        found = side_tables.write_side_table(storage, "out", self.side)
+        side_ledger.write_refused(storage, "out", self.side)
+        side_ledger.judge(self.side, config.max_quarantined, "out", self.notes.append)
+        found = side_ledger.write_side_table(storage, "out", self.side)
         self.counts = {name.removeprefix(f"{kind}_table."): n for name, n in found.items()}
         self.rows = storage.read_part(f"out/{kind}", "part-00000").to_pylist()
         self.refused = storage.read_part("out/quarantine", f"{kind}-00000").to_pylist()
@@ -209,15 +209,15 @@ def test_ids_of_another_catalogue_stop_the_run_and_few_are_noted(tmp_path: Path)
     notes: list[str] = []
     side = items(tmp_path, [{"item_id": f"SKU-{at}"} for at in range(3)]).side
     with pytest.raises(UserError) as caught:
-        side_tables.check_overlap(side, pa.array(["1", "2"]), notes.append)
+        side_ledger.check_overlap(side, pa.array(["1", "2"]), notes.append)
     assert str(caught.value) == (
         "0 of 2 items of the logs are in ingest.items: the logs have '1', '2', the table has "
         "'SKU-0', 'SKU-1', 'SKU-2'; set ingest.items.columns.item_id to the column with the ids "
         "of the logs"
     )
-    assert side_tables.check_overlap(side, pa.array(["SKU-1", "x"]), notes.append) == 1
+    assert side_ledger.check_overlap(side, pa.array(["SKU-1", "x"]), notes.append) == 1
     assert not notes
-    assert side_tables.check_overlap(side, pa.array(["SKU-1", "x", "y"]), notes.append) == 1
+    assert side_ledger.check_overlap(side, pa.array(["SKU-1", "x", "y"]), notes.append) == 1
     assert "only 1 of 3 items of the logs are in ingest.items" in notes[0]
 
 
