@@ -97,6 +97,9 @@ UNIT = pa.schema(
         # takes no token ids.
         pa.field("item_id", pa.string()),
         pa.field("text", pa.string()),
+        # The image that goes with the question: where it lies, and the digest of its bytes (null
+        # where they could not be read).
+        pa.field("image", pa.struct([("uri", pa.string()), ("digest", pa.string())])),
     ]
 )
 

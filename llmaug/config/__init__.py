@@ -57,6 +57,7 @@ from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
 from llmaug.config.text import (
     TEXT_TASKS,
+    CaptionItemsConfig,
     ColdItemsConfig,
     ColdUsersConfig,
     CustomConfig,
@@ -91,6 +92,7 @@ __all__ = [
     "BEHAVIOUR_MODELS",
     "BudgetConfig",
     "ByDescentConfig",
+    "CaptionItemsConfig",
     "CausalConfig",
     "ChooseConfig",
     "ClosedFormConfig",

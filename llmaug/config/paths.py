@@ -21,6 +21,7 @@ FIELDS = (
     "vocabulary.text_encoder",
     "lm.folder",
     "text.folder",
+    "text.image_root",
 )
 
 

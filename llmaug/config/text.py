@@ -52,6 +52,28 @@ class DescribeItemsConfig(TextTaskConfig):
     """Tags of an item at most."""
 
 
+class CaptionItemsConfig(TextTaskConfig):
+    """Description and tags of items with an image, by what a vision-language model sees in it."""
+
+    implementation = "llmaug.text.caption_items:task"
+    feeds_vocabulary = True
+    shows_images = True
+
+    kind: Literal["caption_items"] = "caption_items"
+    """The task."""
+    max_new_tokens: int = Field(default=320, ge=8)
+    """Longest answer. One that is cut there is rejected (`too_long`)."""
+    max_tags: int = Field(default=5, ge=1, le=20)
+    """Tags of an item at most."""
+    max_image_mib: float = Field(default=8.0, gt=0, le=256)
+    """Largest file that is read, in MiB; larger ones fail their unit (`image_too_large`)."""
+    max_image_pixels: int = Field(default=40_000_000, ge=1, le=178_000_000)
+    """Most pixels (width times height) that are unpacked; above that as well."""
+    image_side: int = Field(default=448, ge=16, le=4096)
+    """Longer side of what the model is shown, in pixels: larger images are made smaller first. Of
+    many models it decides how many tokens of `text.context_len` an image takes."""
+
+
 class WriteReviewsConfig(TextTaskConfig):
     """Ratings and reviews of items that users took in the training events and did not rate."""
 
@@ -173,8 +195,8 @@ class CustomConfig(TextTaskConfig):
 
 TEXT_TASKS: Kinds[TextTaskConfig] = Kinds(
     "text task", (TextTaskConfig,), "kind", "llmaug.text_tasks",
-    DescribeItemsConfig, WriteReviewsConfig, RerankConfig, ColdItemsConfig, ColdUsersConfig,
-    CustomConfig,
+    DescribeItemsConfig, CaptionItemsConfig, WriteReviewsConfig, RerankConfig, ColdItemsConfig,
+    ColdUsersConfig, CustomConfig,
 )  # fmt: skip
 
 
@@ -189,8 +211,11 @@ class TextConfig(Section):
     URI. It is copied below the root once."""
     endpoint: EndpointConfig | None = None
     """engine openai: which server, and which model."""
+    image_root: str | None = None
+    """Where the images lie that `image_uri` of the items table names: a folder, `{root}/...` or
+    `s3://bucket/prefix` of the same storage. Nothing else is read, no address of the web either."""
     context_len: int = Field(default=1024, ge=128)
-    """Longest question and answer in tokens."""
+    """Longest question and answer in tokens, those of an image included."""
     units_per_part: int = Field(default=256, ge=1)
     """Questions in one part, the piece of work that is committed as a whole."""
     domain: Name = "general"
@@ -206,6 +231,22 @@ class TextConfig(Section):
         needed = "folder" if self.engine == "vllm" else "endpoint"
         if self.tasks and getattr(self, needed) is None:
             raise ValueError(f"text.{needed} is missing: text.engine is {self.engine}")
+        return self
+
+    @model_validator(mode="after")
+    def _images_lie_somewhere(self) -> TextConfig:
+        for task in self.tasks:
+            if task.shows_images and self.image_root is None:
+                raise ValueError(
+                    f"text.tasks: {task.name} reads images below text.image_root alone: set it to "
+                    "their folder"
+                )
+        scheme, found, _ = (self.image_root or "").partition("://")
+        if found and scheme not in ("s3", "file"):
+            raise ValueError(
+                f"text.image_root {self.image_root}: a folder or s3://bucket/prefix is read; copy "
+                "the images to one"
+            )
         return self
 
     @model_validator(mode="after")

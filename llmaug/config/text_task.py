@@ -24,6 +24,8 @@ class TextTaskConfig(SamplingConfig):
     """Whether its rows are events that nobody had (schema CHOSEN), for the arm `warmed`."""
     names_people: ClassVar[bool] = False
     """Whether its rows are events of real people, which `privacy.new_users_only` forbids."""
+    shows_images: ClassVar[bool] = False
+    """Whether images go with its questions, which are read below `text.image_root`."""
     candidates: ClassVar[str] = ""
     """`package.module:function` of what makes the stage of the lists that it chooses from
     (schema CANDIDATES), of the config; such a task comes behind stage `vocabulary`."""

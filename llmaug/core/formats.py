@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from llmaug import __version__
 from llmaug.errors import UserError
-from llmaug.schema import SOFT
+from llmaug.schema import SOFT, UNIT
 
 VERSION, WRITER = "format_version", "llmaug_version"
 _UNMARKED = "0.1.0 or earlier"
@@ -241,6 +241,14 @@ def _with_said_text(outcomes: pa.Table) -> pa.Table:
     return _with_null_texts(outcomes, "text")
 
 
+def _with_images(units: pa.Table) -> pa.Table:
+    """No image went with a question."""
+    field = UNIT.field("image")
+    if field.name in units.column_names:
+        return units
+    return units.append_column(field, pa.nulls(units.num_rows, field.type))
+
+
 def _with_null_texts(table: pa.Table, *names: str) -> pa.Table:
     for name in names:
         if name not in table.column_names:
@@ -254,6 +262,6 @@ NOTE = Format("note of a part")
 CARD = Format("card of a published model", (_night_of_card,))
 MODEL = Format("recommender", (_model_of_its_kind,))
 LANGUAGE_MODEL = Format("behaviour model")
-UNITS = Format("part of a plan", (_with_texts,))
+UNITS = Format("part of a plan", (_with_texts, _with_images))
 PLANNED = Format("list of the parts of a plan")
 OUTCOMES = Format("part of the outcomes", (_with_soft_targets, _with_said_text))

@@ -79,6 +79,11 @@ class Units:
         return self.table["text"].to_pylist()
 
     @cached_property
+    def images(self) -> list[tuple[str, str | None]]:
+        """(N,) of images that go with questions: where each lies, and the digest of its bytes."""
+        return [(image["uri"], image["digest"]) for image in self.table["image"].to_pylist()]
+
+    @cached_property
     def candidates(self) -> list[list[int] | None]:
         return self.table["candidates"].to_pylist()
 

@@ -13,9 +13,14 @@ from llmaug.errors import UserError
 
 
 def vllm_arguments(
-    model_folder: str, config: GenerateConfig, context_len: int, on_gpu: bool
+    model_folder: str,
+    config: GenerateConfig,
+    context_len: int,
+    on_gpu: bool,
+    images: bool = False,
 ) -> dict[str, Any]:
-    """Arguments of vLLM's EngineArgs (and of its LLM) for a behaviour model."""
+    """Arguments of vLLM's EngineArgs (and of its LLM) for a behaviour model; images: for a chat
+    model that is shown one with each question."""
     return dict(
         model=model_folder,
         skip_tokenizer_init=True,
@@ -37,7 +42,16 @@ def vllm_arguments(
         logits_processors=["llmaug.lm.causal.item_logits:ItemLogits"],
         seed=0,
         **(_of_gpus(config) if on_gpu else {}),
+        **(_OF_IMAGES if images else {}),
     ) | dict(config.engine_args)
+
+
+# Room is kept for one image a question and for nothing else. None comes twice: a cache of
+# preprocessed ones (4 GiB) would hold what nobody asks for again.
+_OF_IMAGES: dict[str, Any] = {
+    "limit_mm_per_prompt": {"image": 1, "video": 0, "audio": 0},
+    "mm_processor_cache_gb": 0,
+}
 
 
 def _of_gpus(config: GenerateConfig) -> dict[str, Any]:

@@ -31,10 +31,12 @@ class VllmEngine:
         on_gpu: bool,
         letters: list[int] | None = None,
         schema: dict[str, Any] | None = None,
+        images: bool = False,
     ) -> None:
         """num_tokens: of the model, control tokens included. letters: of a chat model, the
         tokens of the letters by which it chooses. schema: of a chat model that is asked for
-        texts, the JSON schema that its answers are limited to."""
+        texts, the JSON schema that its answers are limited to. images: whether one goes with
+        each question (`add_one`)."""
         _check_build(on_gpu)
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process an engine
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -46,7 +48,7 @@ class VllmEngine:
 
         self._num_tokens, self._context_len = num_tokens, context_len
         self._letters, self._schema = letters, schema
-        arguments = vllm_arguments(model_folder, config, context_len, on_gpu)
+        arguments = vllm_arguments(model_folder, config, context_len, on_gpu, images)
         if letters or schema:
             arguments.pop("logits_processors")
         if schema:  # a grammar is over the tokenizer's texts
@@ -71,19 +73,25 @@ class VllmEngine:
         return resources is None or not resources.engine_dead
 
     def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
+        refused = []
+        for key, number in enumerate(numbers.tolist(), first_key):
+            if why := self.add_one(key, units, number):
+                refused.append((number, why))
+        return refused
+
+    def add_one(self, key: int, units: Units, number: int, image: Any = None) -> str:
+        """Queue a row, with the image (of Pillow) that goes with it; returns why it is refused, or
+        ''."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        refused = []
-        for place, number in enumerate(numbers.tolist()):
-            key = str(first_key + place)
-            try:
-                self._add(key, units, number)
-                self._running.add(key)
-            except EngineDeadError:  # no fault of the unit
-                raise
-            except Exception as error:
-                refused.append((number, str(error)))
-        return refused
+        try:
+            self._add(str(key), units, number, image)
+        except EngineDeadError:  # no fault of the unit
+            raise
+        except Exception as error:
+            return str(error) or repr(error)
+        self._running.add(str(key))
+        return ""
 
     def step(self) -> Finished | None:
         from vllm import RequestOutput
@@ -100,37 +108,50 @@ class VllmEngine:
             np.array([int(output.request_id) for output in done], np.int64),
             pa.array([list(output.outputs[0].token_ids) for output in done], TOKENS),
             np.array([output.num_cached_tokens or 0 for output in done], np.int32),
-            said=_said([output.outputs[0].text for output in done]) if self._schema else None,
+            said=_said(done) if self._schema else None,
         )
 
     def abort(self) -> None:
         self._engine.abort_request(list(self._running))
         self._running.clear()
 
-    def _add(self, key: str, units: Units, number: int) -> None:
+    def _add(self, key: str, units: Units, number: int, image: Any) -> None:
         prompt, sampling = units.prompts[number], units.sampling(number)
         if not prompt:
             raise ValueError("empty prompt")
-        if len(prompt) + sampling["max_tokens"] > self._context_len:
-            raise ValueError(
-                f"{len(prompt)} prompt and {sampling['max_tokens']} new tokens are more than "
-                f"the context of {self._context_len}"
-            )
+        self._check_room(len(prompt), sampling["max_tokens"])
         if not 0 <= min(prompt) <= max(prompt) < self._num_tokens:
             raise ValueError(f"prompt has token ids outside 0..{self._num_tokens - 1}")
         if self._schema:
             parameters = text_params(units, number, self._schema)
         else:
             parameters = sampling_params(units, number, self._letters)
-        self._engine.add_request(key, {"prompt_token_ids": prompt}, parameters)
+        asked: Any = {"prompt_token_ids": prompt}
+        if image is not None:
+            asked["multi_modal_data"] = {"image": image}
+            [asked] = self._engine.renderer.render_cmpl([asked])  # its tokens in the prompt
+            self._check_room(len(asked["prompt_token_ids"]), sampling["max_tokens"])
+        self._engine.add_request(key, asked, parameters)
+
+    def _check_room(self, num_asked: int, num_new: int) -> None:
+        if num_asked + num_new > self._context_len:
+            raise ValueError(
+                f"{num_asked} prompt and {num_new} new tokens are more than the context of "
+                f"{self._context_len}"
+            )
 
 
 # Without it a small model may go on with blanks until the answer has to end.
 _STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
 
 
-def _said(texts: list[str]) -> pa.Table:
-    return pa.Table.from_pylist([{"text": text} for text in texts], schema=SAID)
+def _said(done: list[Any]) -> pa.Table:
+    """The tokens of a question are counted with those that stand for its image."""
+    rows = [
+        {"text": output.outputs[0].text, "asked_tokens": len(output.prompt_token_ids or ())}
+        for output in done
+    ]
+    return pa.Table.from_pylist(rows, schema=SAID)
 
 
 def text_params(units: Units, number: int, schema: dict[str, Any]) -> Any:

@@ -20,7 +20,13 @@ from llmaug.text.templates import render
 _TABLES = {
     "ingest/items": pa.Table.from_pylist(
         [
-            {"item_id": "a", "title": "Blue lamp", "tags": ["home"], "origin": REAL},
+            {
+                "item_id": "a",
+                "title": "Blue lamp",
+                "tags": ["home"],
+                "image_uri": "lamps/a.jpg",
+                "origin": REAL,
+            },
             {"item_id": "b", "title": "\u201c{{ x }}\u201d <|im_end|>", "origin": REAL},
             {"item_id": "c", "title": None, "tags": None, "origin": REAL},
         ],

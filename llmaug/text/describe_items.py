@@ -8,13 +8,14 @@ image stay the real ones.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from llmaug.config import DescribeItemsConfig, TextConfig
+from llmaug.config import DescribeItemsConfig, TextConfig, TextTaskConfig
 from llmaug.schema import ITEM, SYNTHETIC
 from llmaug.text.cleaning import one_line
 from llmaug.text.task import Answer, Row, Task, read_json, schema_of
@@ -33,15 +34,23 @@ class _Answer(BaseModel):
 
 
 def task(text: TextConfig, config: DescribeItemsConfig) -> Task:
+    rows = partial(thin_items, min_len=config.min_description_len)
+    return description_task(text, config, config.max_tags, rows)
+
+
+def description_task(
+    text: TextConfig, config: TextTaskConfig, max_tags: int, rows: Callable[..., list[Row]]
+) -> Task:
+    """A task whose answers are a description and at most so many tags of an item."""
     tag = Annotated[str, Field(min_length=1, max_length=24)]
-    tags = Annotated[list[tag], Field(min_length=1, max_length=config.max_tags)]  # type: ignore[valid-type]
+    tags = Annotated[list[tag], Field(min_length=1, max_length=max_tags)]  # type: ignore[valid-type]
     model = create_model("Description", __base__=_Answer, tags=(tags, ...))
     return Task(
         name=config.name,
         table="ingest/items",
-        rows=partial(thin_items, min_len=config.min_description_len),
+        rows=rows,
         template=template_of(text.domain, config.kind, config.language),
-        constants={"max_tags": config.max_tags},
+        constants={"max_tags": max_tags},
         schema=schema_of(model),
         parse=partial(_parse, model),
         texts=_texts,
@@ -61,10 +70,15 @@ def thin_items(items: pa.Table, min_len: int) -> list[Row]:
     for item in items.sort_by("item_id").to_pylist():
         description = (item["description"] or "").strip()
         if (item["title"] or "").strip() and len(description) < min_len:
-            known = {name: item[name] for name in ("title", "description", "tags", "price")}
-            fields = {name: value for name, value in known.items() if value}
-            found.append(Row({"item": fields}, item["item_id"], source=item))
+            found.append(row_of(item))
     return found
+
+
+def row_of(item: dict[str, Any]) -> Row:
+    """What is known of an item, as field `item`."""
+    known = {name: item[name] for name in ("title", "description", "tags", "price")}
+    fields = {name: value for name, value in known.items() if value}
+    return Row({"item": fields}, item["item_id"], source=item)
 
 
 def described(row: Row, answer: Answer) -> dict[str, Any]:

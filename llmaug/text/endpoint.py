@@ -7,6 +7,7 @@ back-off with full jitter); other refusals, and one time too many, make a failed
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import queue
@@ -25,6 +26,7 @@ from llmaug.config import EndpointConfig
 from llmaug.generate.engines import TOKENS, Finished
 from llmaug.generate.units import Units
 from llmaug.schema import SAID
+from llmaug.text.images import ImageError, Images, as_jpeg
 
 REFUSED, UNREACHABLE = "refused_by_endpoint", "endpoint_unavailable"
 _MAX_WAIT_S = 60.0
@@ -48,8 +50,11 @@ class EndpointEngine:
 
     alive = True
 
-    def __init__(self, config: EndpointConfig, schema: dict[str, Any]) -> None:
-        self._config, self._schema = config, schema
+    def __init__(
+        self, config: EndpointConfig, schema: dict[str, Any], images: Images | None = None
+    ) -> None:
+        """images: where those lie that go with the questions."""
+        self._config, self._schema, self._images = config, schema, images
         self._pool = ThreadPoolExecutor(config.max_in_flight, thread_name_prefix="endpoint")
         self._done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._stopped = Event()
@@ -58,8 +63,7 @@ class EndpointEngine:
 
     def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
         for key, number in enumerate(numbers.tolist(), first_key):
-            body = request_body(self._config, self._schema, units, number)
-            self._pool.submit(self._answer, key, body, self._stopped)
+            self._pool.submit(self._answer, key, units, number, self._stopped)
         self.num_unfinished += len(numbers)
         return []
 
@@ -91,11 +95,15 @@ class EndpointEngine:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.num_unfinished = 0
 
-    def _answer(self, key: int, body: bytes, stopped: Event) -> None:
+    def _answer(self, key: int, units: Units, number: int, stopped: Event) -> None:
         try:
+            jpeg = as_jpeg(self._images.read(*units.images[number])) if self._images else None
+            body = request_body(self._config, self._schema, units, number, jpeg)
             self._done.put((key, self._asked(body, stopped)))
         except EndpointError as error:
             self._done.put((key, error))
+        except ImageError as error:
+            self._done.put((key, EndpointError(*error.args)))
         except Exception as error:  # one strange answer is one failed unit
             self._done.put((key, EndpointError(REFUSED, repr(error)[:300])))
 
@@ -133,13 +141,24 @@ class EndpointEngine:
 
 
 def request_body(
-    config: EndpointConfig, schema: dict[str, Any], units: Units, number: int
+    config: EndpointConfig,
+    schema: dict[str, Any],
+    units: Units,
+    number: int,
+    jpeg: bytes | None = None,
 ) -> bytes:
-    """The question of a row of `units`, with the schema that the answer is limited to."""
+    """The question of a row of `units`, with the schema that the answer is limited to, and with
+    an image in it: a server fetches none for us."""
     sampling = units.sampling(number)
+    content: Any = units.texts[number]
+    if jpeg is not None:
+        url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        content = [
+            {"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": content},
+        ]  # fmt: skip
     body = {
         "model": config.model,
-        "messages": [{"role": "user", "content": units.texts[number]}],
+        "messages": [{"role": "user", "content": content}],
         "temperature": sampling["temperature"],
         "top_p": sampling["top_p"],
         "max_tokens": sampling["max_tokens"],

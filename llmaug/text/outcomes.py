@@ -20,6 +20,8 @@ from llmaug.generate.stage import Asked, answer_plan
 from llmaug.generate.units import Units
 from llmaug.generate.vllm_engine import VllmEngine
 from llmaug.text.endpoint import EndpointEngine
+from llmaug.text.image_engine import ImageEngine
+from llmaug.text.images import images_of
 from llmaug.text.model import ChatModel, chat_model
 from llmaug.text.task import Task
 
@@ -36,7 +38,7 @@ def run(task: Task, context: Context) -> dict[str, Any]:
 
 
 def asked(task: Task, context: Context) -> Asked:
-    model, config = chat_model(context), context.config
+    model, config = chat_model(context, bool(task.images)), context.config
     on_gpus = bool(_num_gpus(config, True)) and uses_gpus(config.ray)
     num_gpus = _num_gpus(config, on_gpus)
     return Asked(
@@ -61,15 +63,22 @@ def _num_gpus(config: Config, on_gpus: bool) -> float:
 
 def _engine_maker(task: Task, context: Context, model: ChatModel, on_gpu: bool) -> EngineMaker:
     storage, config = context.storage, context.config
+    images = images_of(task.images, context)
     if config.text.engine == "openai":
         endpoint = config.text.endpoint
         assert endpoint is not None
-        return lambda: EndpointEngine(endpoint, task.schema)
+        return lambda: EndpointEngine(endpoint, task.schema, images)
     generate, context_len, schema = config.generate, config.text.context_len, task.schema
-    return lambda: VllmEngine(
-        fetch_model(storage, model.folder, model.digest), generate, context_len, model.num_tokens,
-        on_gpu, schema=schema,
-    )  # fmt: skip
+
+    def in_vllm() -> VllmEngine:
+        return VllmEngine(
+            fetch_model(storage, model.folder, model.digest), generate, context_len,
+            model.num_tokens, on_gpu, schema=schema, images=images is not None,
+        )  # fmt: skip
+
+    if images is None:
+        return in_vllm
+    return lambda: ImageEngine(in_vllm(), images, generate.max_num_seqs)
 
 
 class TextLook:

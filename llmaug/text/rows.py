@@ -25,7 +25,7 @@ NOT_JUDGED = "not_judged"
 def run(task: Task, context: Context) -> dict[str, Any]:
     storage, folder = context.storage, context.folder(f"{task.track}/rows")
     run_folder = f"runs/{context.run_id}"
-    origin = {"run_id": context.run_id, "generator": chat_model(context).name}
+    origin = {"run_id": context.run_id, "generator": chat_model(context, bool(task.images)).name}
     work = _OfPart(storage, task, run_folder, folder, origin if task.traced else None)
     counts = dict(map_parts(context, folder, storage.parts(f"{run_folder}/{task.table}"), work))
     for name in ("units", ACCEPTED, REJECTED, FAILED):

@@ -5,8 +5,10 @@
     templates   the question, rendered in a sandbox
     model       stage text/model: the chat model, taken in once
     prompts     a row to a question: tokens for vLLM, text for an endpoint
+    images      what goes with a question: read safely, and from nowhere but below one root
     plan        stage text/<task>/plan: units
     outcomes    stage text/<task>/outcomes: answers, by the machinery of behaviour units
+    image_engine  vLLM with images, which threads of its own read
     endpoint    the engine that asks an OpenAI-compatible server
     filters     why an answer is refused
     verdicts    stage text/<task>/filtered: accepted, rejected, failed
@@ -97,7 +99,7 @@ def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
         inputs=(*task.reads, *model, *about),
         settings=lambda config: [
             _who(config.text), config.text.units_per_part, config.seed, task.template, task.schema,
-            own,
+            own, *_shown(config.text, task),
         ],
         roots=lambda config: (*roots, *_TOKENIZER),
         asks=lambda config, on_gpus: TASKS,
@@ -109,7 +111,7 @@ def _asked(config: Config, own: TextTaskConfig, task: Task) -> list[Stage]:
         inputs=(named("plan"), *model),
         settings=lambda config: [
             _who(config.text), task.schema, config.generate, config.budget.max_gpu_hours,
-            str(config.budget.deadline),
+            str(config.budget.deadline), *_shown(config.text, task),
         ],
         roots=lambda config: (*roots, *_TOKENIZER),
         outside=lambda context: None,
@@ -130,6 +132,11 @@ def _who(text: TextConfig) -> list[Any]:
     """Who is asked: retries and prices change no answer; which folder it is says text/model."""
     endpoint = text.endpoint if text.engine == "openai" else None
     return [text.engine, endpoint and [endpoint.base_url, endpoint.model], text.context_len]
+
+
+def _shown(text: TextConfig, task: Task) -> list[Any]:
+    """Which images are read: nothing for a task without."""
+    return [text.image_root, vars(task.images)] if task.images else []
 
 
 def _rows(config: Config, own: TextTaskConfig, task: Task) -> Stage:

@@ -26,10 +26,22 @@ class Row:
     user_id: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
     """The row of the table, for the sink."""
+    image: str | None = None
+    """URI of the image that goes with the question."""
 
     @property
     def key(self) -> tuple[str | None, str | None]:
         return self.item_id, self.user_id
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """Which images may go with questions, and how large."""
+
+    max_bytes: int
+    max_pixels: int
+    side: int
+    """Longer side of what is shown, in pixels; what is larger is made smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +79,8 @@ class Task:
     """A row of `sink`."""
     traced: bool = False
     """Rows say where they come from, in columns `run_id`, `unit_id` and `generator`."""
+    images: ImageRules | None = None
+    """Of the images that rows have; None: they have none."""
     safety: Literal["none", "health"] = "none"
     """Which texts are refused besides, and marked."""
     about: Task | None = None

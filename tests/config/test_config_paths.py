@@ -23,7 +23,7 @@ ingest:
   users: {path: "./users"}
 vocabulary: {text_encoder: encoder}
 lm: {model: instruct, folder: models/chat, context_len: 512}
-text: {folder: models/writer}
+text: {folder: models/writer, image_root: ../images}
 plan: {strategies: []}
 """
 
@@ -57,6 +57,7 @@ def test_each_path_starts_at_the_folder_of_the_config(
         "vocabulary.text_encoder": f"{home}/encoder",
         "lm.folder": f"{home}/models/chat",
         "text.folder": f"{home}/models/writer",
+        "text.image_root": f"{tmp_path}/shop/images",
     }
     for folder, name in ((tmp_path, "shop/configs/night.yaml"), (home, "night.yaml")):
         monkeypatch.chdir(folder)

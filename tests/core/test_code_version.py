@@ -49,6 +49,8 @@ def night(
 ) -> Config:
     quota, from_run = generate.pop("quota", None), generate.pop("from_run", None)
     texts, reviews = generate.pop("texts", False), "reviewed" in arms
+    images = generate.pop("images", False)
+    shown = {"folder": "{root}/chat", "image_root": "i", "tasks": [{"kind": "caption_items"}]}
     cold = {"folder": "{root}/chat", "tasks": [{"kind": "cold_items"}, {"kind": "cold_users"}]}
     strategy: dict[str, Any] = {"kind": asked}
     of_all = ["real", "augmented"] if asked == "soft_events" else ARMS
@@ -69,6 +71,8 @@ def night(
             if reviews
             else cold
             if "warmed" in arms
+            else shown
+            if images
             else {},
             "train": {"model": model, "arms": [*of_all, *arms.split()]},
         },
@@ -186,6 +190,7 @@ def test_every_module_decides_a_result_or_is_said_not_to() -> None:
     nights += [night(lm="instruct"), night(model="linear"), night(model="two_tower")]
     nights += [night(from_run="earlier"), night(asked="soft_events"), night(texts=True)]
     nights += [night(model="linear_rating", arms="reviewed"), night(arms="warmed")]
+    nights += [night(images=True)]
     found: set[str] = set()
     for config in nights:
         for _, stage in stages(config):

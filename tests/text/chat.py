@@ -19,6 +19,12 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+CHATML_OF_PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+IMAGE_CONTROLS = ("<image>", "<fake_token_around_image>", "<end_of_utterance>")
 FRAME = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 
 INJECTIONS = [
@@ -45,8 +51,8 @@ def items(titles: list[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ITEM)
 
 
-def byte_tokenizer() -> Any:
-    """One token a byte, and the control tokens; the last of them is no special one for it."""
+def byte_tokenizer(template: str = CHATML, more: tuple[str, ...] = ()) -> Any:
+    """One token a byte, and the control tokens, `more` too; that of a tool is no special one."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -56,8 +62,9 @@ def byte_tokenizer() -> Any:
     own.decoder = decoders.ByteLevel()
     own.add_special_tokens([AddedToken(text, special=True) for text in CONTROLS[:3]])
     own.add_tokens([AddedToken(CONTROLS[3], special=False)])
+    own.add_special_tokens([AddedToken(text, special=True) for text in more])
     fast = PreTrainedTokenizerFast(tokenizer_object=own, eos_token=CONTROLS[2])
-    fast.chat_template = CHATML
+    fast.chat_template = template
     return fast
 
 
@@ -76,6 +83,38 @@ def write_byte_model(folder: Path) -> int:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return len(tokenizer)
+
+
+def write_seeing_model(folder: Path) -> None:
+    """A random Idefics3 that sees 32 x 32 pixels as one token and says bytes. Unlike many others,
+    vLLM runs it without torchvision."""
+    import torch
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
+    from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+    from transformers.models.idefics3.image_processing_pil_idefics3 import (
+        Idefics3ImageProcessorPil,
+    )
+
+    tokenizer = byte_tokenizer(CHATML_OF_PARTS, IMAGE_CONTROLS)
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
+             "num_attention_heads": 2}  # fmt: skip
+    torch.manual_seed(0)
+    config = Idefics3Config(
+        vision_config=Idefics3VisionConfig(**small, image_size=32, patch_size=16).to_dict(),
+        text_config={
+            **small, "model_type": "llama", "vocab_size": len(tokenizer), "num_key_value_heads": 2,
+            "max_position_embeddings": 4096, "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None, "pad_token_id": None,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=2,
+        pad_token_id=None,
+    )  # fmt: skip
+    Idefics3ForConditionalGeneration(config).save_pretrained(folder)
+    edge = {"longest_edge": 32}
+    pictures = Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
+    Idefics3Processor(
+        pictures, tokenizer, image_seq_len=1, chat_template=CHATML_OF_PARTS
+    ).save_pretrained(folder)
 
 
 Reply = Callable[[dict[str, Any], int], tuple[int, Any]]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmaug.config import (
+    CaptionItemsConfig,
     ColdItemsConfig,
     ColdUsersConfig,
     CustomConfig,
@@ -44,6 +45,8 @@ def own_task(text: Any, config: Any) -> Any:
     [
         (DescribeItemsConfig(), GOOD),
         (DescribeItemsConfig(language="zh"), GOOD),
+        (CaptionItemsConfig(), GOOD),
+        (CaptionItemsConfig(language="zh"), GOOD),
         (WriteReviewsConfig(), REVIEW),
         (WriteReviewsConfig(language="zh"), REVIEW_ZH),
         (RerankConfig(), '{"best": [2, 1, 2]}'),
@@ -55,6 +58,8 @@ def own_task(text: Any, config: Any) -> Any:
     ids=[
         "describe_items",
         "describe_items.zh",
+        "caption_items",
+        "caption_items.zh",
         "write_reviews",
         "write_reviews.zh",
         "rerank",

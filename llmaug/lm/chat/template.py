@@ -26,15 +26,30 @@ def chat_frame(tokenizer: Any, where: str) -> tuple[str, str]:
     Raises UserError for a folder without a template, and for one whose template fails, does not
     end, or does more than to put something around the message.
     """
-    if not tokenizer.chat_template:
-        raise UserError(f"{where} has no chat template: no chat model")
-    asked = {
-        "template": tokenizer.get_chat_template(),
-        "special_tokens": tokenizer.special_tokens_map,
-        "messages": _MESSAGES,
-    }
+    return _frame(_rendered(tokenizer, list(_MESSAGES), where), where)
+
+
+def image_frames(tokenizer: Any, where: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """The same of a message with an image in front, the mark of which is in what stands before;
+    and of one without, both given to the template in parts.
+
+    Raises UserError as `chat_frame` does, and where the template has no place for an image.
+    """
+    parts: list[list[dict[str, str]]] = [[{"type": "text", "text": each}] for each in _MESSAGES]
+    shown = [[{"type": "image"}, *own] for own in parts]
+    texts = _rendered(tokenizer, [*shown, *parts], where)
+    with_image, without = _frame(texts[: len(shown)], where), _frame(texts[len(shown) :], where)
+    if with_image == without:
+        raise UserError(
+            f"{where}: the chat template has no place for an image: take a vision-language model"
+        )
+    return with_image, without
+
+
+def _frame(texts: list[str], where: str) -> tuple[str, str]:
+    """What is around the messages in what came of them."""
     frames = set()
-    for message, text in zip(_MESSAGES, _rendered(asked, where), strict=True):
+    for message, text in zip(_MESSAGES, texts, strict=True):
         before, found, behind = text.partition(message)
         if not found or message in behind:
             raise UserError(f"{where}: the chat template does not repeat a message as it is")
@@ -44,7 +59,15 @@ def chat_frame(tokenizer: Any, where: str) -> tuple[str, str]:
     return frames.pop()
 
 
-def _rendered(asked: dict[str, Any], where: str) -> list[str]:
+def _rendered(tokenizer: Any, messages: list[Any], where: str) -> list[str]:
+    """messages: contents, as texts or as parts."""
+    if not tokenizer.chat_template:
+        raise UserError(f"{where} has no chat template: no chat model")
+    asked = {
+        "template": tokenizer.get_chat_template(),
+        "special_tokens": tokenizer.special_tokens_map,
+        "messages": messages,
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-P", render_template.__file__],
