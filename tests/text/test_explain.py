@@ -1,5 +1,5 @@
 """Why something fits a user: a reference is to an item that was offered, a title that was not is
-refused, and nothing that is held out is asked with."""
+refused, and nothing that is held out can be cited."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_explained_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_job_explains_its_lists_and_what_is_held_out_moves_no_question(
+def test_a_job_explains_its_lists_and_nothing_that_is_held_out_can_be_cited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_ray(monkeypatch)
