@@ -66,7 +66,7 @@ def _config(root: str, num: int) -> Config:
             "ingest": {"path": f"{root}/logs/events", "items": {"path": f"{root}/logs/items"}},
             "split": {"kind": "leave_one_out"},
             "text": {
-                "folder": smollm2(),
+                "folder": smollm2(), "units_per_part": 10,
                 "tasks": [asked, {**asked, "name": RANDOM, "what": "synthetic_events"}],
             },
             "plan": {"strategies": [{"kind": "continue", "samples_per_user": 1}]},
