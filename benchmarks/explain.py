@@ -3,8 +3,9 @@
 Task `explain` about the first recommendation of EASE for `--num` users. What is cited is compared
 with `llmaug recommend --explain`, which leaves each item of the history out in turn and asks the
 recommender itself: of the items that were offered, is the one with the largest effect among those
-cited? Chance is what as many numbers drawn at random would hit. The control is the same question
-about `--num` events that were drawn at random (engine uniform), of which nothing is plausible.
+cited? Chance is what as many numbers drawn at random would hit. With `--control` the same question
+is asked about `--num` events that were drawn at random (engine uniform), of which nothing is
+plausible.
 
     python benchmarks/explain.py --num 60
 """
@@ -38,36 +39,38 @@ _ROUNDS, _NUM_SHOWN = 2000, 8
 
 def main(
     num: Annotated[int, typer.Option(help="Recommendations, and random events.")] = 60,
+    control: Annotated[bool, typer.Option(help="Ask about random events, too.")] = False,
     root: Annotated[str, typer.Option(help="Where it goes on; without: a new folder.")] = "",
 ) -> None:
     with tempfile.TemporaryDirectory() as own:
-        figures = measured(root or own, num)
+        figures = measured(root or own, num, control)
     for name, value in figures.items():
         print(f"{name:24} {value}")
     print(json.dumps(figures, ensure_ascii=False))
 
 
-def measured(root: str, num: int) -> dict[str, Any]:
+def measured(root: str, num: int, control: bool) -> dict[str, Any]:
     write_ml_100k(f"{root}/logs")
-    storage, config = Storage(root), _config(root, num)
+    storage, config = Storage(root), _config(root, num, control)
     done = pipeline.run(config, storage, RUN)
     context = Context(storage, config, RUN)
     return {
         "benchmark": "explain",
-        **{task: of_task(context, task, done) for task in (RECOMMENDED, RANDOM)},
+        **{own.name: of_task(context, own.name, done) for own in config.text.tasks},
         "agreement": agreement(context),
     }
 
 
-def _config(root: str, num: int) -> Config:
+def _config(root: str, num: int, control: bool) -> Config:
     asked = {"kind": "explain", "max_rows": num}
+    random = {**asked, "name": RANDOM, "what": "synthetic_events"}
     return parse_config(
         {
             "ingest": {"path": f"{root}/logs/events", "items": {"path": f"{root}/logs/items"}},
             "split": {"kind": "leave_one_out"},
             "text": {
-                "folder": smollm2(), "units_per_part": 10,
-                "tasks": [asked, {**asked, "name": RANDOM, "what": "synthetic_events"}],
+                "folder": smollm2(), "units_per_part": 4,
+                "tasks": [asked, random] if control else [asked],
             },
             "plan": {"strategies": [{"kind": "continue", "samples_per_user": 1}]},
             "generate": {"engine": "uniform", "dtype": "bfloat16", "max_num_seqs": 64,
