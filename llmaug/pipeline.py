@@ -50,7 +50,14 @@ from llmaug.publish import stage as publish
 from llmaug.recommenders import train
 from llmaug.report import stage as report
 from llmaug.text.outcomes import engines as text_engines
-from llmaug.text.stages import choice_stages, chosen_rows, item_rows, review_rows, text_stages
+from llmaug.text.stages import (
+    choice_stages,
+    chosen_rows,
+    explain_stages,
+    item_rows,
+    review_rows,
+    text_stages,
+)
 
 STEPS = ["ingest", "split", "text", "vocabulary", "lm", "plan", "generate", "filter", "merge",
          "train", "evaluate", "gate", "publish", "recommend", "report"]  # fmt: skip
@@ -102,6 +109,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         path += [("publish", publish.STAGE)]
         path += [("recommend", recommend.STAGE)]
     path += [("recommend", each) for each in rerank_stages(config, publishing)]
+    path += [("recommend", each) for each in explain_stages(config, publishing)]
     path += [("report", report.stage(tuple(stage.name for _, stage in path)))]
     return path
 

@@ -203,7 +203,7 @@ CANDIDATES = pa.schema(
         pa.field("history", pa.list_(pa.string()), nullable=False),
         pa.field("candidates", pa.list_(pa.string()), nullable=False),
         pa.field("held_out", pa.list_(pa.string()), nullable=False),  # rerank: to be found there
-        pa.field("item_id", pa.string()),  # cold_items: the item in question
+        pa.field("item_id", pa.string()),  # cold_items, explain: the item in question
         USER.field("attributes"),  # cold_users: the persona
         pa.field("timestamp", pa.timestamp("us", "UTC")),  # of events that come of it
     ]
@@ -226,6 +226,20 @@ RERANKED = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("item_ids", pa.list_(pa.string()), nullable=False),  # best first
+    ]
+)
+
+# Why a chat model thinks that an item fits a user.
+EXPLANATION = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("because", pa.list_(pa.string()), nullable=False),  # items of the history
+        pa.field("sentence", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("generator", pa.string(), nullable=False),  # model name @ content digest
     ]
 )
 

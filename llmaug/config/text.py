@@ -105,6 +105,7 @@ class RerankConfig(TextTaskConfig):
     """Recommendations in the order that a chat model would give them; it is measured."""
 
     implementation = "llmaug.text.rerank:task"
+    comes_last = True
 
     kind: Literal["rerank"] = "rerank"
     """The task."""
@@ -123,6 +124,29 @@ class RerankConfig(TextTaskConfig):
     """Longest title; what is behind it is cut, and counted (`cut_fields`)."""
     temperature: float = Field(default=0.1, gt=0)
     """Below 1: closer to the likeliest order."""
+
+
+class ExplainConfig(TextTaskConfig):
+    """Why a recommendation, or a synthetic event, is plausible: a sentence, and the items of the
+    history that it goes by."""
+
+    implementation = "llmaug.text.explain:task"
+    candidates = "llmaug.text.explain_pairs:candidates_stage"
+    comes_last = True
+
+    kind: Literal["explain"] = "explain"
+    """The task."""
+    what: Literal["recommendations", "synthetic_events"] = "recommendations"
+    """recommendations: the first `top_n` that everybody gets. synthetic_events: of each accepted
+    unit the last event, as the arm `augmented` learns it."""
+    top_n: int = Field(default=1, ge=1)
+    """Recommendations of a user that are explained: those that rank first."""
+    max_history_len: int = Field(default=8, ge=1, le=50)
+    """Latest items of the user's training events that can be cited."""
+    max_new_tokens: int = Field(default=160, ge=8)
+    """Longest answer. One that is cut there is rejected (`too_long`)."""
+    max_field_tokens: int = Field(default=32, ge=4)
+    """Longest title; what is behind it is cut, and counted (`cut_fields`)."""
 
 
 class CustomConfig(TextTaskConfig):
@@ -196,7 +220,7 @@ class CustomConfig(TextTaskConfig):
 TEXT_TASKS: Kinds[TextTaskConfig] = Kinds(
     "text task", (TextTaskConfig,), "kind", "llmaug.text_tasks",
     DescribeItemsConfig, CaptionItemsConfig, WriteReviewsConfig, RerankConfig, ColdItemsConfig,
-    ColdUsersConfig, CustomConfig,
+    ColdUsersConfig, ExplainConfig, CustomConfig,
 )  # fmt: skip
 
 

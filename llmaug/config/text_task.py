@@ -29,6 +29,8 @@ class TextTaskConfig(SamplingConfig):
     candidates: ClassVar[str] = ""
     """`package.module:function` of what makes the stage of the lists that it chooses from
     (schema CANDIDATES), of the config; such a task comes behind stage `vocabulary`."""
+    comes_last: ClassVar[bool] = False
+    """Whether it asks about what comes of a trained recommender: it comes behind all others."""
 
     kind: str
     """The task."""

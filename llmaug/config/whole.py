@@ -32,7 +32,7 @@ from llmaug.config.privacy import PrivacyConfig
 from llmaug.config.publish import PublishConfig, RecommendConfig
 from llmaug.config.split import SplitConfig, VocabularyConfig
 from llmaug.config.storage import RayConfig, StorageConfig
-from llmaug.config.text import RerankConfig, TextConfig
+from llmaug.config.text import ExplainConfig, RerankConfig, TextConfig
 from llmaug.config.tracking import TrackingConfig
 from llmaug.config.train import RECOMMENDERS, SasrecConfig, TrainConfig
 from llmaug.errors import UserError
@@ -86,6 +86,8 @@ class Config(Section):
                     )
             if isinstance(task, RerankConfig):
                 self._check_rerank(task)
+            if isinstance(task, ExplainConfig):
+                self._check_explain(task)
             if task.names_people and self.privacy.new_users_only:
                 raise ValueError(
                     f"text.tasks: {task.name} writes in the name of real people, which "
@@ -141,6 +143,19 @@ class Config(Section):
             raise ValueError(
                 f"text.tasks: {task.name} reorders the first {task.top_n} (top_n), and lists have "
                 f"{most}: raise {field}"
+            )
+
+    def _check_explain(self, task: ExplainConfig) -> None:
+        if task.what == "recommendations" and task.top_n > self.recommend.k:
+            raise ValueError(
+                f"text.tasks: {task.name} explains the first {task.top_n} (top_n), and lists have "
+                f"{self.recommend.k}: raise recommend.k"
+            )
+        made = self.plan.strategies and any(a.startswith("augmented") for a in self.train.arms)
+        if task.what == "synthetic_events" and not made:
+            raise ValueError(
+                f"text.tasks: {task.name} explains synthetic events, and none are made: it needs "
+                "plan.strategies and the arm augmented"
             )
 
     def _check_start(self) -> None:

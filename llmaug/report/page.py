@@ -18,6 +18,7 @@ from llmaug.config import Config
 from llmaug.core.objects import digest
 from llmaug.report import auditing, engineering, generation
 from llmaug.report.plots import Plot
+from llmaug.report.samples import SAMPLES
 from llmaug.report.sentences import (
     answers,
     covers,
@@ -57,7 +58,7 @@ def render(
         alarms=drift["alarms"] if drift else [],
         texts=generation.texts(metrics) if metrics["texts"] else None,
         generated=_generated(metrics) if "outcomes" in manifests else None,
-        samples={"recommendations": [], "histories": [], "refused": [], **(samples or {})},
+        samples={**dict.fromkeys(SAMPLES, ()), **(samples or {})},
         audit=_audit(metrics, manifests, digest(plain)),
         covers=covers(metrics["interval"]),
         seen="left out" if config.evaluate.exclude_seen else "included",

@@ -1,14 +1,16 @@
-"""What a person reads to believe the figures: some histories, refusals and recommendations."""
+"""What a person reads to believe the figures: some histories, refusals, recommendations and why."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
 
+from llmaug.config import ExplainConfig
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.ingest.split import TRAIN
@@ -17,14 +19,17 @@ from llmaug.items.vocabulary import ITEMS_PART
 from llmaug.report.tables import Cell, Table, number, table, words
 from llmaug.schema import ACCEPTED
 
+SAMPLES = ("recommendations", "explanations", "histories", "refused")
 _NUM_USERS, _NUM_HISTORIES, _NUM_EVENTS, _NUM_REFUSED, _OF_EACH = 3, 3, 12, 12, 3
+_NUM_EXPLAINED = 5
 _MAX_PARTS = 4  # are looked at: an example need not be rare
 
 
 def samples(context: Context, published: bool, generated: bool) -> dict[str, list[Table]]:
-    """{"recommendations", "histories", "refused"}: tables, none where there is nothing to show."""
+    """Tables of each of SAMPLES, none where there is nothing to show."""
     storage = context.storage
-    found: dict[str, list[Table]] = {"recommendations": [], "histories": [], "refused": []}
+    found: dict[str, list[Table]] = {name: [] for name in SAMPLES}
+    found["explanations"] = _explanations(context, published)
     if published:
         found["recommendations"] = _recommendations(context)
     if generated:
@@ -59,6 +64,34 @@ def recommended(rows: list[dict[str, Any]], titles: dict[str, str]) -> Table:
         ("user", "place", "item", "title", "score"),
         [(row["user_id"], row["position"], row["item_id"], titles.get(row["item_id"], ""),
           number(row["score"])) for row in rows],
+    )  # fmt: skip
+
+
+def _explanations(context: Context, published: bool) -> list[Table]:
+    """The first few sentences of each text task `explain`."""
+    storage, found = context.storage, []
+    tasks = [own for own in context.config.text.tasks if isinstance(own, ExplainConfig)]
+    if not tasks:
+        return []
+    titles = _titles(storage.read_part(context.folder("vocabulary"), ITEMS_PART))
+    for own in tasks:
+        if published or own.what != "recommendations":
+            folder = context.folder(f"text/{own.name}/rows")
+            parts = (storage.read_part(folder, part).to_pylist() for part in storage.parts(folder))
+            rows = list(islice(chain.from_iterable(parts), _NUM_EXPLAINED))
+            if rows:
+                found.append(explained(own.name, words(own.what), rows, titles))
+    return found
+
+
+def explained(name: str, what: str, rows: list[dict[str, Any]], titles: dict[str, str]) -> Table:
+    return table(
+        f"explained-{name}", f"Why {what} are plausible, as a chat model says, for example",
+        ("user", "item", "because of", "sentence"),
+        [(row["user_id"], titles.get(row["item_id"], row["item_id"]),
+          "; ".join(titles.get(item, item) for item in row["because"]), row["sentence"])
+         for row in rows],
+        "Written by a model: which items moved a recommendation, llmaug recommend --explain says.",
     )  # fmt: skip
 
 

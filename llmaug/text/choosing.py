@@ -8,6 +8,7 @@ task's judge, and kept is what both answers name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -96,30 +97,33 @@ def lists(
     items: pa.Table,
 ) -> list[Row]:
     """One row a list to choose from (schema CANDIDATES): titles, and what is known of the user."""
-    known = {
-        item["item_id"]: item for item in items.select(["item_id", "title", "tags"]).to_pylist()
-    }
-
-    def title(item_id: str) -> str:
-        return known.get(item_id, {}).get("title") or item_id
-
-    def shown(item_id: str) -> Any:
-        tags = known.get(item_id, {}).get("tags") if with_tags else None
-        return {"title": title(item_id), "tags": tags[:_NUM_TAGS]} if tags else title(item_id)
-
+    known = known_items(items)
     found = []
     for row in candidates.to_pylist():
         offered = row["candidates"][:num_candidates]
         if len(offered) > 1:
             history = row["history"][-max_history_len:] if max_history_len else []
             fields: dict[str, Any] = {
-                "history": [title(item_id) for item_id in history],
-                "candidates": [shown(item_id) for item_id in offered],
+                "history": [shown(known, item_id, False) for item_id in history],
+                "candidates": [shown(known, item_id, with_tags) for item_id in offered],
             }
             if row["attributes"]:
                 fields["attributes"] = dict(row["attributes"])
             found.append(Row(fields, row["item_id"], row["user_id"], source=row))
     return found
+
+
+def known_items(items: pa.Table) -> dict[str, dict[str, Any]]:
+    """{item id: what a question may show of it}."""
+    rows = items.select(["item_id", "title", "tags"]).to_pylist()
+    return {item["item_id"]: item for item in rows}
+
+
+def shown(known: Mapping[str, Mapping[str, Any]], item_id: str, with_tags: bool) -> Any:
+    """An item as a question has it: its title, or the id of one without; tags beside it."""
+    item = known.get(item_id, {})
+    title, tags = item.get("title") or item_id, item.get("tags") if with_tags else None
+    return {"title": title, "tags": tags[:_NUM_TAGS]} if tags else title
 
 
 def numbers(row: Row, answer: Answer) -> list[int]:

@@ -23,7 +23,7 @@ WRONG_LANGUAGE, COPIED, REPETITIVE = "wrong_language", "copied_from_prompt", "re
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
-_WORD = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
+WORD = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
 _MARKUP = re.compile(r"```|~~~|<\s?[|/a-z]|https?://|www\.|\{\{|\{%|\[/?INST", re.IGNORECASE)
 _SHORT = 20  # letters: of fewer no language can be told
 _RUN = 3  # words: a run of so many that stands in the question was copied
@@ -82,7 +82,7 @@ def is_in_language(text: str, language: str) -> bool:
 
 def words_of(text: str) -> list[str]:
     """Words in lower case; each Han character is one."""
-    return [word.lower() for word in _WORD.findall(text)]
+    return [word.lower() for word in WORD.findall(text)]
 
 
 def repeats_itself(words: Sequence[str]) -> bool:

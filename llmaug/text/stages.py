@@ -26,7 +26,7 @@ from typing import Any
 
 from llmaug.config import (
     Config,
-    RerankConfig,
+    ExplainConfig,
     TextConfig,
     TextTaskConfig,
     imported,
@@ -47,8 +47,7 @@ def text_stages(config: Config) -> list[Stage]:
     text = config.text
     made = model_stages(text) if text.tasks else []
     for own in text.tasks:
-        # Recommendations come last, and candidates behind the vocabulary.
-        if not isinstance(own, RerankConfig) and not own.candidates:
+        if not own.comes_last and not own.candidates:
             made += task_stages(config, own)
     return made
 
@@ -58,9 +57,23 @@ def choice_stages(config: Config) -> list[Stage]:
     return [
         stage
         for own in config.text.tasks
-        if own.candidates
-        for stage in (imported(own.candidates)(own), *task_stages(config, own))
+        if own.candidates and not own.comes_last
+        for stage in _with_candidates(config, own)
     ]
+
+
+def explain_stages(config: Config, publishing: bool) -> list[Stage]:
+    """Behind all others; of recommendations only where there are some (`publishing`)."""
+    return [
+        stage
+        for own in config.text.tasks
+        if isinstance(own, ExplainConfig) and (publishing or own.what != "recommendations")
+        for stage in _with_candidates(config, own)
+    ]
+
+
+def _with_candidates(config: Config, own: TextTaskConfig) -> list[Stage]:
+    return [imported(own.candidates)(own), *task_stages(config, own)]
 
 
 def task_stages(config: Config, own: TextTaskConfig) -> list[Stage]:

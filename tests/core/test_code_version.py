@@ -51,6 +51,7 @@ def night(
     texts, reviews = generate.pop("texts", False), "reviewed" in arms
     images = generate.pop("images", False)
     shown = {"folder": "{root}/chat", "image_root": "i", "tasks": [{"kind": "caption_items"}]}
+    told = [{"kind": "write_reviews"}, {"kind": "rerank"}, {"kind": "explain"}]
     cold = {"folder": "{root}/chat", "tasks": [{"kind": "cold_items"}, {"kind": "cold_users"}]}
     strategy: dict[str, Any] = {"kind": asked}
     of_all = ["real", "augmented"] if asked == "soft_events" else ARMS
@@ -67,7 +68,7 @@ def night(
             "generate": generate,
             "text": {"folder": "{root}/chat", "tasks": [{"kind": "describe_items"}, MOOD]}
             if texts
-            else {"folder": "{root}/chat", "tasks": [{"kind": "write_reviews"}, {"kind": "rerank"}]}
+            else {"folder": "{root}/chat", "tasks": told}
             if reviews
             else cold
             if "warmed" in arms
@@ -165,6 +166,10 @@ def test_an_edit_runs_again_what_it_may_change(copy: Path, module: str, again: s
         ("lm.chat.template", night(texts=True), {"text/model"}),
         ("text.write_reviews", night(model="linear_rating", arms="reviewed"),
          {f"text/write_reviews/{stage}" for stage in ("plan", "outcomes", "filtered", "rows")}),
+        ("text.explain_pairs", night(model="linear_rating", arms="reviewed"),
+         {"text/explain/candidates"}),
+        ("text.titles", night(model="linear_rating", arms="reviewed"),
+         {f"text/explain/{stage}" for stage in ("plan", "outcomes", "filtered", "rows")}),
         ("text.cold_users", night(arms="warmed"),
          {f"text/cold_users/{stage}" for stage in ("candidates", "plan", "outcomes", "filtered",
           "judge/plan", "judge/outcomes", "judge/filtered", "rows")}),

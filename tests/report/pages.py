@@ -33,6 +33,16 @@ def full_page() -> str:
     predicted = {name: {"mean": 40.0, "low": 30.0, "high": 60.0} for name in
                  ("output_tokens", "engine_seconds", "accepted")}  # fmt: skip
     metrics = {"run_id": "r", **report.collect(found, {"split"}, predicted, 2.5)}
+    metrics["texts"] = {
+        "explain": {
+            "units": 2,
+            "accepted": 1,
+            "rejected": 1,
+            "failed": 0,
+            "by_reason": {f"rejected.{EVIL}": 1},
+            "parsed_share": 0.5,
+        }
+    }
     return render(CONFIG, f"night {EVIL}", metrics, found, _samples())
 
 
@@ -63,9 +73,11 @@ def _samples() -> dict[str, Any]:
     outcome = {"unit_id": "0" * 16, "user_id": None, "strategy": "new_users", "status": "accepted",
                "reason": None, "detail": None, "events": events}  # fmt: skip
     rejected = {**outcome, "status": "rejected", "reason": "copied", "detail": EVIL}
+    said = {"user_id": EVIL, "item_id": "a", "because": ["b", "c"], "sentence": f"As {EVIL} says."}
     rows = [{"user_id": EVIL, "position": n, "item_id": "a", "score": 1.0} for n in range(1, 12)]
     return {
         "histories": [samples.beside("history-1", outcome, "u1", events, titles)],
         "refused": samples.refused([rejected], titles),
+        "explanations": [samples.explained("explain", "recommendations", [said], titles)],
         "recommendations": [samples.recommended(rows, titles)],
     }

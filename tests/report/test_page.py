@@ -55,6 +55,7 @@ def test_titles_and_reasons_with_tags_in_them_stay_text(page: str, elements: Ele
     assert not elements.of("img")
     titles = [text for _, _, text in elements.of("td")]
     assert any(EVIL in text for text in titles)
+    assert f"As {EVIL} says." in titles  # what a chat model wrote
 
 
 def test_no_script_but_its_own_may_run_and_nothing_is_fetched(

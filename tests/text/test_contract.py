@@ -13,6 +13,7 @@ from llmaug.config import (
     ColdUsersConfig,
     CustomConfig,
     DescribeItemsConfig,
+    ExplainConfig,
     RerankConfig,
     TextTaskConfig,
     WriteReviewsConfig,
@@ -25,6 +26,8 @@ GOOD = '{"description": "A lamp for a desk or a bed.", "tags": ["light"]}'
 OWN = f"{__name__}:Own"
 REVIEW = '{"rating": 4, "review": "I read under it every night, and my eyes are glad."}'
 REVIEW_ZH = '{"rating": 4, "review": "我每天晚上都在它旁边看书, 眼睛一点也不累, 很喜欢。"}'
+WHY = '{"because": [1], "sentence": "It gives light to whoever reads late at night."}'
+WHY_ZH = '{"because": [1], "sentence": "他喜欢晚上看书, 所以需要一盏灯。"}'
 MOODS = '{"mood": "sad", "why": "", "age": 1, "for": []}'
 
 
@@ -52,6 +55,8 @@ def own_task(text: Any, config: Any) -> Any:
         (RerankConfig(), '{"best": [2, 1, 2]}'),
         (ColdItemsConfig(), '{"best": [2]}'),
         (ColdUsersConfig(), '{"best": [2, 1]}'),
+        (ExplainConfig(), WHY),
+        (ExplainConfig(what="synthetic_events", language="zh"), WHY_ZH),
         (CustomConfig(**{k: v for k, v in MOOD.items() if k != "kind"}), MOODS),
         (Own(kind=OWN), GOOD),
     ],
@@ -65,6 +70,8 @@ def own_task(text: Any, config: Any) -> Any:
         "rerank",
         "cold_items",
         "cold_users",
+        "explain",
+        "explain.zh",
         "custom",
         "own",
     ],
