@@ -29,6 +29,8 @@ _HOSTILE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
 
+_WIDTH_OF_FILES = 160  # of a log, where nobody's window says: tables would be cut at 80
+
 
 def plain(text: str) -> str:
     """`text` without characters that a terminal obeys; as long as it was."""
@@ -40,6 +42,8 @@ class Terminal(Console):
 
     def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, **options: Any):
         stream = _Stream(file or ("stderr" if stderr else "stdout"))
+        if not stream.isatty() and "COLUMNS" not in os.environ:
+            options.setdefault("width", _WIDTH_OF_FILES)
         super().__init__(file=stream, markup=False, highlight=False, emoji=False, **options)  # type: ignore[arg-type]
 
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]

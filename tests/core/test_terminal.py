@@ -205,6 +205,19 @@ def test_a_narrow_terminal_is_no_error(width: int) -> None:
     assert printed(lambda console: Progress(console).note("日本語"), width=width)
 
 
+def test_a_log_file_has_its_tables_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No window says how wide it is; at 80 columns figures end in dots."""
+    table = Table(*(f"column {number}" for number in range(9)), box=None)
+    table.add_row(*(f"figure {number}." for number in range(9)))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    out = io.StringIO()
+    Terminal(file=out).print(table)
+    assert "figure 8." in out.getvalue()
+    monkeypatch.setenv("COLUMNS", "40")  # who says so gets it
+    Terminal(file=(narrow := io.StringIO())).print(table)
+    assert max(map(len, narrow.getvalue().splitlines())) <= 40
+
+
 SCRIPT = """
 import sys
 from llmaug.core.progress import Progress
