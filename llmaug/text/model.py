@@ -68,7 +68,8 @@ def _num_tokens(storage: Storage, folder: str, version: str) -> int:
         return int(size)
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(storage.fetch_folder(folder, version))
+    local = storage.fetch_folder(folder, version)
+    config = AutoConfig.from_pretrained(local, trust_remote_code=False)
     return int(config.get_text_config().vocab_size)
 
 
