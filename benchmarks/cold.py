@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
+from answers import interval, rows_of
 from inputs import smollm2
 
 from llmaug import pipeline
@@ -38,7 +38,6 @@ from llmaug.schema import CANDIDATES, validate
 from llmaug.text.stages import task_stages
 
 RUN, HELD_OUT = "cold", "held_out"
-_ROUNDS = 2000
 
 
 def main(
@@ -148,7 +147,7 @@ def of_task(context: Context, task: str) -> dict[str, Any]:
     """Of both questions: what was answered, and how many name what stands first."""
     found: dict[str, Any] = {}
     for name, track in (("first", task), ("turned_round", f"{task}/judge")):
-        verdicts = list(_rows(context, f"text/{track}/filtered"))
+        verdicts = list(rows_of(context, f"text/{track}/filtered"))
         answers = [json.loads(row["answer"])["best"] for row in verdicts if row["answer"]]
         found[name] = {
             "asked": len(verdicts),
@@ -163,16 +162,16 @@ def of_task(context: Context, task: str) -> dict[str, Any]:
 def preferred(context: Context) -> dict[str, Any]:
     """Of the answers to both orders: the share that names the item that was taken, and of the
     pairs with one choice in both; with 95% intervals over users."""
-    first = {row["user_id"]: _best(row) == 1 for row in _rows(context, _filtered(""))
+    first = {row["user_id"]: _best(row) == 1 for row in rows_of(context, _filtered(""))
              if row["answer"]}  # fmt: skip
-    again = {row["user_id"]: _best(row) == 2 for row in _rows(context, _filtered("/judge"))
+    again = {row["user_id"]: _best(row) == 2 for row in rows_of(context, _filtered("/judge"))
              if row["answer"]}  # fmt: skip
     both = np.array([[first[user], again[user]] for user in first.keys() & again.keys()], float)
     same = both[both[:, 0] == both[:, 1], 0]
     return {
-        "all_answers": _interval(both.mean(1)),
+        "all_answers": interval(both.mean(1)),
         "same_in_both_orders": len(same),
-        "of_these": _interval(same),
+        "of_these": interval(same),
     }
 
 
@@ -180,23 +179,23 @@ def hits(context: Context, hidden: dict[str, set[str]]) -> dict[str, Any]:
     """Of the hidden users who were asked about: the share of items that they really took, of those
     that were offered, named in the first answer, and kept."""
     offered, named, kept = [], [], []
-    lists = {row["user_id"]: row for row in _rows(context, "text/cold_users/candidates")}
-    for row in _rows(context, "text/cold_users/filtered"):
+    lists = {row["user_id"]: row for row in rows_of(context, "text/cold_users/candidates")}
+    for row in rows_of(context, "text/cold_users/filtered"):
         own, took = lists[row["user_id"]], hidden[row["user_id"]]
         offered.append(np.mean([item in took for item in own["candidates"]]))
         if row["answer"]:
             best = {own["candidates"][n - 1] for n in json.loads(row["answer"])["best"]}
             named.append(np.mean([item in took for item in best]))
-    units = {row["unit_id"]: row["user_id"] for row in _rows(context, "text/cold_users/filtered")}
-    for row in _rows(context, "text/cold_users/rows"):
+    units = {row["unit_id"]: row["user_id"] for row in rows_of(context, "text/cold_users/filtered")}
+    for row in rows_of(context, "text/cold_users/rows"):
         took = hidden[units[row["unit_id"]]]
         kept.append(np.mean([item in took for item in row["item_ids"]]))
     return {
         "users": len(offered),
-        "offered": _interval(np.array(offered)),
-        "named": _interval(np.array(named)),
+        "offered": interval(np.array(offered)),
+        "named": interval(np.array(named)),
         "kept_users": len(kept),
-        "kept": _interval(np.array(kept)),
+        "kept": interval(np.array(kept)),
     }
 
 
@@ -206,22 +205,6 @@ def _filtered(which: str) -> str:
 
 def _best(row: dict[str, Any]) -> int:
     return int(json.loads(row["answer"])["best"][0])
-
-
-def _rows(context: Context, folder: str) -> Iterator[dict[str, Any]]:
-    place = context.folder(folder)
-    for part in context.storage.parts(place):
-        yield from context.storage.read_part(place, part).to_pylist()
-
-
-def _interval(values: np.ndarray) -> dict[str, float] | None:
-    """Mean of the (N,) users, with a bootstrap interval."""
-    if not len(values):
-        return None
-    drawn = np.random.default_rng(7).integers(len(values), size=(_ROUNDS, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
-    return {"mean": round(float(values.mean()), 4), "low": round(float(low), 4),
-            "high": round(float(high), 4)}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from answers import interval, rows_of
 from inputs import smollm2
 
 from llmaug import pipeline
@@ -34,7 +35,7 @@ from llmaug.text.titles import Titles, name_of
 from llmaug.text.verdicts import parsed_share
 
 RUN, RECOMMENDED, RANDOM = "explain", "explain", "random"
-_ROUNDS, _NUM_SHOWN = 2000, 8
+_NUM_SHOWN = 8
 
 
 def main(
@@ -84,7 +85,7 @@ def of_task(context: Context, task: str, done: dict[str, Any]) -> dict[str, Any]
     """What was answered, what was kept and why not, and which numbers are cited."""
     counts, asked = (done[f"text/{task}/{stage}"]["counts"] for stage in ("filtered", "outcomes"))
     answers = [answer for _, answer in _answers(context, task)]
-    kept = [row["sentence"] for row in _rows(context, f"text/{task}/rows")]
+    kept = [row["sentence"] for row in rows_of(context, f"text/{task}/rows")]
     why = {name: number for name, number in counts.items() if name.startswith("rejected.")}
     return {
         "asked": counts["units"],
@@ -103,9 +104,9 @@ def of_task(context: Context, task: str, done: dict[str, Any]) -> dict[str, Any]
 
 def _naming(context: Context, task: str) -> dict[str, int]:
     """Of the kept sentences: how many name an item that they cite, and the item in question."""
-    known = {row["item_id"]: row["title"] for row in _rows(context, "ingest/items")}
+    known = {row["item_id"]: row["title"] for row in rows_of(context, "ingest/items")}
     titles, found = Titles(filter(None, known.values())), Counter[str]()
-    for row in _rows(context, f"text/{task}/rows"):
+    for row in rows_of(context, f"text/{task}/rows"):
         cited = {name_of(known[item]) for item in row["because"]}
         item = name_of(known[row["item_id"]])
         named = {own.name for own in titles.named(row["sentence"], {*cited, item})}
@@ -118,7 +119,7 @@ def agreement(context: Context) -> dict[str, Any]:
     cited; beside chance, and beside whoever cites the first or the last ones that were offered."""
     served = serve(context.storage, context.config.publish.name)
     offered = {row["user_id"]: row["history"]
-               for row in _rows(context, f"text/{RECOMMENDED}/candidates")}  # fmt: skip
+               for row in rows_of(context, f"text/{RECOMMENDED}/candidates")}  # fmt: skip
     figures: dict[str, list[float]] = {name: [] for name in ("cited", "chance", "first", "last")}
     for row, answer in _answers(context, RECOMMENDED):
         history = offered[row["user_id"]]
@@ -135,32 +136,16 @@ def agreement(context: Context) -> dict[str, Any]:
     arrays = {name: np.array(values, float) for name, values in figures.items()}
     return {
         "answers": len(arrays["cited"]),
-        **{name: _interval(values) for name, values in arrays.items()},
-        "cited_above_chance": _interval(arrays["cited"] - arrays["chance"]),
+        **{name: interval(values) for name, values in arrays.items()},
+        "cited_above_chance": interval(arrays["cited"] - arrays["chance"]),
     }
 
 
 def _answers(context: Context, task: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(verdict, answer) of those by the schema."""
-    for row in _rows(context, f"text/{task}/filtered"):
+    for row in rows_of(context, f"text/{task}/filtered"):
         if row["answer"]:
             yield row, json.loads(row["answer"])
-
-
-def _rows(context: Context, folder: str) -> Iterator[dict[str, Any]]:
-    place = context.folder(folder)
-    for part in context.storage.parts(place):
-        yield from context.storage.read_part(place, part).to_pylist()
-
-
-def _interval(values: np.ndarray) -> dict[str, float] | None:
-    """Mean of the (N,) answers, with a bootstrap interval."""
-    if not len(values):
-        return None
-    drawn = np.random.default_rng(7).integers(len(values), size=(_ROUNDS, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
-    return {"mean": round(float(values.mean()), 4), "low": round(float(low), 4),
-            "high": round(float(high), 4)}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from answers import rows_of
 from inputs import SAME_PRIORITY, smollm2
 
 from llmaug import pipeline
@@ -186,7 +187,7 @@ def measure(context: Context, name: str) -> dict[str, Any]:
     }
     said: list[tuple[str, set[str]]] = []
     kept: list[tuple[str, set[str]]] = []
-    verdicts = _rows(context, f"{task.track}/filtered")
+    verdicts = list(rows_of(context, f"{task.track}/filtered"))
     for row in verdicts:
         if row["answer"] is None:
             continue
@@ -195,8 +196,8 @@ def measure(context: Context, name: str) -> dict[str, Any]:
         texts = [(each, words) for each in task.texts(json.loads(row["answer"]))]
         said += texts
         kept += texts if row["status"] == ACCEPTED else []
-    prompts = [len(row["prompt"] or ()) for row in _rows(context, f"{task.track}/plan")]
-    outputs = [row["num_generated_tokens"] for row in _rows(context, f"{task.track}/outcomes")]
+    prompts = [len(row["prompt"] or ()) for row in rows_of(context, f"{task.track}/plan")]
+    outputs = [row["num_generated_tokens"] for row in rows_of(context, f"{task.track}/outcomes")]
     return {
         "units": len(verdicts),
         "parsed_share": round(
@@ -208,12 +209,6 @@ def measure(context: Context, name: str) -> dict[str, Any]:
         "prompt_tokens": histogram(prompts),
         "output_tokens": histogram(outputs),
     }
-
-
-def _rows(context: Context, folder: str) -> list[dict[str, Any]]:
-    place = context.folder(folder)
-    parts = context.storage.parts(place)
-    return [row for part in parts for row in context.storage.read_part(place, part).to_pylist()]
 
 
 def of_texts(texts: Sequence[tuple[str, set[str]]], language: str) -> dict[str, float]:

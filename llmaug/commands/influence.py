@@ -29,10 +29,10 @@ from llmaug.arms.arms import AUGMENTED, REAL
 from llmaug.config import ByDescentConfig
 from llmaug.core.stage import Context
 from llmaug.errors import UserError
-from llmaug.evaluate.comparison import Segment, segments
+from llmaug.evaluate.comparison import segments
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.sequences import Sequences, of_events
-from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
+from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary
 from llmaug.recommenders import load_recommender
 from llmaug.schema import REAL as REAL_ORIGIN
 from llmaug.training.validation import load_validation
@@ -76,20 +76,17 @@ def influence(context: Context, max_events: int) -> dict[str, Any]:
             "such as sasrec and two_tower"
         )
     context.manifest(f"merged/{AUGMENTED}")
-    model, _, _ = load_recommender(
+    model, vocabulary, _ = load_recommender(
         storage, context.folder(f"model/{REAL}/seed-{seed}"),
         context.manifest(f"model/{REAL}")["counts"][f"seed-{seed}"]["model_digest"],
     )  # fmt: skip
-    vocabulary = load_vocabulary(storage, context.folder("vocabulary"))
     split = context.folder("split")
     found = load_validation(
         storage, f"{split}/{TRAIN}", f"{split}/{VALIDATION}", vocabulary, seed, max_events
     )
     validation = Targets(found.user_ids, found.histories, found.targets)
     held_out = {
-        segment.name or ALL: rows
-        for segment, rows in _segments(validation, vocabulary)
-        if len(rows) >= _LEAST
+        name: rows for name, rows in _segments(validation, vocabulary) if len(rows) >= _LEAST
     }
     if ALL not in held_out:
         raise UserError(
@@ -169,16 +166,15 @@ def _jackknife(product: np.ndarray, most: np.ndarray) -> dict[str, float]:
     return {"share": share, "low": share - spread, "high": share + spread}
 
 
-def _segments(validation: Targets, vocabulary: Vocabulary) -> Iterator[tuple[Segment, np.ndarray]]:
-    """The segments of the report, and who of the validation events is in each."""
+def _segments(validation: Targets, vocabulary: Vocabulary) -> Iterator[tuple[str, np.ndarray]]:
+    """The segments of the report, and which of the validation events are in each."""
     events = vocabulary.items["train_events"].to_numpy()
     columns = {
         "history_len": np.array([len(history) for history in validation.histories], np.int64),
         "item_train_events": events[np.array(validation.targets, np.int64) - NUM_SPECIAL],
     }
     for segment in segments(events):
-        value = columns[segment.column]
-        yield segment, np.flatnonzero((value >= segment.low) & (value <= segment.high))
+        yield segment.name or ALL, segment.rows(columns[segment.column])
 
 
 def _sample(

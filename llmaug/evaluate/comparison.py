@@ -42,6 +42,10 @@ class Segment:
     low: int = 0
     high: int = 2**31 - 1
 
+    def rows(self, value: np.ndarray) -> np.ndarray:
+        """Which of the (N,) values of `column` are in it."""
+        return np.flatnonzero((value >= self.low) & (value <= self.high))
+
 
 def segments(train_events: np.ndarray) -> list[Segment]:
     """All held-out events; by history length of the user; by popularity of the item.
@@ -84,8 +88,7 @@ def sum_ranks(
     user = np.searchsorted(starts, np.arange(len(user_id)), side="right") - 1
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part in parts:
-        value = first[part.column].to_numpy()
-        rows = np.flatnonzero((value >= part.low) & (value <= part.high))
+        rows = part.rows(first[part.column].to_numpy())
         users, first_row = np.unique(user[rows], return_index=True)
         if not len(users):
             continue
