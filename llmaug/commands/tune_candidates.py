@@ -104,13 +104,26 @@ def changed(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 def joined(raw: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A raw config with fields of its sections replaced; where a section becomes of another kind,
-    without the fields that this one does not have."""
+    without the fields that this one does not have, and where strategies go, without their weights.
+    """
     out = dict(raw)
     for section, fields in changes.items():
         own = out.get(section) or {}
         kinds = SECTION_KINDS.get(section)
         out[section] = {**(kinds.kept(own, fields) if kinds else own), **fields}
+    if weights := _weights_left(raw, changes):
+        out["merge"] = {**out["merge"], **weights}
     return out
+
+
+def _weights_left(raw: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Where other strategies are asked: `merge.strategy_weights` of those that are still there."""
+    weights = (raw.get("merge") or {}).get("strategy_weights")
+    asked = changes.get("plan", {}).get("strategies")
+    if not weights or not isinstance(asked, list) or "strategy_weights" in changes.get("merge", {}):
+        return {}
+    kinds = [strategy.get("kind") for strategy in asked if isinstance(strategy, dict)]
+    return {"strategy_weights": {kind: weights[kind] for kind in kinds if kind in weights}}
 
 
 def shortened(config: Config, share: float) -> Config:

@@ -20,6 +20,7 @@ from llmaug.commands.tune_candidates import (
     Candidate,
     Facts,
     built_in,
+    changed,
     from_file,
     shortened,
 )
@@ -110,6 +111,20 @@ def test_the_list_is_made_from_config_and_logs() -> None:
     assert made.train.arms == ["real", "augmented"]
     assert names["x1-before"].config(base(), 0.5).train.finetune_after == 100  # type: ignore[attr-defined]
     assert names["started"].config(base(plan=names["x1"].changes["plan"])).plan.strategies == []
+
+
+def test_the_weight_of_a_strategy_goes_with_it() -> None:
+    """A config that weighs its strategies can be tuned, and a mistake in a recipe is still told."""
+    both = [{"kind": "continue"}, {"kind": "new_users"}]
+    config = base(
+        plan={"strategies": both}, merge={"strategy_weights": {"continue": 0.5, "new_users": 0.25}}
+    )
+    fewer: dict[str, Any] = {"plan": {"strategies": both[:1]}}
+    assert changed(config, fewer).merge.strategy_weights == {"continue": 0.5}
+    assert changed(config, {"plan": {"strategies": []}}).merge.strategy_weights == {}
+    assert len(changed(config, {"merge": {}}).merge.strategy_weights) == 2
+    with pytest.raises(UserError, match="no strategy new_users in plan.strategies"):
+        changed(config, {**fewer, "merge": {"strategy_weights": {"new_users": 2.0}}})
 
 
 def test_what_does_not_fit_is_not_on_it() -> None:
