@@ -51,9 +51,13 @@ def ab(
     Example: `llmaug ab --exposures logs/shown --feedback logs/done --control old --click click
     --score rate --feedback-columns value=stars`
     """
+    import tempfile
+    from pathlib import Path
+
     from llmaug.live.ab import analyse
     from llmaug.live.experiment import Experiment
     from llmaug.live.tables import read_live
+    from llmaug.live.user_parts import UserParts
     from llmaug.schema import EXPOSURE, FEEDBACK
 
     experiment = Experiment(
@@ -66,10 +70,12 @@ def ab(
         treatment_share=treatment_share,
         expected_lift=expected_lift,
     )
-    how = {"timestamp_unit": timestamp_unit, "endpoint_url": endpoint_url}
-    shown = read_live(exposures, "--exposures", EXPOSURE, exposures_columns, **how)
-    said = read_live(feedback, "--feedback", FEEDBACK, feedback_columns, **how)
-    result = analyse(shown.table, said.table, experiment)
+    with tempfile.TemporaryDirectory() as folder:
+        with UserParts(Path(folder)) as logs:
+            how = (timestamp_unit, endpoint_url, logs.add)
+            shown = read_live(exposures, "--exposures", EXPOSURE, exposures_columns, *how)
+            said = read_live(feedback, "--feedback", FEEDBACK, feedback_columns, *how)
+        result = analyse(logs, experiment)
     result["warnings"] += [*shown.warnings("exposures"), *said.warnings("feedback")]
     result["ledger"]["refused"] = {"exposures": shown.refused, "feedback": said.refused}
     if as_json:

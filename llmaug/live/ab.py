@@ -6,6 +6,7 @@ exposures, feedback -- experiment (sums of each user) -- sample ratio
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -37,18 +38,17 @@ METRICS = {
 }
 
 
-def analyse(exposures: pa.Table, feedback: pa.Table, experiment: Experiment) -> dict[str, Any]:
+def analyse(logs: Iterable[tuple[pa.Table, pa.Table]], experiment: Experiment) -> dict[str, Any]:
     """All figures of the test, for the metrics that `experiment` names actions for.
 
-    exposures: schema EXPOSURE; feedback: schema FEEDBACK. click_through_rate: exposures with a
-    click / exposures; conversion_rate: users who converted / users; satisfaction: mean of all
-    scores. Intervals are 95%, each for itself; `p_adjusted` is Holm's over the metrics and
-    decides `significant`. `minimal_detectable`: the absolute (and relative) lift that so many
-    users show with a power of 80%. `trusted` is false when the sample ratio is wrong; then
-    nothing is significant.
-    Raises UserError when the tables do not hold the experiment.
+    logs: as `user_sums` takes them. click_through_rate: exposures with a click / exposures;
+    conversion_rate: users who converted / users; satisfaction: mean of all scores. Intervals
+    are 95%, each for itself; `p_adjusted` is Holm's over the metrics and decides `significant`.
+    `minimal_detectable`: the absolute (and relative) lift that so many users show with a power
+    of 80%. `trusted` is false when the sample ratio is wrong; then nothing is significant.
+    Raises UserError when the logs do not hold the experiment.
     """
-    sums = user_sums(exposures, feedback, experiment)
+    sums = user_sums(logs, experiment)
     pair = (experiment.control, sums.treatment)
     control, treatment = (sums.users[sums.users["variant"] == variant] for variant in pair)
     for variant, side in zip(pair, (control, treatment), strict=True):

@@ -2,16 +2,20 @@
 
 Feedback counts for the exposure that it follows most closely, within a window. A user who saw
 several variants is in none: such users are quarantined. Every row of both tables is in exactly
-one line of the ledger.
+one line of the ledger. The logs come in parts, each with all rows of its users: what is held in
+memory is one part, and the sums of all users.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmaug.errors import UserError
 
@@ -78,17 +82,61 @@ class UserSums(NamedTuple):
     """FEEDBACK_FATES, the first that is true: rows."""
 
 
-def user_sums(exposures: pa.Table, feedback: pa.Table, experiment: Experiment) -> UserSums:
-    """exposures: schema EXPOSURE; feedback: schema FEEDBACK.
+def user_sums(logs: Iterable[tuple[pa.Table, pa.Table]], experiment: Experiment) -> UserSums:
+    """logs: exposures (schema EXPOSURE) and feedback (schema FEEDBACK) in parts, each with all
+    rows of its users; they are gone through twice.
 
     Feedback with an item is matched to exposures of that item; without one, or where no
     exposure names an item, to any exposure of the user.
-    Raises UserError for variants and actions that are not in the tables.
+    Raises UserError for variants and actions that are not in the logs.
     """
-    shown, said = exposures.to_pandas(), feedback.to_pandas()
-    treatment = _treatment(shown["variant"], experiment)
-    _check_actions(said["action"], experiment)
+    import pandas as pd
 
+    whole = _overview(logs)
+    treatment = _treatment(whole.variants, experiment)
+    _check_actions(whole.actions, experiment)
+    parts = [_of_part(*part, experiment, treatment, whole) for part in logs]
+    return UserSums(
+        pd.concat([part.users for part in parts]).sort_index(),
+        treatment,
+        sum(part.num_quarantined for part in parts),
+        _added([part.exposures for part in parts]),
+        _added([part.feedback for part in parts]),
+    )
+
+
+class _Overview(NamedTuple):
+    """What no part knows by itself."""
+
+    variants: list[str]
+    actions: list[str]
+    have_items: bool
+    """Whether any exposure names an item."""
+    ends: pd.Timestamp | None
+    """The latest row."""
+
+
+def _overview(logs: Iterable[tuple[pa.Table, pa.Table]]) -> _Overview:
+    import pandas as pd
+
+    variants, actions, have_items, times = set[str](), set[str](), False, []
+    for shown, said in logs:
+        variants.update(pc.unique(shown["variant"]).to_pylist())
+        actions.update(pc.unique(said["action"]).to_pylist())
+        have_items |= shown["item_id"].null_count < len(shown)
+        times += [pc.max(table["timestamp"]).as_py() for table in (shown, said) if len(table)]
+    ends = pd.Timestamp(max(times)) if times else None
+    return _Overview(sorted(variants), sorted(actions), have_items, ends)
+
+
+def _of_part(
+    exposures: pa.Table,
+    feedback: pa.Table,
+    experiment: Experiment,
+    treatment: str,
+    whole: _Overview,
+) -> UserSums:
+    shown, said = exposures.to_pandas(), feedback.to_pandas()
     pairs = shown[["user_id", "variant"]].drop_duplicates()
     crossed = pairs["user_id"].duplicated(keep=False)
     quarantined = pairs["user_id"][crossed].unique()
@@ -101,11 +149,10 @@ def user_sums(exposures: pa.Table, feedback: pa.Table, experiment: Experiment) -
         "analysed",
     )
     exposure_ledger = _counts(fates, EXPOSURE_FATES)
-    ends = max(shown["timestamp"].max(), said["timestamp"].max())
     shown = shown[fates == "analysed"].reset_index(drop=True)
-    open_window = _hours(ends - shown["timestamp"]) < experiment.window_hours
+    open_window = _hours(whole.ends - shown["timestamp"]) < experiment.window_hours
 
-    said["exposure"] = _last_exposures(said, shown)
+    said["exposure"] = _last_exposures(said, shown, whole.have_items)
     exposed = shown["timestamp"].reindex(said["exposure"]).set_axis(said.index)
     done = said["action"].isin([*experiment.clicks, *experiment.conversions])
     scored = said["action"].isin(experiment.scores)
@@ -131,8 +178,7 @@ def user_sums(exposures: pa.Table, feedback: pa.Table, experiment: Experiment) -
     )
 
 
-def _treatment(variants: pd.Series, experiment: Experiment) -> str:
-    found = sorted(variants.unique())
+def _treatment(found: list[str], experiment: Experiment) -> str:
     for name in (experiment.control, experiment.treatment):
         if name is not None and name not in found:
             listed = ", ".join(found) or "no exposures at all"
@@ -146,9 +192,8 @@ def _treatment(variants: pd.Series, experiment: Experiment) -> str:
     return str(others[0])
 
 
-def _check_actions(actions: pd.Series, experiment: Experiment) -> None:
+def _check_actions(found: list[str], experiment: Experiment) -> None:
     """A misspelt action would be a metric of zeros."""
-    found = sorted(actions.unique())
     named = {
         "--click": experiment.clicks,
         "--conversion": experiment.conversions,
@@ -161,12 +206,12 @@ def _check_actions(actions: pd.Series, experiment: Experiment) -> None:
                 raise UserError(f"{option} {name}: no such feedback; there are {listed}")
 
 
-def _last_exposures(said: pd.DataFrame, shown: pd.DataFrame) -> np.ndarray:
+def _last_exposures(said: pd.DataFrame, shown: pd.DataFrame, have_items: bool) -> np.ndarray:
     """For each row of `said` the row of `shown` that it follows most closely, or -1."""
     import pandas as pd
 
     out = np.full(len(said), -1)
-    by_item = (said["item_id"].notna() & shown["item_id"].notna().any()).to_numpy()
+    by_item = said["item_id"].notna().to_numpy() & have_items
     for rows, keys in ((by_item, ["user_id", "item_id"]), (~by_item, ["user_id"])):
         if not rows.any():
             continue
@@ -202,6 +247,13 @@ def _counts(fates: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:
     counts = {name: int((fates == name).sum()) for name in names}
     assert sum(counts.values()) == len(fates), "rows got lost"
     return counts
+
+
+def _added(counts: list[dict[str, int]]) -> dict[str, int]:
+    total = Counter[str]()
+    for own in counts:
+        total.update(own)  # keeps zeros, which + would drop
+    return dict(total)
 
 
 def _hours(waited: pd.Series) -> pd.Series:

@@ -1,12 +1,13 @@
 """Tables of live results from files: exposures, feedback, logged choices.
 
-Read by the readers of `ingest`, without Ray and into memory. A row that cannot be used is
-left out and counted by its reason; a column that is not there is a UserError.
+Read by the readers of `ingest`, without Ray, into memory or to whom it is given. A row that
+cannot be used is left out and counted by its reason; a column that is not there is a UserError.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ _SHOWN = 60  # characters of an example
 
 class LiveTable(NamedTuple):
     table: pa.Table
-    rows_read: int  # = table rows + refused rows
+    rows_read: int  # = rows that can be used + refused rows
     refused: dict[str, int]  # reason: rows; `unreadable_file`: files, damaged from some row on
     examples: dict[str, str] = {}  # reason: the first value of it, and its file
 
@@ -61,20 +62,23 @@ def read_live(
     columns: list[str] | None = None,
     timestamp_unit: str | None = None,
     endpoint_url: str | None = None,
+    into: Callable[[pa.Table], None] | None = None,
 ) -> LiveTable:
     """All rows below `path` (file, folder or s3://) as a table of the schema `fields`.
 
     option: what named the path on the command line, for messages; columns: "our name=name in
     the files" for columns of another name. Formats go by the end of the file name, hive folders
-    (`variant=a/`) count as columns. Raises UserError for what cannot be used, and when there are
-    rows and none can be used.
+    (`variant=a/`) count as columns. into: is given the tables one by one as they are read; the
+    table of the result is then empty. Raises UserError for what cannot be used, and when there
+    are rows and none can be used.
     """
     names = _parse_columns(columns or [], f"{option}-columns", fields)
     if timestamp_unit is not None and timestamp_unit not in _UNITS:
         raise UserError(f"--timestamp-unit {timestamp_unit}: units are {', '.join(_UNITS)}")
     place = Storage(path, endpoint_url)
     required = tuple(field.name for field in fields if not field.nullable)
-    tables, refused, rows_read = [schema.empty(fields)], Counter[str](), 0
+    tables, refused, rows_read, rows_used = [schema.empty(fields)], Counter[str](), 0, 0
+    take = into or tables.append
     examples: dict[str, str] = {}
     for source in list_sources(place, option):
         files = FilesConfig(path=path, format=_format(source.name), columns=dict(names))
@@ -87,9 +91,11 @@ def read_live(
             refused.update(row.reason for row in piece.refused)
             rows_read += len(piece.rows) + sum(row.row is not None for row in piece.refused)
             if len(piece.rows):
-                tables.append(_typed(piece, fields, timestamp_unit, source.name, refused, examples))
+                table = _typed(piece, fields, timestamp_unit, source.name, refused, examples)
+                rows_used += len(table)
+                take(table)
     found = LiveTable(pa.concat_tables(tables), rows_read, dict(sorted(refused.items())), examples)
-    if rows_read and not found.table.num_rows:
+    if rows_read and not rows_used:
         raise UserError(
             f"{option} {path}: none of {rows_read:,} rows can be used: {found.listed()}. Times are "
             "timestamps, ISO 8601 text or numbers with --timestamp-unit; columns of another name "

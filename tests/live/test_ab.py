@@ -15,6 +15,7 @@ import pytest
 from llmaug.errors import UserError
 from llmaug.live.ab import METRICS, analyse
 from llmaug.live.experiment import Experiment
+from llmaug.live.user_parts import UserParts
 from llmaug.schema import EXPOSURE, FEEDBACK
 from tests.jobs import llmaug
 from tests.tables import START
@@ -74,7 +75,7 @@ def _table(schema: pa.Schema, users: np.ndarray, us: np.ndarray, **columns: Any)
 @pytest.fixture(scope="module")
 def null_results() -> list[dict[str, Any]]:
     """150 tests of two variants that are the same."""
-    return [analyse(*logs(seed, num_users=200), EXPERIMENT) for seed in range(150)]
+    return [analyse([logs(seed, num_users=200)], EXPERIMENT) for seed in range(150)]
 
 
 def test_without_an_effect_p_values_are_uniform(null_results: list[dict[str, Any]]) -> None:
@@ -110,7 +111,7 @@ def test_equal_splits_are_seldom_called_a_mismatch(null_results: list[dict[str, 
 def test_intervals_cover_the_planted_lift() -> None:
     covered: dict[str, list[bool]] = {name: [] for name in METRICS}
     for seed in range(50):
-        result = analyse(*logs(seed, num_users=400, lift=0.2), EXPERIMENT)
+        result = analyse([logs(seed, num_users=400, lift=0.2)], EXPERIMENT)
         for name, metric in result["metrics"].items():
             relative = metric["relative"]
             covered[name].append(relative["low"] <= 0.2 <= relative["high"])
@@ -119,7 +120,7 @@ def test_intervals_cover_the_planted_lift() -> None:
 
 
 def test_a_planted_lift_is_found() -> None:
-    result = analyse(*logs(1, num_users=4000, lift=0.3), EXPERIMENT)
+    result = analyse([logs(1, num_users=4000, lift=0.3)], EXPERIMENT)
     assert result["trusted"] and result["warnings"] == []
     assert set(result["metrics"]) == {"click_through_rate", "conversion_rate", "satisfaction"}
     for metric in result["metrics"].values():
@@ -134,15 +135,15 @@ def test_a_planted_lift_is_found() -> None:
 
 
 def test_lost_users_are_noticed() -> None:
-    lossy = analyse(*logs(2, num_users=4000, lift=0.3, lost_share=0.2), EXPERIMENT)
+    lossy = analyse([logs(2, num_users=4000, lift=0.3, lost_share=0.2)], EXPERIMENT)
     assert lossy["sample_ratio"]["mismatch"] and not lossy["trusted"]
     assert lossy["warnings"][0].startswith("sample ratio mismatch: ")
     found = lossy["metrics"]["click_through_rate"]
     assert found["p_adjusted"] < 0.001 and not found["significant"]  # no use that it looks so
     skewed = logs(2, num_users=4000, treatment_share=0.1)
-    assert not analyse(*skewed, EXPERIMENT)["trusted"]
+    assert not analyse([skewed], EXPERIMENT)["trusted"]
     planned = Experiment(control="old", clicks=("click",), treatment_share=0.1)
-    assert analyse(*skewed, planned)["trusted"]
+    assert analyse([skewed], planned)["trusted"]
 
 
 def test_users_of_both_variants_are_left_out_and_reported() -> None:
@@ -150,7 +151,7 @@ def test_users_of_both_variants_are_left_out_and_reported() -> None:
     crossed = shown.slice(0, 1)
     other = "old" if crossed["variant"][0].as_py() == "new" else "new"
     crossed = crossed.set_column(1, EXPOSURE.field("variant"), pa.array([other]))
-    result = analyse(pa.concat_tables([shown, crossed]), said, EXPERIMENT)
+    result = analyse([(pa.concat_tables([shown, crossed]), said)], EXPERIMENT)
     assert result["quarantined_users"] == 1
     assert "1 users saw several variants: left out" in result["warnings"]
     assert sum(side["users"] for side in result["variants"].values()) == 399
@@ -160,20 +161,20 @@ def test_more_visits_in_one_variant_are_pointed_out() -> None:
     """Clicks / exposures of other situations: here `new` shows everything three times."""
     shown, said = logs(4, num_users=1000)
     again = shown.filter(pa.compute.equal(shown["variant"], "new"))
-    warnings = analyse(pa.concat_tables([shown, again, again]), said, EXPERIMENT)["warnings"]
+    warnings = analyse([(pa.concat_tables([shown, again, again]), said)], EXPERIMENT)["warnings"]
     assert [text.split(" per user")[0] for text in warnings] == ["click_through_rate: exposures"]
 
 
 def test_few_users_and_no_scores_are_pointed_out() -> None:
     shown, said = logs(5, num_users=60)
-    result = analyse(shown, said, EXPERIMENT)
+    result = analyse([(shown, said)], EXPERIMENT)
     assert any(text.startswith("conversion_rate: only ") for text in result["warnings"])
     is_new = pa.compute.equal(shown["variant"], "new")
     raters = shown.filter(is_new)["user_id"].unique()
     scores = pa.compute.equal(said["action"], "rate")
     by_new = pa.compute.is_in(said["user_id"], raters)
     unrated = said.filter(pa.compute.invert(pa.compute.and_(scores, by_new)))
-    result = analyse(shown, unrated, EXPERIMENT)
+    result = analyse([(shown, unrated)], EXPERIMENT)
     assert "satisfaction" not in result["metrics"]
     assert "satisfaction: a variant has no scores; nothing to compare" in result["warnings"]
     assert result["variants"]["new"]["satisfaction"] is None
@@ -184,7 +185,26 @@ def test_a_variant_without_users_is_an_error() -> None:
     one = shown.filter(pa.compute.equal(shown["variant"], "old"))
     lone = shown.filter(pa.compute.equal(shown["variant"], "new")).slice(0, 1)
     with pytest.raises(UserError, match="variant 'new' has 1 users who saw no other one"):
-        analyse(pa.concat_tables([one, lone]), said, EXPERIMENT)
+        analyse([(pa.concat_tables([one, lone]), said)], EXPERIMENT)
+
+
+def test_logs_in_parts_say_the_same_as_in_one_piece(tmp_path: Path) -> None:
+    """What no part knows by itself: which variants there are, when the logs end, and whether any
+    exposure names an item."""
+    shown, said = logs(3, num_users=300, lift=0.3)
+    both = shown.slice(0, 40).set_column(1, EXPOSURE.field(1), pa.array(["old"] * 40))
+    named = shown.slice(0, 1).set_column(3, EXPOSURE.field(3), pa.array(["an item"]))
+    assert EXPOSURE.names[1] == "variant" and EXPOSURE.names[3] == "item_id"
+    shown = pa.concat_tables([shown, both, named])
+    with UserParts(tmp_path) as parts:
+        for table in (shown.slice(0, 500), said.slice(0, 100), shown.slice(500), said.slice(100)):
+            parts.add(table)
+    sizes = [(len(exposures), len(feedback)) for exposures, feedback in parts]
+    assert sum(np.array(sizes) > 0).min() > 30
+    assert np.sum(sizes, axis=0).tolist() == [len(shown), len(said)]
+    users = [set(exposures["user_id"].to_pylist()) for exposures, _ in parts]
+    assert sum(map(len, users)) == len(set.union(*users))
+    assert analyse(parts, EXPERIMENT) == analyse([(shown, said)], EXPERIMENT)
 
 
 def test_the_command_on_folders_and_other_column_names(tmp_path: Path) -> None:
@@ -206,7 +226,7 @@ def test_the_command_on_folders_and_other_column_names(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     same = Experiment(control="old", clicks=("click",), scores=("rate",))
-    assert result["metrics"] == analyse(shown, said, same)["metrics"]
+    assert result["metrics"] == analyse([(shown, said)], same)["metrics"]
     assert result["ledger"]["refused"]["feedback"] == {"bad_timestamp": 1, "null_user_id": 1}
     assert result["warnings"][-1].startswith(f"feedback: not all of {said.num_rows + 2:,} rows")
 

@@ -32,8 +32,7 @@ def sums(seen: list[Seen], done: list[Done], **experiment: Any) -> UserSums:
     ]
     options = {"control": "old", **(experiment or {"clicks": ("click",)})}
     return user_sums(
-        pa.Table.from_pylist(shown, EXPOSURE),
-        pa.Table.from_pylist(said, FEEDBACK),
+        [(pa.Table.from_pylist(shown, EXPOSURE), pa.Table.from_pylist(said, FEEDBACK))],
         Experiment(**options),
     )
 
