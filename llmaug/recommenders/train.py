@@ -18,6 +18,7 @@ from llmaug.config import ByDescentConfig, ClosedFormConfig, Config, TrainConfig
 from llmaug.core.placing import Ask, workers
 from llmaug.core.stage import Context, Stage
 from llmaug.core.storage import Storage
+from llmaug.ingest.cleaning import id_hash
 from llmaug.ingest.split import TRAIN, VALIDATION
 from llmaug.items.batches import Batches
 from llmaug.items.sequences import load_sequences
@@ -25,9 +26,13 @@ from llmaug.items.vocabulary import Vocabulary, load_vocabulary
 from llmaug.recommenders import DataFacts
 from llmaug.recommenders.pair_batches import PairBatches, RatingBatches
 from llmaug.recommenders.start import Start, start_from
+from llmaug.schema import EVENT
 from llmaug.training.loop import Private, Task
 from llmaug.training.trainer import fit
 from llmaug.training.validation import ValidationUsers, load_validation
+
+_MAX_RATING_USERS = 20_000
+"""Whose validation events a model of ratings stops by."""
 
 
 def run(arm: Arm, context: Context) -> dict[str, Any]:
@@ -223,8 +228,7 @@ class _RatingTask(_RecommenderTask):
         )  # fmt: skip
         facts = DataFacts(self._vocabulary, batches.user_ids, mean_value=batches.mean)
         self.model = recommenders.build(self._config, facts)
-        held_out = _events(inputs.storage, f"{inputs.split}/{VALIDATION}", ["value"])
-        self._held_out = pa.concat_tables(t.filter(pc.is_valid(t["value"])) for t in held_out)
+        self._held_out = rated_events(inputs.storage, f"{inputs.split}/{VALIDATION}")
         return batches
 
     def validate(self) -> float:
@@ -241,6 +245,18 @@ class _RatingTask(_RecommenderTask):
     def export(self) -> dict[str, Any]:
         ndcg = super().validate()
         return super().export() | {"validation_ndcg": None if math.isnan(ndcg) else ndcg}
+
+
+def rated_events(storage: Storage, folder: str, max_users: int = _MAX_RATING_USERS) -> pa.Table:
+    """Events with a `value` below a folder, with user and item: of all users, or of the
+    `max_users` with the smallest hashes, whose rows and one part more are in memory."""
+    found = EVENT.empty_table().select(["user_id", "item_id", "value"])
+    for events in _events(storage, folder, ["value"]):
+        found = pa.concat_tables([found, events.filter(pc.is_valid(events["value"]))])
+        hashes = id_hash(found["user_id"].combine_chunks())
+        if len(users := np.unique(hashes)) > max_users:
+            found = found.filter(pa.array(hashes <= users[max_users - 1]))
+    return found
 
 
 def _events(storage: Storage, folder: str, columns: list[str]) -> Iterator[pa.Table]:

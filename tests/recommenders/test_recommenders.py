@@ -20,6 +20,7 @@ from llmaug.errors import UserError
 from llmaug.items.vocabulary import BOS
 from llmaug.recommenders import DataFacts
 from llmaug.recommenders.pair_batches import PairBatches, RatingBatches
+from llmaug.recommenders.train import rated_events
 from llmaug.testing.recommenders import (
     EVENTS,
     LETTERS,
@@ -480,6 +481,20 @@ def test_who_rated_nothing_has_no_vector_of_ratings() -> None:
     rows = rows.set_column(rows.schema.get_field_index("value"), "value", values)
     batches = RatingBatches([rows], WORDS, config, seed=1)
     assert (batches.user_ids, batches.num_targets, batches.mean) == (["u1"], 1, 4.0)
+
+
+def test_so_many_users_are_asked_how_far_ratings_are(tmp_path: Path) -> None:
+    """All events of each, the same ones however they are cut into parts."""
+    rows = events(histories(**{f"u{n}": "ab" for n in range(9)}))
+    values = pa.array([float(n) if n % 2 else None for n in range(18)], pa.float32())
+    rows = rows.set_column(rows.schema.get_field_index("value"), "value", values)
+    storage = Storage(str(tmp_path))
+    for part, own in {"0": rows.slice(0, 10), "1": rows.slice(10)}.items():
+        storage.write_part(own, {}, "two", part)
+    storage.write_part(rows, {}, "one", "0")
+    assert rated_events(storage, "two")["value"].to_pylist() == values.drop_null().to_pylist()
+    few = rated_events(storage, "two", max_users=4)
+    assert len(few) == 4 and few.equals(rated_events(storage, "one", max_users=4))
 
 
 def test_soft_targets_have_their_share_of_sasrecs_loss() -> None:
