@@ -104,22 +104,7 @@ def _start(config: RayConfig) -> None:
             os.environ.setdefault(name, value)
         # This machine is not taken away with notice, and asking whether it is costs each fit 2 s.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        try:
-            # Ray Data needs spare logical CPUs beside a fixed actor pool: with 2 it stands still.
-            ray.init(
-                address="local",  # not whichever Ray was last started on this machine
-                num_cpus=config.num_cpus or max(4, os.cpu_count() or 4),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except Exception as error:  # Ray 2.60 has no type for it
-            if "timed out during startup" in str(error):
-                raise UserError(
-                    "Ray did not start within its 30 seconds: this machine has too much else to "
-                    "do, or too little memory. What is finished is kept: give the command again"
-                ) from error
-            raise
+        _start_here(config)
         return
     try:
         ray.init(address=address, runtime_env={"env_vars": worker_env()}, log_to_driver=False)
@@ -133,6 +118,34 @@ def _start(config: RayConfig) -> None:
             f"no Ray cluster at {address}: {error}. Set ray.address or RAY_ADDRESS right, or "
             "leave both out for a Ray of this machine alone"
         ) from error
+
+
+def _start_here(config: RayConfig) -> None:
+    """A Ray of this machine alone; on a busy one the first start may take too long."""
+    import ray
+
+    for is_last in (False, True):
+        try:
+            ray.init(
+                address="local",  # not whichever Ray was last started on this machine
+                # Ray Data needs spare logical CPUs beside a fixed actor pool: with 2 it stands
+                # still.
+                num_cpus=config.num_cpus or max(4, os.cpu_count() or 4),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray 2.60 has no type for it
+            if "timed out during startup" not in str(error):
+                raise
+            if is_last:
+                raise UserError(
+                    "Ray did not start within its 30 seconds, twice: this machine has too much "
+                    "else to do, or too little memory. What is finished is kept: give the command "
+                    "again"
+                ) from error
+            ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -49,17 +49,30 @@ def test_none_of_the_named_variables_sounds_like_a_secret() -> None:
     assert [name for name in named if secret.search(name)] == ["TOKENIZERS_PARALLELISM"]
 
 
-def test_a_machine_too_busy_for_ray_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_failures", [1, 2])
+def test_a_machine_too_busy_for_ray_is_asked_again_and_then_said_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, num_failures: int
+) -> None:
     import ray
 
-    def init(**_: Any) -> None:
-        raise Exception("The current node timed out during startup. This could happen because")
+    started: list[dict[str, Any]] = []
+
+    def init(**settings: Any) -> None:
+        started.append(settings)
+        if len(started) <= num_failures:
+            raise Exception("The current node timed out during startup. This could happen because")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(UserError, match="did not start within its 30 seconds.*command again"):
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster.signal, "signal", lambda *_: None)
+    if num_failures == 1:
         cluster.connect(RayConfig())
+    else:
+        with pytest.raises(UserError, match="within its 30 seconds, twice.*command again"):
+            cluster.connect(RayConfig())
+    assert len(started) == 2 and started[0] == started[1]
 
 
 def test_the_runtime_env_of_a_job_is_what_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
