@@ -24,7 +24,11 @@ WRONG_LANGUAGE, COPIED, REPETITIVE = "wrong_language", "copied_from_prompt", "re
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
 WORD = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
-_MARKUP = re.compile(r"```|~~~|<\s?[|/a-z]|https?://|www\.|\{\{|\{%|\[/?INST", re.IGNORECASE)
+_MARKUP = re.compile(
+    r"```|~~~|<\s?[|/a-z]|https?://|www\.|\{\{|\{%|\[/?INST"
+    r"|\{\w[\w ]*\}|\[(?:your|insert)\b",  # a place that nobody filled
+    re.IGNORECASE,
+)
 _SHORT = 20  # letters: of fewer no language can be told
 _RUN = 3  # words: a run of so many that stands in the question was copied
 _MAX_COPIED, _MIN_DISTINCT = 0.7, 0.5
