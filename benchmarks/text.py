@@ -1,9 +1,9 @@
 """The texts of a run: how diverse, how grounded, in which language; and what they cost.
 
 Asks SmolLM2 for descriptions of `--num-items` films of MovieLens through the whole pipeline, and
-the same questions in `vllm.LLM.chat`, in turn, for the ratio of output tokens a second after engine
-start, on the same number of threads each. With `--root` and `--run` it measures the texts of a run
-that there is, and asks nobody.
+the same questions with the same seeds in `vllm.LLM.chat`, in turn, for the ratio of output tokens
+a second after engine start, on the same number of threads each. With `--root` and `--run` it
+measures the texts of a run that there is, and asks nobody.
 
     python benchmarks/text.py --num-items 512
     python benchmarks/text.py --root data --run nightly --task describe_items
@@ -129,7 +129,8 @@ def _child(way: str, root: str, num_items: int, threads: int) -> None:
 
 
 def _chat(context: Context) -> float:
-    """Output tokens a second of `LLM.chat` with the questions of the plan."""
+    """Output tokens a second of `LLM.chat` with the questions and the seeds of the plan, in its
+    order: other seeds are other answers, and a few long ones at the end run almost alone."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(round(context.config.generate.kv_cache_gib))
@@ -148,15 +149,17 @@ def _chat(context: Context) -> float:
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     llm = LLM(**arguments)
-    questions = _questions(context, task)[: task.max_rows]
+    texts = _questions(context, task)
+    units = list(rows_of(context, f"{task.track}/plan"))
+    questions = [texts[unit["item_id"]] for unit in units]
     own = task.sampling
     parameters = [
         SamplingParams(
-            temperature=own.temperature, top_p=own.top_p, top_k=own.top_k, seed=seed,
+            temperature=own.temperature, top_p=own.top_p, top_k=own.top_k, seed=unit["seed"],
             max_tokens=task.max_new_tokens,
             structured_outputs=StructuredOutputsParams(json=task.schema),
         )
-        for seed in range(len(questions))
+        for unit in units
     ]  # fmt: skip
     begin = time.monotonic()
     messages: Any = [[{"role": "user", "content": question}] for question in questions]
@@ -165,13 +168,14 @@ def _chat(context: Context) -> float:
     return round(sum(len(answer.outputs[0].token_ids) for answer in answers) / seconds, 1)
 
 
-def _questions(context: Context, task: Task) -> list[str]:
+def _questions(context: Context, task: Task) -> dict[str | None, str]:
+    """By item."""
     asking = Asking(context.storage, chat_model(context), task, context.config.text.context_len)
-    return [
-        asking.question(row).text
+    return {
+        row.item_id: asking.question(row).text
         for part in context.storage.parts(context.folder(task.table))
         for row in table_rows(context.storage, task, f"runs/{context.run_id}", part)
-    ]
+    }
 
 
 # -- what was said ------------------------------------------------------------------------
