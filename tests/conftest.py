@@ -90,8 +90,8 @@ def fits_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stages_here(fits_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a job only the reading of logs and the engines are left to Ray: what it spreads besides
-    takes seconds a stage, and more for the workers that import it. For tests of what comes out."""
+    """Of a job only the engines are left to Ray: what it spreads besides takes seconds a stage, and
+    more for the workers that import it. For tests of what comes out."""
     from tests.nights import without_ray
 
     without_ray(monkeypatch)

@@ -14,8 +14,10 @@ from llmaug.core.stage import MANIFEST, Context, fingerprint
 from llmaug.core.storage import Storage
 from llmaug.filter import real_runs
 from llmaug.ingest import stage as ingest
+from llmaug.ingest.user_parts import clean_parts
 from llmaug.pipeline import run as run_pipeline
 from llmaug.recommenders import train
+from tests.serial_ray import read_here
 from tests.tables import Row, events, histories, map_parts_here, share_here
 
 NIGHT = "night"
@@ -35,8 +37,16 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("llmaug.") and hasattr(module, "map_parts"):
             patch.setattr(module, "map_parts", map_parts_here)
+    patch.setattr(ingest, "clean_parts", clean_parts_here)
     patch.setattr(real_runs, "share", share_here)
     patch.setattr(train, "_solve", lambda context, *arguments: train.solve(*arguments))
+
+
+def clean_parts_here(*arguments: Any) -> None:
+    """Logs are read here, too; only engines are left to Ray Data."""
+    with pytest.MonkeyPatch.context() as patch:
+        read_here(patch)
+        clean_parts(*arguments)
 
 
 def fit_here(patch: pytest.MonkeyPatch) -> None:

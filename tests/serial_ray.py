@@ -55,10 +55,15 @@ class Groups:
         return Dataset(row for group in groups for row in work(group).to_pylist())
 
 
-@pytest.fixture
-def serial_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray Data's entry point gives Datasets of this module; nothing is started."""
+def read_here(patch: pytest.MonkeyPatch) -> None:
+    """Ray Data's entry point gives Datasets of this module."""
     import ray.data
 
-    monkeypatch.setattr(ray.data, "from_items", lambda rows, **options: Dataset(rows))
+    patch.setattr(ray.data, "from_items", lambda rows, **options: Dataset(rows))
+
+
+@pytest.fixture
+def serial_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of Ray is started."""
+    read_here(monkeypatch)
     monkeypatch.setattr("llmaug.core.cluster.connect", lambda config: None)
