@@ -47,7 +47,7 @@ from llmaug.text.task import Task, task_of
 
 OURS = "llmaug"
 NEEDS = {
-    "distilabel": ["install distilabel[openai,instructor]==1.5.3"],
+    "distilabel": ["install distilabel[openai]==1.5.3"],
     "curator": ["install bespokelabs-curator==0.1.31"],
 }
 RUN, MODEL = "texts", "smollm2"

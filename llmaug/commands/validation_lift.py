@@ -43,19 +43,30 @@ def validation_lift(
     vocabulary = load_vocabulary(storage, f"{run}/vocabulary")
     train, held_out = (f"{run}/split/{fold}" for fold in (TRAIN, VALIDATION))
     users = load_validation(storage, train, held_out, vocabulary, config.seed, max_users)
-    groups = [
-        (np.arange(len(users.user_ids)), _values(storage, f"{run}/model/{name}", config, users))
-        for name in (arm, against)
-    ]
-    sums = resampled_sums(users.user_ids, groups, config.evaluate.num_bootstrap, config.seed)
     new, old = (
+        ndcg_of_users(storage, f"{run}/model/{name}", config, users) for name in (arm, against)
+    )
+    place = np.arange(len(users.user_ids))
+    return {"num_users": len(place), **lift_of_users(users.user_ids, place, new, old, config)}
+
+
+def lift_of_users(
+    user_ids: list[str], place: np.ndarray, new: np.ndarray, old: np.ndarray, config: Config
+) -> dict[str, Any]:
+    """{relative, low, high} of the mean of `new` over that of `old`, each (n, seeds) of the users
+    at the (n,) ascending rows `place`."""
+    groups = [(place, new), (place, old)]
+    sums = resampled_sums(user_ids, groups, config.evaluate.num_bootstrap, config.seed)
+    resampled = (
         mean_over_seeds(means(own)[:, :, None], [config.seed, number])[:, 0]
         for number, own in enumerate(sums)
     )
-    return {"num_users": len(users.user_ids), **relative_lift(new, old)}
+    return relative_lift(*resampled)
 
 
-def _values(storage: Storage, folder: str, config: Config, users: ValidationUsers) -> np.ndarray:
+def ndcg_of_users(
+    storage: Storage, folder: str, config: Config, users: ValidationUsers
+) -> np.ndarray:
     """(N, seeds) NDCG@10 of each user by the model of each seed."""
     columns = []
     for seed in config.train.seeds:
