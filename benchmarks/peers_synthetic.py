@@ -40,6 +40,7 @@ from llmaug.commands.datasets import write_ml_100k
 from llmaug.commands.tune_candidates import changed
 from llmaug.commands.validation_lift import validation_lift
 from llmaug.config import Config, load_config, parse_config
+from llmaug.config.names import run_folder
 from llmaug.core.cluster import disconnect
 from llmaug.core.stage import MANIFEST, Context, run_stage
 from llmaug.core.storage import Storage
@@ -169,7 +170,7 @@ def measure(ours: Context, name: str, environments: Path, budget_s: float) -> di
     except UserError as error:
         return {"error": error.message}
     context = replace(ours, run_id=name)
-    shutil.rmtree(context.storage.path(context.folder("")), ignore_errors=True)
+    shutil.rmtree(context.storage.path(run_folder(name)), ignore_errors=True)
     for stage in ("split", "vocabulary", "real_runs", f"merged/{REAL}", f"model/{REAL}"):
         shutil.copytree(ours.storage.path(ours.folder(stage)),
                         ours.storage.path(context.folder(stage)))  # fmt: skip
