@@ -3,10 +3,9 @@
     python benchmarks/text_peers.py --num-items 256 --rounds 2
 
 `vllm serve` has SmolLM2 on one thread. Each asks it for descriptions of the same films of
-MovieLens: the questions, the JSON schema and the sampling are those of task `describe_items`, 128
-in flight where that can be said, and 64 at a time in the server. Each is a process of its own
-(`askers.py`, in an environment that is made once below `--environments`); ours is the whole
-pipeline with `text.engine: openai`.
+MovieLens: the questions, the JSON schema and the sampling are those of task `describe_items`, 64
+at a time where that can be said. Each is a process of its own (`askers.py`, in an environment that
+is made once below `--environments`); ours is the whole pipeline with `text.engine: openai`.
 
 The clock stands in the server: its counter of generated tokens is read ten times a second, and
 what counts is from the first token to the last, so that nobody's start does. `process_s` is from
@@ -47,12 +46,10 @@ from llmaug.text.task import Task, task_of
 
 OURS = "llmaug"
 NEEDS = {
-    "distilabel": ["install distilabel[openai]==1.5.3"],
+    "distilabel": ["install distilabel[openai,instructor]==1.5.3"],
     "curator": ["install bespokelabs-curator==0.1.31"],
 }
-RUN, MODEL = "texts", "smollm2"
-_SLOTS = 64
-_IN_FLIGHT = 2 * _SLOTS  # else the server waits for the next question now and then
+RUN, MODEL, _IN_FLIGHT = "texts", "smollm2", 64
 _COUNTER = "vllm:generation_tokens_total"
 _START_S, _POLL_S = 300.0, 0.1
 
@@ -87,7 +84,7 @@ def server(folder: Path) -> Iterator[str]:
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", smollm2(),
         "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port), "--dtype",
-        "bfloat16", "--max-model-len", "2048", "--enforce-eager", "--max-num-seqs", str(_SLOTS),
+        "bfloat16", "--max-model-len", "2048", "--enforce-eager", "--max-num-seqs", str(_IN_FLIGHT),
         "--block-size", "32", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192",
         "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ]  # fmt: skip
