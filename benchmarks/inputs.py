@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from llmaug.config import Config, parse_config
 from llmaug.core.stage import MANIFEST, Context
 from llmaug.items.vocabulary import ITEMS_PART, NUM_SPECIAL, Statistics, of_items
 from llmaug.lm.folder import NOTES
@@ -19,6 +22,27 @@ NUM_ITEMS, HISTORY_LEN = 1400, 30
 SAME_PRIORITY = {"RAY_worker_niceness": "0"}
 """Ray's workers are nice (15) to others by default: other load on the machine would slow them
 down more than what they are compared with."""
+
+
+def described_films(
+    root: str, num_items: int, text: Mapping[str, Any], generate: Mapping[str, Any]
+) -> Config:
+    """SmolLM2 describes so many films of the MovieLens logs below `root`, and answers nothing from
+    the cache; text, generate: what is set besides."""
+    return parse_config(
+        {
+            "ingest": {
+                "path": f"{root}/logs/events", "columns": {"value": "rating"},
+                "items": {"path": f"{root}/logs/items"},
+            },
+            "text": {
+                "folder": smollm2(), "tasks": [{"kind": "describe_items", "max_rows": num_items}],
+                **text,
+            },
+            "plan": {"strategies": []},
+            "generate": {"use_cache": False, **generate},
+        }
+    )  # fmt: skip
 
 
 def fake_run(

@@ -29,11 +29,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from answers import rows_of
-from inputs import SAME_PRIORITY, smollm2
+from inputs import SAME_PRIORITY, described_films, smollm2
 
 from llmaug import pipeline
 from llmaug.commands.datasets import write_ml_100k
-from llmaug.config import Config, parse_config
+from llmaug.config import Config
 from llmaug.core.cluster import WORKER_ENV, disconnect
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
@@ -100,21 +100,8 @@ def throughput(root: str, num_items: int, rounds: int, threads: int) -> dict[str
 
 
 def _config(root: str, num_items: int, threads: int) -> Config:
-    return parse_config(
-        {
-            "ingest": {
-                "path": f"{root}/logs/events", "columns": {"value": "rating"},
-                "items": {"path": f"{root}/logs/items"},
-            },
-            "text": {
-                "folder": smollm2(),
-                "tasks": [{"kind": "describe_items", "max_rows": num_items}],
-            },
-            "plan": {"strategies": []},
-            "generate": {"dtype": "bfloat16", "max_num_seqs": 64, "kv_cache_gib": 2.0,
-                         "num_cpus": threads, "use_cache": False},
-        }
-    )  # fmt: skip
+    generate = {"dtype": "bfloat16", "max_num_seqs": 64, "kv_cache_gib": 2.0, "num_cpus": threads}
+    return described_films(root, num_items, {}, generate)
 
 
 def _child(way: str, root: str, num_items: int, threads: int) -> None:

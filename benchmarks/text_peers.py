@@ -33,11 +33,11 @@ from typing import Annotated, Any
 import typer
 from answers import rows_of
 from environments import CACHE, environment, without_ours
-from inputs import SAME_PRIORITY, smollm2
+from inputs import SAME_PRIORITY, described_films, smollm2
 
 from llmaug import pipeline
 from llmaug.commands.datasets import write_ml_100k
-from llmaug.config import Config, parse_config
+from llmaug.config import Config
 from llmaug.core.cluster import WORKER_ENV, disconnect
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
@@ -170,21 +170,8 @@ class Watch:
 
 
 def _config(folder: str, url: str, num_items: int) -> Config:
-    return parse_config(
-        {
-            "ingest": {
-                "path": f"{folder}/logs/events", "columns": {"value": "rating"},
-                "items": {"path": f"{folder}/logs/items"},
-            },
-            "text": {
-                "engine": "openai", "folder": smollm2(),
-                "endpoint": {"base_url": f"{url}/v1", "model": MODEL, "max_in_flight": _IN_FLIGHT},
-                "tasks": [{"kind": "describe_items", "max_rows": num_items}],
-            },
-            "plan": {"strategies": []},
-            "generate": {"use_cache": False},
-        }
-    )  # fmt: skip
+    server = {"base_url": f"{url}/v1", "model": MODEL, "max_in_flight": _IN_FLIGHT}
+    return described_films(folder, num_items, {"engine": "openai", "endpoint": server}, {})
 
 
 def _task(config: Config) -> Task:

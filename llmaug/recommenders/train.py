@@ -250,12 +250,14 @@ class _RatingTask(_RecommenderTask):
 def rated_events(storage: Storage, folder: str, max_users: int = _MAX_RATING_USERS) -> pa.Table:
     """Events with a `value` below a folder, with user and item: of all users, or of the
     `max_users` with the smallest hashes, whose rows and one part more are in memory."""
-    found = EVENT.empty_table().select(["user_id", "item_id", "value"])
+    found, hashes = EVENT.empty_table().select(["user_id", "item_id", "value"]), np.empty(0, "u8")
     for events in _events(storage, folder, ["value"]):
-        found = pa.concat_tables([found, events.filter(pc.is_valid(events["value"]))])
-        hashes = id_hash(found["user_id"].combine_chunks())
+        rated = events.filter(pc.is_valid(events["value"]))
+        found = pa.concat_tables([found, rated])
+        hashes = np.concatenate([hashes, id_hash(rated["user_id"].combine_chunks())])
         if len(users := np.unique(hashes)) > max_users:
-            found = found.filter(pa.array(hashes <= users[max_users - 1]))
+            kept = hashes <= users[max_users - 1]
+            found, hashes = found.filter(pa.array(kept)), hashes[kept]
     return found
 
 
