@@ -1,8 +1,9 @@
 """The engine that asks an OpenAI-compatible server (`/v1/chat/completions`).
 
-So many requests at a time in threads of their own. A request that is answered with 429 or 5xx, or
-not at all, is sent again, each time after a longer wait with some chance in it (exponential
-back-off with full jitter); other refusals, and one time too many, make a failed outcome.
+So many requests at a time in threads of their own, over connections that stay open. A request that
+is answered with 429 or 5xx, or not at all, is sent again, each time after a longer wait with some
+chance in it (exponential back-off with jitter); other refusals, and one time too many, make a
+failed outcome.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import os
 import queue
 import random
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
 import pyarrow as pa
+import urllib3
 
 from llmaug.config import EndpointConfig
 from llmaug.generate.engines import TOKENS, Finished
@@ -38,13 +40,6 @@ class EndpointError(Exception):
     """(reason, detail) of a unit that has no answer."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A key is sent to nobody but the server of the config."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
 class EndpointEngine:
     """What `EngineLoop` drives."""
 
@@ -58,7 +53,7 @@ class EndpointEngine:
         self._pool = ThreadPoolExecutor(config.max_in_flight, thread_name_prefix="endpoint")
         self._done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._stopped = Event()
-        self._open = urllib.request.build_opener(_NoRedirect).open
+        self._connections = connections(config)
         self.num_unfinished = 0
 
     def add(self, units: Units, numbers: np.ndarray, first_key: int) -> list[tuple[int, str]]:
@@ -111,33 +106,53 @@ class EndpointEngine:
         config = self._config
         for attempt in range(config.max_retries + 1):
             try:
-                return read_answer(self._post(body))
-            except urllib.error.HTTPError as error:
-                told = error.read(500).decode(errors="replace")
-                detail = f"HTTP {error.code}: {told}"
-                if error.code != 429 and error.code < 500:
-                    raise EndpointError(REFUSED, detail) from error
-                asked_for = error.headers.get("Retry-After", "")
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                status, asked_for, data = self._post(body)
+            except (urllib3.exceptions.HTTPError, OSError) as error:
                 detail, asked_for = str(error), ""
+            else:
+                if status < 300:
+                    return read_answer(data)
+                detail = f"HTTP {status}: {data[:500].decode(errors='replace')}"
+                if status != 429 and status < 500:
+                    raise EndpointError(REFUSED, detail)
             if attempt < config.max_retries and stopped.wait(
                 wait_s(config.first_wait_s, attempt, asked_for)
             ):
                 break
         raise EndpointError(UNREACHABLE, f"{config.max_retries + 1} times: {detail}"[:300])
 
-    def _post(self, body: bytes) -> bytes:
+    def _post(self, body: bytes) -> tuple[int, str, bytes]:
+        """(status, header Retry-After, what was answered)."""
         config = self._config
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(config.api_key_env):
             headers["Authorization"] = f"Bearer {key}"
-        address = f"{config.base_url.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(address, body, headers, method="POST")
-        with self._open(request, timeout=config.timeout_s) as response:
-            data: bytes = response.read(_MAX_BYTES + 1)
+        # A key is sent to nobody but the server of the config: redirects are not followed.
+        response = self._connections.request(
+            "POST", f"{config.base_url.rstrip('/')}/chat/completions", body=body, headers=headers,
+            redirect=False, preload_content=False,
+        )  # fmt: skip
+        data = response.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
+            response.close()
             raise EndpointError(REFUSED, f"an answer of more than {_MAX_BYTES >> 20} MiB")
-        return data
+        response.release_conn()
+        return response.status, response.headers.get("Retry-After", ""), data
+
+
+def connections(config: EndpointConfig) -> urllib3.PoolManager:
+    """To the server, one for each request in flight; by the proxy that the environment names
+    (`https_proxy`, `no_proxy`)."""
+    server = urlsplit(config.base_url)
+    proxy = None if proxy_bypass(server.netloc) else getproxies().get(server.scheme)
+    kept: dict[str, Any] = {
+        "num_pools": 1, "maxsize": config.max_in_flight, "retries": False,
+        "timeout": config.timeout_s,
+    }  # fmt: skip
+    if proxy is None:
+        return urllib3.PoolManager(**kept)
+    who = urllib3.util.make_headers(proxy_basic_auth=urllib3.util.parse_url(proxy).auth)
+    return urllib3.ProxyManager(proxy, proxy_headers=who, **kept)
 
 
 def request_body(

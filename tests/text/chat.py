@@ -127,6 +127,8 @@ class Endpoint:
     def __init__(self, reply: Reply) -> None:
         self.reply, self.requests = reply, [dict[str, Any]() for _ in range(0)]
         self.keys: set[str | None] = set()
+        self.callers: set[tuple[str, int]] = set()
+        self.paths: set[str] = set()
         self.most_at_once = self._now = 0
         self.lock = threading.Lock()
         self.url = ""
@@ -156,8 +158,11 @@ def endpoint(reply: Reply) -> Iterator[Endpoint]:
     server_of = Endpoint(reply)
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections stay open
+
         def do_POST(self) -> None:
-            assert self.path == "/v1/chat/completions"
+            server_of.callers.add(self.client_address)
+            server_of.paths.add(self.path)
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, body = server_of.answer(request, self.headers.get("Authorization"))
             self.send_response(status)

@@ -74,7 +74,7 @@ def test_what_is_sent_and_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> No
             "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
         },
     }  # fmt: skip
-    assert server.keys == {"Bearer secret"}
+    assert server.keys == {"Bearer secret"} and server.paths == {"/v1/chat/completions"}
     assert done.keys.tolist() == [100] and done.num_cached.tolist() == [64]
     assert done.said is not None and done.said.to_pylist() == [
         {"text": '{"mood": "glad", "of": "Film 0?"}', "asked_tokens": 100, "said_tokens": 20}
@@ -92,6 +92,23 @@ def test_each_answer_finds_its_unit_and_so_many_are_asked_at_once() -> None:
     assert sorted(texts) == list(range(100, 112))
     assert all(f"Film {key - 100}?" in text for key, text in texts.items())
     assert 2 <= server.most_at_once <= 4
+
+
+def test_connections_stay_open() -> None:
+    server, done = asked(good, 12, max_in_flight=2)
+    assert len(done.keys) == 12 and 1 <= len(server.callers) <= 2
+
+
+def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with endpoint(good) as proxy:
+        address = proxy.url.removeprefix("http://").removesuffix("/v1")
+        monkeypatch.setenv("http_proxy", f"http://{address}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        _, done = asked(good, base_url="http://models.invalid/v1")
+        assert len(done.keys) == 1
+        assert proxy.paths == {"http://models.invalid/v1/chat/completions"}
+        server, done = asked(good)  # this machine is asked itself: no_proxy
+        assert len(done.keys) == 1 and len(server.requests) == len(proxy.requests) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
