@@ -60,15 +60,14 @@ from llmaug.config.text import (
     CaptionItemsConfig,
     ColdItemsConfig,
     ColdUsersConfig,
-    CustomConfig,
     DescribeItemsConfig,
     ExplainConfig,
-    JudgeConfig,
     RerankConfig,
     TextConfig,
     TextTaskConfig,
     WriteReviewsConfig,
 )
+from llmaug.config.text_custom import CustomConfig, JudgeConfig
 from llmaug.config.train import (
     RECOMMENDERS,
     ArmName,

@@ -145,6 +145,14 @@ class Kinds(Generic[K]):
         )
 
 
+def named_after(tag: str, cls: type[BaseModel], raw: Any) -> Any:
+    """A section `raw` of `cls` that has a `name`: where it gives none, that of its kind."""
+    if not isinstance(raw, dict) or raw.get("name"):
+        return raw
+    kind = str(raw.get(tag, name_of(cls, tag)))
+    return {**raw, "name": kind.rpartition(":")[2]}
+
+
 def imported(path: str) -> Any:
     """What `package.module:name` names. Raises ImportError or AttributeError."""
     module, _, name = path.partition(":")

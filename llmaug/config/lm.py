@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from llmaug.config.base import Name, Section
-from llmaug.config.kinds import Kinds
+from llmaug.config.kinds import Kinds, named_after
 from llmaug.config.optimiser import OptimiserConfig
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ class LmConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _named_after_its_model(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and not raw.get("name"):
-            named = raw.get("model", cls.model_fields["model"].default)
-            return {**raw, "name": str(named).rpartition(":")[2]}
-        return raw
+        return named_after("model", cls, raw)
 
     @property
     def user_attributes_read(self) -> list[str]:

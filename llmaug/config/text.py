@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from llmaug.config.base import Name, Section
 from llmaug.config.endpoint import EndpointConfig
 from llmaug.config.kinds import Kinds
-from llmaug.config.plan import SamplingConfig
 from llmaug.config.text_choices import ColdItemsConfig, ColdUsersConfig
+from llmaug.config.text_custom import CustomConfig
 from llmaug.config.text_task import TextTaskConfig
 
-_FIELD = re.compile(r"[A-Za-z_]\w*")
 _MEDICAL = re.compile(
     r"\b(?:dos(?:e|es|age)|diagnos\w+|prescri\w+|medical advice)\b"
     r"|\b(?:medication|medicine|drug|treatment)s?\b[^.]{0,30}\b(?:advice|recommend\w*|take)\b"
@@ -23,17 +22,6 @@ _MEDICAL = re.compile(
     re.IGNORECASE,
 )
 """What a question asks for that nobody but a physician may answer."""
-
-
-class JudgeConfig(SamplingConfig):
-    """A second question, about an answer: a score from 1 to 5."""
-
-    template: str
-    """Jinja2 template of the question. It has the fields of the row, and `answer`."""
-    min_score: int = Field(default=3, ge=1, le=5)
-    """Answers with a lower score are rejected (`low_score`)."""
-    temperature: float = Field(default=0.1, gt=0)
-    """Below 1: closer to the likeliest score."""
 
 
 class DescribeItemsConfig(TextTaskConfig):
@@ -147,74 +135,6 @@ class ExplainConfig(TextTaskConfig):
     """Longest answer. One that is cut there is rejected (`too_long`)."""
     max_field_tokens: int = Field(default=32, ge=4)
     """Longest title; what is behind it is cut, and counted (`cut_fields`)."""
-
-
-class CustomConfig(TextTaskConfig):
-    """A question of your own about each item or user: each property of the answer becomes a
-    column."""
-
-    implementation = "llmaug.text.custom:task"
-
-    kind: Literal["custom"] = "custom"
-    """The task."""
-    name: Name
-    """Its folder below `text/`."""
-    table: Literal["items", "users"] = "items"
-    """What is asked about. items: fields item_id, title, description, tags, price; users: user_id
-    and attributes."""
-    template: str
-    """Jinja2 template of the question, with the fields of the table: `{{ title }}`."""
-    json_schema: dict[str, Any]
-    """JSON schema of the answer: an object, all of whose properties are required. Give strings a
-    maxLength, or an enum: then an answer cannot be endless."""
-    judge: JudgeConfig | None = None
-    """Score each answer by a second question. None: all that pass the filters are kept."""
-
-    @property
-    def asks_about(self) -> tuple[Literal["items", "users"], ...]:
-        return (self.table,)
-
-    @property
-    def asks(self) -> str:
-        return "\n".join([self.template, str(self.json_schema), *self._of_judge])
-
-    @property
-    def _of_judge(self) -> list[str]:
-        return [self.judge.template] if self.judge else []
-
-    @model_validator(mode="after")
-    def _schema_is_of_an_object(self) -> CustomConfig:
-        from jsonschema import Draft202012Validator, SchemaError
-
-        try:
-            Draft202012Validator.check_schema(self.json_schema)
-        except SchemaError as error:
-            raise ValueError(f"json_schema: no JSON schema: {error.message}") from error
-        properties = self.json_schema.get("properties")
-        if self.json_schema.get("type") != "object" or not properties:
-            raise ValueError("json_schema: the answer is an object: type: object, and properties")
-        if "$ref" in str(self.json_schema):
-            raise ValueError("json_schema: $ref is not followed: write the schema out")
-        for column in properties:
-            if not _FIELD.fullmatch(column) or column in ("item_id", "user_id", "origin"):
-                raise ValueError(
-                    f"json_schema: property {column!r} becomes a column: letters, digits and _, "
-                    "and not item_id, user_id or origin"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _templates_can_be_read(self) -> CustomConfig:
-        from jinja2 import TemplateSyntaxError
-        from jinja2.sandbox import SandboxedEnvironment
-
-        judge = self.judge.template if self.judge else ""
-        for field, text in (("template", self.template), ("judge.template", judge)):
-            try:
-                SandboxedEnvironment().parse(text)
-            except TemplateSyntaxError as error:
-                raise ValueError(f"{field}: line {error.lineno}: {error.message}") from error
-        return self
 
 
 TEXT_TASKS: Kinds[TextTaskConfig] = Kinds(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from llmaug.config.base import Name
+from llmaug.config.kinds import named_after
 from llmaug.config.plan import SamplingConfig
 
 
@@ -50,10 +51,7 @@ class TextTaskConfig(SamplingConfig):
     @model_validator(mode="before")
     @classmethod
     def _named_after_its_kind(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and not raw.get("name"):
-            kind = raw.get("kind", cls.model_fields["kind"].default)
-            return {**raw, "name": str(kind).rpartition(":")[2]}
-        return raw
+        return named_after("kind", cls, raw)
 
     @property
     def asks_about(self) -> tuple[Literal["items", "users"], ...]:
