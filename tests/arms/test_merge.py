@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmaug.arms import merge
+from llmaug.arms import merge, shard_events
 from llmaug.core.stage import Context
 from llmaug.items.sequences import load_sequences
 from llmaug.items.vocabulary import BOS
@@ -137,8 +137,8 @@ def test_the_augmented_arm_adds_the_kept_events_of_accepted_outcomes(
 
 def test_synthetic_rows_say_where_they_come_from(context: Context) -> None:
     outcomes = context.storage.read_part(context.folder("filtered"), "0-p0-00000")
-    provenance = merge.Provenance("tonight", "causal@1234", "view")
-    rows = merge.synthetic_events(outcomes, context.config.merge, provenance).to_pylist()
+    provenance = shard_events.Provenance("tonight", "causal@1234", "view")
+    rows = shard_events.synthetic_events(outcomes, context.config.merge, provenance).to_pylist()
     assert rows[-1] == {
         "user_id": "u1",
         "item_id": "e",
@@ -162,15 +162,15 @@ def test_a_strategy_may_count_for_less(context: Context) -> None:
     weights = {}
     for part in context.storage.parts(context.folder("filtered")):
         outcomes = context.storage.read_part(context.folder("filtered"), part)
-        rows = merge.synthetic_events(outcomes, less, merge.Provenance("tonight", "g"))
+        rows = shard_events.synthetic_events(outcomes, less, shard_events.Provenance("tonight", "g"))
         weights |= {row["strategy"]: row["weight"] for row in rows.to_pylist()}
     assert weights == {"continue": 0.25, "new_users": 0.5}
 
 
 def test_no_accepted_outcome_is_no_event(context: Context) -> None:
     outcomes = pa.Table.from_pylist([outcome("unit", "ab", status="rejected")], schema=OUTCOME)
-    table = merge.synthetic_events(
-        outcomes, context.config.merge, merge.Provenance("r", "g", "view")
+    table = shard_events.synthetic_events(
+        outcomes, context.config.merge, shard_events.Provenance("r", "g", "view")
     )
     assert table.num_rows == 0 and table.schema == EVENT
 
@@ -306,14 +306,14 @@ def test_a_repeat_is_a_sequence_of_its_own(
 def test_repeats_add_up_to_the_volume_within_half_a_user_a_part(times: float) -> None:
     rows = events(histories(**{f"u{i:03}": "abcdefgh"[: 1 + i % 8] for i in range(200)}))
     plan = merge.repeats(["p"], times)
-    taken = sum(merge.take_users(rows, shard.share).num_rows for shard in plan.values())
+    taken = sum(shard_events.take_users(rows, shard.share).num_rows for shard in plan.values())
     assert abs(taken - times * rows.num_rows) <= 8 / 2
 
 
 def test_whole_users_are_taken_and_the_same_ones_every_time() -> None:
     rows = events(histories(**{f"u{i:02}": "abc" for i in range(40)}))
-    half, more = (merge.take_users(rows, share) for share in (0.5, 0.75))
-    assert half.equals(merge.take_users(rows, 0.5))
+    half, more = (shard_events.take_users(rows, share) for share in (0.5, 0.75))
+    assert half.equals(shard_events.take_users(rows, 0.5))
     users = [set(table["user_id"].to_pylist()) for table in (half, more)]
     assert (len(users[0]), len(users[1])) == (20, 30)
     assert users[0] < users[1]

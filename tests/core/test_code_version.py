@@ -135,6 +135,7 @@ def run_again(copy: Path, module: str, config: Config, more: str = "\nedited = 1
         ("filter.real_runs", {"real_runs", "filtered", "ngram/filtered", "privacy"}),
         ("arms.baseline", BASELINE),
         ("arms.merge", {"merged/real", "merged/ngram", "merged/augmented"}),
+        ("arms.shard_events", {"merged/real", "merged/ngram", "merged/augmented"}),
         ("publish.pointer", {"drift", "publish", "recommendations"}),
         ("report.stage", {"report"}),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from llmaug.arms.merge import order_events
+from llmaug.arms.shard_events import order_events
 from llmaug.config import EvaluateConfig, GateConfig
 from llmaug.core.stage import Context
 from llmaug.evaluate import gate, privacy
