@@ -162,7 +162,9 @@ def test_a_strategy_may_count_for_less(context: Context) -> None:
     weights = {}
     for part in context.storage.parts(context.folder("filtered")):
         outcomes = context.storage.read_part(context.folder("filtered"), part)
-        rows = shard_events.synthetic_events(outcomes, less, shard_events.Provenance("tonight", "g"))
+        rows = shard_events.synthetic_events(
+            outcomes, less, shard_events.Provenance("tonight", "g")
+        )
         weights |= {row["strategy"]: row["weight"] for row in rows.to_pylist()}
     assert weights == {"continue": 0.25, "new_users": 0.5}
 
