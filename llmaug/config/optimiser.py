@@ -24,9 +24,6 @@ class OptimiserConfig(Section):
     """Steps of linear warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up: constant, or half a cosine to 0 at `num_steps`."""
-    average_decay: float | None = Field(default=None, ge=0.5, lt=1)
-    """Validate and keep an exponential moving average of the weights: 0.99 is about the last 100
-    steps. None: the weights of single steps."""
     num_accumulations: int = Field(default=1, ge=1)
     """Pieces that each worker's share of a batch is run in, one after another: a large batch in
     little memory."""

@@ -1,10 +1,10 @@
 """The loop that every model trained by steps goes through, on one worker.
 
 One loop: AdamW, linear warm-up, then a constant rate or a cosine, gradient accumulation,
-validation every so many steps, early stop, best weights kept (of a step, or averaged over steps).
-Every validation writes a checkpoint to storage (safetensors and JSON), and a run of the same name
-goes on from the last one: batches and dropout depend on the step alone, so the resumed run ends
-with the weights of an undisturbed one.
+validation every so many steps, early stop, best weights kept. Every validation writes a
+checkpoint to storage (safetensors and JSON), and a run of the same name goes on from the
+last one: batches and dropout depend on the step alone, so the resumed run ends with the
+weights of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from typing import Any, Protocol
 from llmaug.config import OptimiserConfig
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
-from llmaug.training import averaging
 
 FAILED_BATCH = "failed_batch.json"
-_HELD = {"best": "best_weights", "average": "average"}
-"""Prefix in a checkpoint's tensors of what the state holds of weights."""
 
 
 class Private(Protocol):
@@ -87,14 +84,10 @@ def train(spec: dict[str, Any]) -> None:
         except NotFinite as found:
             folder = spec["storage"], spec["folder"]
             raise not_finite(*folder, optimiser_config, found, step, rank) from None
-        if optimiser_config.average_decay is not None:
-            averaging.update(state["average"], task.model, optimiser_config.average_decay, step)
         state["step"] = step + 1
         last = _finished(task, state, optimiser_config)
         if last or (step + 1) % optimiser_config.validate_every == 0:
-            with averaging.in_place(task.model, state["average"]):
-                report = _validate(task, state, loss, rank, world_size)
-            _report(report, task, optimiser, state, rank)
+            _validate_and_save(task, optimiser, state, loss, rank, world_size)
         if rank == 0 and step % 10 == 0:
             facts = {"loss": loss, f"validation {task.metric}": state["best"]}
             spec["board"].put.remote(step + 1, facts)
@@ -235,10 +228,11 @@ def _finished(task: Task, state: dict[str, Any], config: OptimiserConfig) -> boo
     return state["step"] >= config.num_steps or impatient
 
 
-def _validate(
-    task: Task, state: dict[str, Any], loss: float, rank: int, world_size: int
-) -> dict[str, Any]:
-    """Validate on rank 0, tell the others, remember the best weights; returns what to report."""
+def _validate_and_save(
+    task: Task, optimiser: Any, state: dict[str, Any], loss: float, rank: int, world_size: int
+) -> None:
+    """Validate on rank 0, tell the others, remember the best weights, write a checkpoint."""
+    import ray.train
     import torch
 
     task.model.eval()
@@ -255,15 +249,7 @@ def _validate(
         state["best_step"], state["best_validation"] = state["step"], state["validations"]
         weights = task.model.state_dict()
         state["best_weights"] = {name: t.detach().clone() for name, t in weights.items()}
-    return {"step": state["step"], "loss": loss, f"validation_{task.metric}": value}
-
-
-def _report(
-    report: dict[str, Any], task: Task, optimiser: Any, state: dict[str, Any], rank: int
-) -> None:
-    """Tell Ray Train; rank 0 with a checkpoint."""
-    import ray.train
-
+    report = {"step": state["step"], "loss": loss, f"validation_{task.metric}": value}
     if rank != 0:
         ray.train.report(report)
         return
@@ -276,15 +262,14 @@ def _save(folder: str, model: Any, optimiser: Any, state: dict[str, Any]) -> Non
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
-    for prefix, held in _HELD.items():
-        tensors |= {f"{prefix}.{name}": t for name, t in state[held].items()}
+    tensors |= {f"best.{name}": t for name, t in state["best_weights"].items()}
     for index, slots in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{slot}": t for slot, t in slots.items()}
     save_file(
         {n: t.detach().clone().contiguous() for n, t in tensors.items()},
         f"{folder}/state.safetensors",
     )
-    plain = {name: value for name, value in state.items() if name not in _HELD.values()}
+    plain = {name: value for name, value in state.items() if name != "best_weights"}
     Path(folder, "state.json").write_text(json.dumps(plain))
 
 
@@ -300,7 +285,6 @@ def _restore(model: Any, optimiser: Any) -> dict[str, Any]:
         "best_step": 0,
         "best_validation": 0,
         "best_weights": {},
-        "average": {},
         "curve": [],
     }
     checkpoint = ray.train.get_checkpoint()
@@ -309,14 +293,12 @@ def _restore(model: Any, optimiser: Any) -> dict[str, Any]:
     with checkpoint.as_directory() as folder:
         tensors = load_file(f"{folder}/state.safetensors")
         state = fresh | json.loads(Path(folder, "state.json").read_text())
-    by_prefix: dict[str, dict[str, Any]] = {"model": {}, "optimiser": {}, **{p: {} for p in _HELD}}
+    by_prefix: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "optimiser": {}}
     for name, tensor in tensors.items():
         prefix, rest = name.split(".", 1)
         by_prefix[prefix][rest] = tensor
     model.load_state_dict(by_prefix["model"])
-    device = next(model.parameters()).device
-    for prefix, held in _HELD.items():
-        state[held] = {name: tensor.to(device) for name, tensor in by_prefix[prefix].items()}
+    state["best_weights"] = by_prefix["best"]
     slots: dict[int, dict[str, Any]] = {}
     for name, tensor in by_prefix["optimiser"].items():
         index, slot = name.split(".", 1)

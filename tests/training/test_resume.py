@@ -15,7 +15,7 @@ from llmaug import recommenders
 from llmaug.items.batches import Batches
 from llmaug.items.sequences import of_events
 from llmaug.recommenders import DataFacts
-from llmaug.training import averaging, loop
+from llmaug.training import loop
 from tests.recommenders.test_recommenders import config_of
 from tests.tables import catalogue, events, histories
 
@@ -35,7 +35,6 @@ class SmallTask:
         torch.manual_seed(1)
         self.model = recommenders.build(CONFIG, DataFacts(WORDS))
         self.optimiser = loop.make_optimiser(self.model, CONFIG)
-        self.average: dict[str, torch.Tensor] = {}
         self._batches = Batches(of_events(EVENTS, WORDS), 3, CONFIG.history_len, seed=1)
 
     def batch(self, step: int, rank: int, world_size: int) -> tuple[Any, Any]:
@@ -52,13 +51,10 @@ class SmallTask:
 
     def train(self, first: int, last: int) -> list[float]:
         """Losses of some steps."""
-        losses = []
-        for step in range(first, last):
-            losses.append(
-                loop.train_step(self, self.model, self.optimiser, CONFIG, seed=1, step=step)
-            )
-            averaging.update(self.average, self.model, 0.9, step)
-        return losses
+        return [
+            loop.train_step(self, self.model, self.optimiser, CONFIG, seed=1, step=step)
+            for step in range(first, last)
+        ]
 
 
 class Checkpoint:
@@ -73,21 +69,16 @@ class Checkpoint:
 def test_training_from_a_checkpoint_is_training_without_a_break(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every loss, weight and average, with dropout and a warm-up that the break falls into."""
+    """Every loss and every weight, with dropout and a warm-up that the break falls into."""
     undisturbed, killed, resumed = SmallTask(), SmallTask(), SmallTask()
     expected = undisturbed.train(0, 40)
     found = killed.train(0, 17)
-    held = {"best_weights": {}, "average": killed.average}
-    loop._save(str(tmp_path), killed.model, killed.optimiser, {"step": 17, **held})
+    loop._save(str(tmp_path), killed.model, killed.optimiser, {"step": 17, "best_weights": {}})
     resumed.train(0, 3)  # whatever it was before
     monkeypatch.setattr(ray.train, "get_checkpoint", lambda: Checkpoint(tmp_path))
     state = loop._restore(resumed.model, resumed.optimiser)
-    resumed.average = state["average"]
     found += resumed.train(state["step"], 40)
     assert found == expected
     weights = resumed.model.state_dict()
     for name, weight in undisturbed.model.state_dict().items():
         assert torch.equal(weight, weights[name]), name
-    assert resumed.average.keys() == undisturbed.average.keys()
-    for name, weight in undisturbed.average.items():
-        assert torch.equal(weight, resumed.average[name]), name
