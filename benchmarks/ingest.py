@@ -231,9 +231,11 @@ def _llmaug(logs: Path, out: Path) -> dict[str, Any]:
 def _polars(logs: Path, out: Path) -> dict[str, Any]:
     import polars as pl
 
+    from llmaug.ingest.stage import PART_BYTES
+
     keys = ["user_id", "item_id", "action", "timestamp"]
     files = sorted(logs.iterdir())
-    num_parts = max(4, -(-sum(file.stat().st_size for file in files) // (128 * 2**20)))
+    num_parts = max(4, -(-sum(file.stat().st_size for file in files) // PART_BYTES))
     events = (
         pl.scan_parquet(files)
         .filter(pl.col("user_id").is_not_null() & pl.col("item_id").is_not_null())

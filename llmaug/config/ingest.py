@@ -130,7 +130,8 @@ class IngestConfig(FilesConfig):
     """More files that are damaged stop the run: nobody knows how many rows they held. What stands
     before the damage is read."""
     num_parts: int | None = Field(default=None, ge=1)
-    """User partitions, the unit of work of all later stages. None: by size (128 MB each)."""
+    """User partitions, the unit of work of all later stages. None: one for each 32 MiB of
+    log files, and 4 at least."""
     keep_clean: bool = False
     """Keep the rows of every file below the root (`clean_logs/`), so that the nights that follow
     read new and changed files only. It takes about the room of the events again, and a run that is

@@ -44,7 +44,8 @@ from llmaug.ingest.side_ledger import (
 from llmaug.ingest.side_tables import mask_texts, read_items, read_users
 from llmaug.ingest.user_parts import clean_parts
 
-PART_BYTES = 128 * 2**20
+PART_BYTES = 32 * 2**20
+"""Of log files: about 1.4 million events in Parquet, which one worker holds at a time."""
 
 
 def run(context: Context) -> dict[str, Any]:
