@@ -135,7 +135,8 @@ class EndpointEngine:
         data = response.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             response.close()
-            raise EndpointError(REFUSED, f"an answer of more than {_MAX_BYTES >> 20} MiB")
+            if response.status < 300:  # of an error, what was read says enough
+                raise EndpointError(REFUSED, f"an answer of more than {_MAX_BYTES >> 20} MiB")
         response.release_conn()
         return response.status, response.headers.get("Retry-After", ""), data
 

@@ -117,6 +117,15 @@ def test_a_busy_server_is_asked_again(status: int) -> None:
     assert len(server.requests) == 3 and len(done.keys) == 1 and not done.failed
 
 
+def test_a_busy_server_may_say_much_and_an_answer_may_not() -> None:
+    much = "x" * (5 << 20)
+    server, done = asked(lambda r, n: good(r, n) if n > 1 else (503, much))
+    assert len(server.requests) == 2 and len(done.keys) == 1 and not done.failed
+    _, done = asked(lambda r, n: (200, much))
+    [(_, reason, detail)] = done.failed
+    assert reason == "refused_by_endpoint" and detail == "an answer of more than 4 MiB"
+
+
 @pytest.mark.parametrize(
     ("reply", "requests", "reason", "detail"),
     [
