@@ -299,14 +299,16 @@ def _synthetic(context: Context) -> pa.Table:
 
 def told(context: Context, synthetic: pa.Table) -> dict[str, Any]:
     """`membership.attack` on pairs: a user who was left out, and a training user of whom as many
-    events are compared."""
+    events are compared; of items that stand in the training events."""
     storage = context.storage
     size = context.config.split.max_train_events
     members, others = (
         _histories(pq.read_table(storage.path(file), columns=["user_id", "item_id", "timestamp"]))
         for file in ("train.parquet", "others.parquet")
     )
-    others = [items[-size:] for items in others if len(items) >= 5]
+    known = {item for items in members for item in items}
+    others = [[item for item in items if item in known][-size:] for items in others]
+    others = [items for items in others if len(items) >= 5]
     pairs: list[tuple[list[str], list[str]]] = []
     for items in others:
         fit = next((n for n, own in enumerate(members) if len(own) >= len(items)), None)

@@ -3,9 +3,10 @@
 A membership inference attack by the nearest neighbour: whoever's history is nearer to a synthetic
 one is taken for a member (Hilprecht et al. 2019; DCR). Members are users with training events.
 Others are those held-out users who have none, as `split.kind: temporal` leaves them, and for each
-one a member with as many of its first events, since longer histories have nearer neighbours. The
-events of the others are the later ones: where tastes move on they are farther away for that alone,
-so the figure is rather too high than too low.
+one a member with as many of its first events, since longer histories have nearer neighbours.
+Compared are events of items with training events: others, which nobody could generate, would tell
+who was held out, whatever the generator learnt. The events of the others are the later ones: where
+tastes move on they are farther away for that alone, so the figure is rather too high than too low.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from llmaug.core.storage import Storage
 from llmaug.ingest.cleaning import id_hash
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 from llmaug.items.arrays import group_bounds
+from llmaug.items.vocabulary import load_vocabulary
 from llmaug.schema import SYNTHETIC
 
 MAX_PAIRS, MIN_PAIRS = 2000, 20
@@ -40,13 +42,15 @@ def membership(context: Context, merged: str) -> dict[str, Any] | None:
     parts = storage.parts(f"{split}/{TRAIN}")
     pairs, nearest, people = f"{folder}/pairs", f"{folder}/nearest", f"{folder}/people"
     at_most = -(-MAX_PAIRS // max(1, len(parts)))
-    map_parts(context, pairs, parts, partial(_pair_part, storage, split, pairs, at_most))
+    vocabulary = context.folder("vocabulary")
+    work = partial(_pair_part, storage, split, vocabulary, pairs, at_most)
+    map_parts(context, pairs, parts, work)
     known = pa.concat_tables([storage.read_part(pairs, part) for part in parts])
     found = None
     if known.num_rows >= 2 * MIN_PAIRS:
         storage.write_part(known, {}, people, "people")
-        work = partial(_nearest_part, storage, people, merged, nearest)
-        map_parts(context, nearest, storage.parts(merged), work)
+        nearest_part = partial(_nearest_part, storage, people, merged, nearest)
+        map_parts(context, nearest, storage.parts(merged), nearest_part)
         columns = [storage.read_part(nearest, part)["likeness"] for part in storage.parts(nearest)]
         likeness = np.max([column.to_numpy() for column in columns], axis=0)
         member = known["member"].to_numpy(zero_copy_only=False)
@@ -90,11 +94,13 @@ def _share_below(scores: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _pair_part(
-    storage: Storage, split: str, folder: str, at_most: int, part: str
+    storage: Storage, split: str, vocabulary: str, folder: str, at_most: int, part: str
 ) -> dict[str, Any]:
     """Of users in the order of a hash: each without training events, and a member for it."""
-    members = _histories(storage, split, [TRAIN], part)
-    others = _histories(storage, split, [VALIDATION, TEST], part)
+    items = load_vocabulary(storage, vocabulary).items
+    known = items.filter(pc.greater(items["train_events"], 0))["item_id"].combine_chunks()
+    members = _histories(storage, split, [TRAIN], part, known)
+    others = _histories(storage, split, [VALIDATION, TEST], part, known)
     rows: list[dict[str, Any]] = []
     free = list(members)
     for user, items in others.items():
@@ -111,11 +117,14 @@ def _pair_part(
     return {}
 
 
-def _histories(storage: Storage, split: str, folds: list[str], part: str) -> dict[str, list[str]]:
-    """{user: its items in their order}, users in the order of a hash."""
+def _histories(
+    storage: Storage, split: str, folds: list[str], part: str, known: pa.Array
+) -> dict[str, list[str]]:
+    """{user: those of its items that are `known`, in their order}, users in the order of a hash."""
     found: dict[str, list[str]] = {}
     for fold in folds:
         events = storage.read_part(f"{split}/{fold}", part, columns=["user_id", "item_id"])
+        events = events.filter(pc.is_in(events["item_id"].cast(pa.string()), known))
         users, items = events["user_id"].to_pylist(), events["item_id"].to_pylist()
         for start, end in group_bounds(np.array(users, object)):
             found.setdefault(users[start], []).extend(items[start:end])

@@ -69,6 +69,6 @@ STAGE = Stage(
     name="privacy",
     run=run,
     asks=lambda config, on_gpus: TASKS,
-    inputs=(f"merged/{AUGMENTED}", REAL_RUNS, "split"),
+    inputs=(f"merged/{AUGMENTED}", REAL_RUNS, "split", "vocabulary"),
     settings=lambda config: [config.privacy, config.split.kind],
 )

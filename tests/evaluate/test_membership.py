@@ -3,6 +3,7 @@ does not."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,11 @@ from llmaug.evaluate.membership import attack, likeness_to_nearest, membership
 from llmaug.schema import EVENT, SYNTHETIC
 from tests.evaluate.test_gate import figures
 from tests.nights import without_ray
-from tests.tables import events, histories
+from tests.tables import catalogue, events, histories, write_vocabulary
 
 MakeContext = Callable[..., Context]
 ITEMS = [chr(code) for code in range(0x100, 0x100 + 60)]
+NEW = [chr(code) for code in range(0x200, 0x200 + 10)]  # nobody took them before the cut-off
 
 
 def test_likeness_is_that_of_the_sets_of_items() -> None:
@@ -78,6 +80,8 @@ def found_of(
     for part in range(2):
         own = [row for row in rows if int(row["user_id"][1:]) % 2 == part]
         storage.write_part(pa.Table.from_pylist(own, schema=EVENT), {}, merged, f"m{part}")
+    counts = Counter("".join(members.values()))
+    write_vocabulary(context, catalogue(sorted({*counts, *NEW}), train_events=counts), {})
     found = membership(context, merged)
     assert storage.names(context.folder("privacy")) == []
     return found
@@ -124,6 +128,16 @@ def test_lengths_alone_tell_nobody(
     found = found_of(make_context, monkeypatch, ["abc"], longer, OTHERS)
     assert found is not None and found["auc"] == 0.5
     assert (asked[0][0::2] == asked[0][1::2]).all()
+
+
+def test_items_that_nobody_could_generate_tell_nobody(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What held-out people took besides is new: left in, it made each of them a stranger."""
+    later = {user: items + "".join(NEW) for user, items in OTHERS.items()}
+    made_up = list(people("s", 60, seed=3).values())
+    found = found_of(make_context, monkeypatch, made_up, MEMBERS, later)
+    assert found == found_of(make_context, monkeypatch, made_up, MEMBERS, OTHERS)
 
 
 @pytest.mark.parametrize(
