@@ -109,7 +109,7 @@ def _forward(folder: str, prompts: list[list[int]], k: int) -> dict[str, Any]:
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
     num_words, num = llama.config.vocab_size, sum(len(prompt) - 1 for prompt in prompts)
-    product = CausalChances(llama, num_words)
+    product = CausalChances([llama], num_words)
 
     def units(forbid_repeats: bool) -> list[dict[str, Any]]:
         sampling = {"top_k": k, "forbid_repeats": forbid_repeats}

@@ -44,6 +44,7 @@ from llmaug.ingest.people import check_key
 from llmaug.items import stage as vocabulary
 from llmaug.lm import adopt as lm_adopt
 from llmaug.lm import train as lm_train
+from llmaug.lm.members import member_configs, num_models, of_member
 from llmaug.plan import stage as plan
 from llmaug.publish import drift, recommend
 from llmaug.publish import stage as publish
@@ -69,7 +70,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     arms = chosen(config)
     shards = needed_shards(arms)
     augment = AUGMENTED in shards
-    lm_name = f"lm/{config.lm.name}"
+    lm_names = tuple(f"lm/{own.lm.name}" for own in member_configs(config))
     starts = "generator" in [arm.starts_from(config) for arm in arms]
     uses_lm = starts or (augment and config.generate.engine == "vllm")
 
@@ -83,11 +84,14 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
     path += [("generate", each) for each in choice_stages(config)]
     if uses_lm:
         trained = lm_train.stage(config.lm.name)
-        path += [("lm", lm_adopt.stage(config) if config.lm.from_run else trained)]
+        first = lm_adopt.stage(config) if config.lm.from_run else trained
+        path += [("lm", first)]
+        others = range(2, num_models(config) + 1) if augment else ()
+        path += [("lm", of_member(first, number)) for number in others]
     if augment:
         asked = uses_lm and config.generate.engine == "vllm"
         path += [("plan", real_runs.STAGE)]
-        path += [("plan", plan.stage((lm_name,) if asked else ()))]
+        path += [("plan", plan.stage(lm_names if asked else ()))]
         path += [("generate", generate.STAGE)]
         path += [("filter", filters.STAGE)]
     if NGRAM in shards:

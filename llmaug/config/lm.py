@@ -71,6 +71,11 @@ class LmConfig(Section):
         return False
 
     @property
+    def num_models(self) -> int:
+        """Models that soft_events asks."""
+        return 1
+
+    @property
     def starts_from(self) -> str | None:
         """The earlier run from whose model its training starts."""
         return None
@@ -178,6 +183,10 @@ class CausalConfig(NeuralConfig):
     """Where the training events have several actions (view, buy), an event is the token of its
     action and then those of its item, and synthetic events have the action that was generated.
     False: items alone, and synthetic events have the most frequent action."""
+    members: int = Field(default=1, ge=1, le=16)
+    """Models that strategy soft_events asks, each trained from another random start: the mean of
+    their chances counts, at so many times the cost. Events are written, and item vectors given, by
+    the first; without soft_events no other is trained."""
     packed: bool = False
     """Several short histories share a row instead of being padded."""
     private: PrivateConfig | None = None
@@ -188,6 +197,10 @@ class CausalConfig(NeuralConfig):
     @property
     def user_attributes_read(self) -> list[str]:
         return self.user_attributes
+
+    @property
+    def num_models(self) -> int:
+        return self.members
 
     @property
     def starts_from(self) -> str | None:
@@ -234,6 +247,7 @@ class CausalConfig(NeuralConfig):
             ),
             "precision: bfloat16": (self.precision == "bfloat16", "clipping needs float32"),
             "num_workers": (self.num_workers > 1, "one worker draws the users of a step"),
+            "members": (self.members > 1, "each spends as much again on the same users"),
             "num_accumulations": (self.num_accumulations > 1, "users are taken in pieces anyway"),
         }  # fmt: skip
         for field, (is_set, why) in broken.items():

@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING
 
 from llmaug.config import BEHAVIOUR_MODELS, Config, imported, modules_of
 from llmaug.core.stage import Context
-from llmaug.core.storage import Storage
+from llmaug.core.storage import Storage, digest
 from llmaug.items.vocabulary import Vocabulary, load_statistics, load_vocabulary
+from llmaug.lm.members import member_configs
 
 if TYPE_CHECKING:
     from llmaug.lm.prompts import Prompts
 
 _OF_ITEMS = "llmaug.lm.prompts:of_items"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One more model of a generator."""
+
+    folder: str
+    model_digest: str
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,18 @@ class Generator:
     model: str | None
     """Folder of the model; None for items drawn at random."""
     model_digest: str
+    """Of the files in that folder."""
     context_len: int
     """Tokens that it sees, those it generates included."""
+    others: tuple[Member, ...] = ()
+    """Further models that are asked for chances, too (`lm.members`)."""
     side: str | None = None
     """Folder of the stage that trained it or took it in: what is known besides the model."""
+
+    @property
+    def models(self) -> tuple[Member, ...]:
+        """All of them, the one that writes events first."""
+        return Member(self.folder, self.model_digest), *self.others
 
     @property
     def folder(self) -> str:
@@ -60,16 +77,26 @@ def generator_of(context: Context) -> Generator:
             f"uniform@{known[:16]}", "uniform", context.folder("vocabulary"), None, known,
             lm.context_len,
         )  # fmt: skip
+    first, *others = (_model_of(context, own.lm.name) for own in member_configs(context.config))
     counts = context.manifest(f"lm/{lm.name}")["counts"]
+    digests = [model.model_digest for model in (first, *others)]
+    known = digest(digests) if others else first.model_digest
     return Generator(
-        name=f"{lm.name}@{counts['model_digest'][:16]}",
+        name=f"{lm.name}@{known[:16]}",
         kind=lm.model,
         vocabulary=counts.get("vocabulary_folder") or context.folder("vocabulary"),
-        model=counts.get("model_folder") or context.folder(f"lm/{lm.name}"),
-        model_digest=counts["model_digest"],
+        model=first.folder,
+        model_digest=first.model_digest,
         context_len=lm.context_len,
+        others=tuple(others),
         side=context.folder(f"lm/{lm.name}"),
     )
+
+
+def _model_of(context: Context, name: str) -> Member:
+    counts = context.manifest(f"lm/{name}")["counts"]
+    folder = counts.get("model_folder") or context.folder(f"lm/{name}")
+    return Member(folder, counts["model_digest"])
 
 
 @lru_cache(maxsize=2)

@@ -14,6 +14,7 @@ from llmaug.errors import UserError
 from llmaug.ingest.users import attributes_digest
 from llmaug.items.vocabulary import Vocabulary, load_vocabulary
 from llmaug.lm.earlier import WARM_START, find_earlier
+from llmaug.lm.members import member_config
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def stage(name: str) -> Stage:
         inputs=("split", "vocabulary"),
         roots=lambda config: modules_of(config.lm, named=["training"]),
         settings=lambda config: [
-            config.lm,
+            member_config(config, 1).lm,
             config.vocabulary,
             config.evaluate.exclude_seen,
             config.lm.learns_from(config.plan),

@@ -35,7 +35,11 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
-    torch.manual_seed(0)
+    return make_llama(seed=0)
+
+
+def make_llama(seed: int) -> Any:
+    torch.manual_seed(seed)
     model = CausalLm(CONFIG, WORDS, 1, LANGUAGE)
     with torch.no_grad():  # as far from uniform as a trained model
         model.llama.model.embed_tokens.weight.mul_(15)
@@ -66,7 +70,7 @@ def check(found: NextChances, number: int, chances: np.ndarray) -> None:
 def test_they_are_those_of_the_model_at_every_event(llama: Any, k: int) -> None:
     whole, cut = [*USER, BOS, A, B, C, A], [*USER, D, E, A]
     units = [unit(whole, k), unit(cut, k, also=[B, C]), unit([BOS], k), unit([BOS, C], k)]
-    first, second, nothing, last = CausalChances(llama, WORDS.num_tokens).chances(units)
+    first, second, nothing, last = CausalChances([llama], WORDS.num_tokens).chances(units)
     assert first.events.tolist() == [A, B, C, A]
     for number, without in enumerate([[], [A], [A, B], [A, B, C]]):
         check(first, number, by_hand(llama, whole, len(USER) + number, without))
@@ -78,15 +82,26 @@ def test_they_are_those_of_the_model_at_every_event(llama: Any, k: int) -> None:
     check(last, 0, by_hand(llama, [BOS], 0, []))
 
 
+@pytest.mark.parametrize("k", [5, 30], ids=["by groups", "by torch"])
+def test_of_several_models_the_mean_counts(llama: Any, k: int) -> None:
+    llamas = [llama, make_llama(seed=1), make_llama(seed=2)]
+    prompt = [*USER, BOS, A, B, C]
+    [found] = CausalChances(llamas, WORDS.num_tokens).chances([unit(prompt, k)])
+    for number, without in enumerate([[], [A], [A, B]]):
+        each = [by_hand(own, prompt, len(USER) + number, without) for own in llamas]
+        assert not np.allclose(each[0], each[1], atol=0.01)
+        check(found, number, np.mean(each, axis=0))
+
+
 def test_where_repeats_are_allowed_nothing_is_left_out(llama: Any) -> None:
-    [found] = CausalChances(llama, WORDS.num_tokens).chances([unit([BOS, A, A], forbid=False)])
+    [found] = CausalChances([llama], WORDS.num_tokens).chances([unit([BOS, A, A], forbid=False)])
     check(found, 1, by_hand(llama, [BOS, A], 1, []))
 
 
 def test_there_may_be_fewer_items_than_are_asked_for(llama: Any) -> None:
     seen = list(range(NUM_SPECIAL + 1, NUM_SPECIAL + NUM_ITEMS))
     asked = [unit([BOS, A], k=60, also=seen[1:]), unit([BOS, A, B], k=60, also=seen)]
-    few, none = CausalChances(llama, WORDS.num_tokens).chances(asked)
+    few, none = CausalChances([llama], WORDS.num_tokens).chances(asked)
     assert (few.tokens[0] >= 0).sum() == 2 and few.chances[0].sum() == pytest.approx(1, abs=1e-5)
     assert (few.tokens[0, 2:] == -1).all() and not few.chances[0, 2:].any()
     assert none.tokens[0, 0] == A and none.chances[0, 0] == pytest.approx(1)
@@ -99,7 +114,7 @@ def test_many_prompts_come_back_in_their_order(llama: Any) -> None:
         [BOS, *(NUM_SPECIAL + rng.integers(NUM_ITEMS, size=rng.integers(1, 14))).tolist()]
         for _ in range(600)
     ]
-    found = CausalChances(llama, WORDS.num_tokens).chances([unit(prompt) for prompt in prompts])
+    found = CausalChances([llama], WORDS.num_tokens).chances([unit(prompt) for prompt in prompts])
     for row in (0, 7, 300, 599):
         assert found[row].events.tolist() == prompts[row][1:]
         place = len(prompts[row]) - 2

@@ -35,7 +35,7 @@ def test_soft_events_in_the_job(tmp_path: Path, ray_session: None, stages_here: 
     ]
     config = changed(
         SMALL,
-        lm={"num_steps": 5},
+        lm={"num_steps": 5, "members": 2},
         plan={"strategies": strategies},
         train={"arms": ["real", "augmented", "oversampled"], "num_steps": 10},
     )
@@ -50,6 +50,8 @@ def test_soft_events_in_the_job(tmp_path: Path, ray_session: None, stages_here: 
                       for row in read_rows(storage, "runs/small/filtered"))  # fmt: skip
     assert by_kind["soft_events", "accepted"] == NUM_USERS
     assert counts["soft_events"] == counts["soft_events_kept"] == merged["soft"]
+    first, second = (manifests[f"lm/{name}"]["counts"] for name in ("causal", "causal-2"))
+    assert first["model_digest"] != second["model_digest"]
     assert manifests["outcomes"]["counts"]["output_tokens"] == merged["soft"] + 8 * NUM_NEW
     real = manifests["merged/real"]["counts"]["real"]
     assert (merged["real"], merged["synthetic"]) == (real, counts["events_kept"])

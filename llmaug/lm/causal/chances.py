@@ -3,7 +3,7 @@ pass, where a sampler keeps its last position.
 
 By transformers, in batches of histories of about the same length: on a CPU vLLM takes two to five
 times as long for it (benchmarks/soft_events.py). Where repeats are forbidden, what stands before an
-event has no chance at it.
+event has no chance at it. Of several models (`lm.members`) the mean of their chances counts.
 
 Shapes: B prompts, T positions, D width, V tokens, N positions of several prompts, K items of each.
 """
@@ -48,22 +48,24 @@ def _load(
     from transformers import LlamaForCausalLM
 
     torch.set_num_threads(num_threads)
-    folder = fetch_model(storage, generator.folder, generator.model_digest)
-    model: Any = LlamaForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
-    return CausalChances(model.to("cuda" if on_gpu else "cpu"), num_words)
+    llamas: list[Any] = []
+    for own in generator.models:
+        folder = fetch_model(storage, own.folder, own.model_digest)
+        llama: Any = LlamaForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+        llamas.append(llama.to("cuda" if on_gpu else "cpu"))
+    return CausalChances(llamas, num_words)
 
 
 class CausalChances:
-    """A plain Llama whose tokens are special ones, items and then controls."""
+    """Plain Llamas whose tokens are special ones, items and then controls."""
 
-    def __init__(self, llama: Any, num_words: int) -> None:
+    def __init__(self, llamas: Sequence[Any], num_words: int) -> None:
         """num_words: special tokens and items."""
-        self._llama, self._num_words = llama.eval(), num_words
-        rows = llama.get_input_embeddings().weight.detach()[:num_words]
-        # As `top_k` wants it: a few more, which have no chance.
-        self._table = torch.nn.functional.pad(rows, (0, 0, 0, -num_words % _GROUP))
+        self._llamas, self._num_words = [llama.eval() for llama in llamas], num_words
+        self._tables = [_padded_table(llama, num_words) for llama in llamas]
+        self._device = self._tables[0].device
 
     @torch.inference_mode()
     def chances(self, units: Sequence[dict[str, Any]]) -> list[NextChances]:
@@ -96,32 +98,51 @@ class CausalChances:
         asked[..., -1] = False
         return asked
 
-    def _states(self, prompts: list[np.ndarray]) -> Tensor:
-        """(N, D) hidden states at the positions that are asked about, prompt by prompt."""
+    def _states(self, prompts: list[np.ndarray]) -> list[Tensor]:
+        """Of each model the (N, D) hidden states at the positions that are asked about, prompt by
+        prompt."""
         tokens, _ = padded_prompts([prompt.tolist() for prompt in prompts])
-        place = torch.from_numpy(tokens).to(self._table.device)
-        out = self._llama.model(input_ids=place, use_cache=False)
-        return out.last_hidden_state[torch.from_numpy(self._asked(tokens)).to(place.device)]
+        place = torch.from_numpy(tokens).to(self._device)
+        asked = torch.from_numpy(self._asked(tokens)).to(self._device)
+        return [
+            llama.model(input_ids=place, use_cache=False).last_hidden_state[asked]
+            for llama in self._llamas
+        ]
 
-    def _likeliest(self, states: Tensor, seen: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _likeliest(
+        self, states: list[Tensor], seen: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(N, K) tokens and chances; seen: (S, 2) pairs, in order, of a position and a token that
         has no chance there."""
-        tokens = np.full((len(states), k), -1, np.int32)
-        chances = np.zeros((len(states), k), np.float32)
-        for start in range(0, len(states), _POSITIONS_AT_ONCE):
+        tokens = np.full((len(states[0]), k), -1, np.int32)
+        chances = np.zeros(tokens.shape, np.float32)
+        for start in range(0, len(tokens), _POSITIONS_AT_ONCE):
             some = slice(start, start + _POSITIONS_AT_ONCE)
-            logits = states[some] @ self._table.T
-            logits[:, :NUM_SPECIAL] = logits[:, self._num_words :] = -torch.inf
-            first, last = np.searchsorted(seen[:, 0], (start, start + _POSITIONS_AT_ONCE))
-            own = torch.from_numpy(seen[first:last]).to(logits.device)
-            logits[own[:, 0] - start, own[:, 1]] = -torch.inf
-            # One pass over them, where logsumexp takes several; nan where nothing is possible.
-            logs = logits.log_softmax(1).nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
+            first, last = np.searchsorted(seen[:, 0], (some.start, some.stop))
+            pairs = torch.from_numpy(seen[first:last]).to(self._device)
+            row, column = pairs[:, 0] - start, pairs[:, 1]
+            logs = self._logs(states[0][some], self._tables[0], row, column)
+            for own, table in zip(states[1:], self._tables[1:], strict=True):
+                logs = torch.logaddexp(logs, self._logs(own[some], table, row, column))
             columns, values = _top_k(logs, min(k, logs.shape[1]))
             width = columns.shape[1]
             tokens[some, :width] = np.where(np.isfinite(values), columns, -1)
-            chances[some, :width] = np.exp(values)
+            chances[some, :width] = np.exp(values) / len(states)
         return tokens, chances
+
+    def _logs(self, states: Tensor, table: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """(N, V) logarithms of the chances; those at `row` and `column` have none."""
+        logits = states @ table.T
+        logits[:, :NUM_SPECIAL] = logits[:, self._num_words :] = -torch.inf
+        logits[row, column] = -torch.inf
+        # One pass over them, where logsumexp takes several; nan where nothing is possible.
+        return logits.log_softmax(1).nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
+
+
+def _padded_table(llama: Any, num_words: int) -> Tensor:
+    """(V, D) vectors of the words, and of a few more, which have no chance: as `top_k` wants it."""
+    rows = llama.get_input_embeddings().weight.detach()[:num_words]
+    return torch.nn.functional.pad(rows, (0, 0, 0, -num_words % _GROUP))
 
 
 def _batches(lengths: list[int]) -> Iterator[list[int]]:
