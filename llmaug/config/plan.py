@@ -217,7 +217,10 @@ class NewUsersConfig(StrategyConfig):
     num_users: int = Field(default=1000, ge=1)
     """How many."""
     num_events: int = Field(default=10, ge=2)
-    """Events of each."""
+    """Events of each; with `lengths: training` at most."""
+    lengths: Literal["fixed", "training"] = "fixed"
+    """fixed: each has num_events; training: as many as a training user drawn at random, and 2 at
+    least."""
     window: WindowConfig | None = None
     """When their events happen. None: when those of training users did."""
 

@@ -21,7 +21,7 @@ def event_times(
     before: datetime | None,
     statistics: Statistics,
 ) -> list[datetime]:
-    """Increasing times for generated events, gaps drawn from the training gaps.
+    """Times for generated events, none before another, gaps drawn from the training gaps.
 
     They start after the event `after` them, and end by the one `before` which they stand or,
     without one, by the last training event of all; squeezed where they would not. Without an
@@ -44,7 +44,14 @@ def event_times(
     room = max(end - start, 0.0)
     if offsets[-1] > room:
         offsets *= room / offsets[-1]
-    return [datetime.fromtimestamp(start + offset, UTC) for offset in offsets]
+    times = (_rounded(start + offset, statistics) for offset in offsets.tolist())
+    return [datetime.fromtimestamp(at, UTC) for at in times]
+
+
+def _rounded(time_s: float, statistics: Statistics) -> float:
+    """Seconds since 1970, down to where a training event could be."""
+    step = statistics.time_step_s
+    return time_s // step * step if step else time_s
 
 
 def within(statistics: Statistics, start_s: float, end_s: float) -> Statistics:
@@ -80,6 +87,7 @@ def times_alive(
             times.append(None)
             continue
         now = rng.uniform(first, last) if now is None else min(max(now + gap, first), last)
+        now = max(_rounded(now, statistics), first)
         times.append(datetime.fromtimestamp(now, UTC))
     return times
 

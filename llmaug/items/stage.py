@@ -23,6 +23,7 @@ from llmaug.schema import ITEM, validate
 _SAMPLES, _SAMPLES_PER_PART = 2_000_000, 5000  # of each kind, at most
 _PARTS_AT_ONCE = 16
 _NUM_QUANTILES = 201
+_STEPS_S = (86_400, 3_600, 60, 1)
 _COUNTS = pa.schema([("kind", pa.string()), ("name", pa.string()), ("value", pa.float64())])
 
 
@@ -36,7 +37,8 @@ def run(context: Context, described: tuple[str, ...] = ()) -> dict[str, Any]:
     map_parts(context, f"{folder}/counts", parts, count)
     found = _add_up(storage, f"{folder}/counts", parts)
     seen = _seen(found)
-    samples = {kind: _values(found, kind) for kind in ("gap_s", "start_s", "history_len", "end_s")}
+    kinds = ("gap_s", "start_s", "history_len", "end_s", "step_s")
+    samples = {kind: _values(found, kind) for kind in kinds}
     items = catalogue(seen, _side_items(context, described), context.config.vocabulary)
     if items.num_rows < 2:
         raise UserError(
@@ -139,7 +141,8 @@ def _count(
         earliest = events.group_by("item_id").aggregate([("timestamp", "min")])
         for row in earliest.to_pylist():
             rows.append(("first_s", row["item_id"], row["timestamp_min"].timestamp()))
-    time_s = events["timestamp"].cast(pa.int64()).to_numpy() / 1e6
+    time_us = events["timestamp"].cast(pa.int64()).to_numpy()
+    time_s = time_us / 1e6
     users = events["user_id"].to_numpy(zero_copy_only=False)
     if len(users):
         first = np.r_[True, users[1:] != users[:-1]]
@@ -149,10 +152,16 @@ def _count(
             step = max(1, len(values) // max_samples)
             rows += [(kind, None, float(value)) for value in values[::step]]
         rows.append(("end_s", None, float(time_s.max())))
+        rows.append(("step_s", None, _step_s(time_us)))
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     table = pa.table(list(map(list, columns)), schema=_COUNTS)
     storage.write_part(table, {}, f"{folder}/counts", part)
     return {}
+
+
+def _step_s(time_us: np.ndarray) -> float:
+    """Of logs that know the day alone, times within a day would give every synthetic event away."""
+    return next((float(s) for s in _STEPS_S if not (time_us % (s * 1_000_000)).any()), 0.0)
 
 
 def _quantiles(samples: dict[str, np.ndarray], actions: dict[str, float]) -> dict[str, Any]:
@@ -162,6 +171,8 @@ def _quantiles(samples: dict[str, np.ndarray], actions: dict[str, float]) -> dic
         for kind in ("gap_s", "start_s", "history_len")
     }
     out["window_end_s"] = float(samples["end_s"].max(initial=0.0))
+    # Each of them divides those that are longer.
+    out["time_step_s"] = float(samples["step_s"].min()) if len(samples["step_s"]) else 0.0
     # By name among equals: parts may be counted in any order.
     ranked = sorted(actions, key=lambda name: (-actions[name], name))
     out["actions"] = ranked or ["interact"]

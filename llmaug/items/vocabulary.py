@@ -158,6 +158,9 @@ class Statistics:
     """Seconds since 1970 of the last training event of all: nothing synthetic is later."""
     actions: list[str]
     """All actions, the most frequent one first."""
+    time_step_s: float = 0.0
+    """Seconds of which all times of training events are multiples: a day, an hour, a minute or a
+    second; 0: of none of these."""
 
 
 def load_statistics(storage: Storage, folder: str) -> Statistics:

@@ -19,6 +19,7 @@ from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
 from llmaug.ingest.users import attributes_digest, load_users
 from llmaug.items.arrays import group_bounds
+from llmaug.items.vocabulary import load_statistics
 from llmaug.lm.generator import (
     Generator,
     generator_of,
@@ -52,6 +53,7 @@ def run(context: Context) -> dict[str, Any]:
     maker = UnitMaker(
         storage, generator, config.seed, repeatable(context, generator),
         context.folder("ingest/users") if config.lm.user_attributes_read else None,
+        load_statistics(storage, context.folder("vocabulary")).history_len,
     )  # fmt: skip
     for index, strategy in enumerate(config.plan.strategies):
         paid = int(share * demands[index][0])

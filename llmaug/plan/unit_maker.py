@@ -29,6 +29,8 @@ class UnitMaker:
     """Whether an event of each action may come again."""
     users: str | None
     """Folder of the users table, where the generator reads attributes."""
+    history_len: Sequence[float] = ()
+    """Evenly spaced quantiles of the lengths of training histories."""
 
     def of_user(
         self,
@@ -64,8 +66,12 @@ class UnitMaker:
         if self.users:
             users = load_users(self.storage, self.users)
             drawn = users.of_somebody(np.random.default_rng(seed))
-        prompt = prompts.new_user(strategy.num_events, prompts.language.user_tokens(drawn))
-        return self._unit(strategy, prompt, sample, seed, None, None)
+        num_events = strategy.num_events
+        if strategy.lengths == "training":
+            like = np.random.default_rng([seed, 1]).choice(self.history_len)
+            num_events = min(max(2, round(like)), num_events)
+        prompt = prompts.new_user(num_events, prompts.language.user_tokens(drawn))
+        return self._unit(strategy, prompt, sample, seed, None, None, num_events=num_events)
 
     def _seed_of(self, strategy: Strategy, user_id: str | None, sample: int) -> int:
         # The sample number makes the seeds of equal prompts differ. 63 bits: with 31 a plan of
@@ -82,9 +88,11 @@ class UnitMaker:
         places: list[int] | None,
         also_seen: Sequence[int] = (),
         candidates: list[int] | None = None,
+        num_events: int | None = None,
     ) -> dict[str, Any]:
+        """num_events: default: those of the strategy."""
         prompts = prompts_of(self.storage, self.generator)
-        max_tokens = prompts.num_tokens(strategy.num_events)
+        max_tokens = prompts.num_tokens(num_events or strategy.num_events)
         forbid_repeats = not all(self.may_repeat)
         sampling = sampling_of(strategy.sampling, max_tokens, forbid_repeats)
         seen = list(also_seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -97,6 +98,17 @@ def test_events_in_a_gap_stay_in_it() -> None:
         times = event_times(rng, 5, hour(50), hour(51), statistics(gap_s=1e4))
         assert times == sorted(times)
         assert hour(50) <= times[0] and times[-1] <= hour(51)
+
+
+def test_where_logs_know_the_day_alone_so_do_events_that_were_made_up() -> None:
+    days = replace(statistics(gap_s=5e4), time_step_s=86_400.0)
+    first, last = START + timedelta(days=2), START + timedelta(days=4)
+    for seed in range(50):
+        for after, before in [(None, None), (first, None), (None, last), (first, last)]:
+            times = event_times(np.random.default_rng(seed), 5, after, before, days)
+            assert times == sorted(times)
+            assert all(at.time() == START.time() for at in times)
+            assert (after or START) <= times[0] and times[-1] <= (before or hour(100))
 
 
 # -- the stage -----------------------------------------------------------------------------

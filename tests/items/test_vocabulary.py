@@ -118,6 +118,23 @@ def test_held_out_events_leave_no_trace(make_context: MakeContext, ray_session: 
     assert set(statistics.start_s) == {hour(0).timestamp()}
     assert (statistics.history_len[0], statistics.history_len[-1]) == (1, 3)
     assert statistics.window_end_s == hour(2).timestamp()
+    assert statistics.time_step_s == 3600.0
+
+
+@pytest.mark.parametrize(
+    ("hours", "step_s"),
+    [([0, 24, 48], 86_400.0), ([0, 24, 49], 3_600.0), ([0.5, 24], 60.0), ([1 / 7200], 0.0)],
+)
+def test_the_clock_of_the_logs_is_read_off_their_times(
+    hours: list[float], step_s: float, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "map_parts", map_parts_here)
+    context = make_context()
+    whole, more = [("u1", "a", 0.0)], [("u2", "b", at) for at in hours]
+    write_split(context, train={"p0": whole, "p1": more, "p2": []})
+    vocabulary.run(context)
+    found = load_statistics(context.storage, context.folder("vocabulary"))
+    assert found.time_step_s == step_s
 
 
 def test_a_catalogue_of_one_item_cannot_be_ranked(

@@ -40,7 +40,10 @@ def units_of(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Call
     number = iter(range(100))
 
     def units_of(
-        *strategies: dict[str, Any], model_digest: str | None = None, **config: Any
+        *strategies: dict[str, Any],
+        model_digest: str | None = None,
+        statistics: dict[str, Any] | None = None,
+        **config: Any,
     ) -> list[dict[str, Any]]:
         engine = "vllm" if model_digest else "uniform"
         wanted = {"plan": {"strategies": strategies}, "generate": {"engine": engine}}
@@ -48,7 +51,7 @@ def units_of(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Call
             wanted["plan"] |= config.pop("plan")
         config = {"lm": {"model": "ngram"}, **wanted, **config}
         context = make_context(run_id=f"run-{next(number)}", **config)
-        write_inputs(context)
+        write_inputs(context, statistics)
         if model_digest:
             write_finished(context, "lm/ngram", model_digest=model_digest)
         counts = plan.run(context)
@@ -64,10 +67,10 @@ def units_of(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> Call
     return units_of
 
 
-def write_inputs(context: Context) -> None:
+def write_inputs(context: Context, statistics: dict[str, Any] | None = None) -> None:
     for part, rows in TRAIN.items():
         context.storage.write_part(events(rows), {}, context.folder("split/train"), part)
-    write_vocabulary(context, catalogue("abcde"), {})
+    write_vocabulary(context, catalogue("abcde"), statistics or {})
 
 
 def ids(units: list[dict[str, Any]]) -> set[str]:
@@ -135,6 +138,15 @@ def test_more_of_the_same_keeps_what_was_asked_before(units_of: Callable[..., An
     fewer = units_of({**CONTINUE, "samples_per_user": 1}, NEW_USERS)
     more = units_of(CONTINUE, {**NEW_USERS, "num_users": 50})
     assert ids(fewer) < ids(more)
+
+
+def test_new_users_may_be_as_long_as_real_ones(units_of: Callable[..., Any]) -> None:
+    """Of 4 real ones one has 1 event, one 3, one 5 and one 40: more than are asked for."""
+    like = {"kind": "new_users", "num_users": 400, "num_events": 8, "lengths": "training"}
+    units = units_of(like, statistics={"history_len": [1.0, 3.0, 5.0, 40.0]})
+    found = Counter(unit["sampling"]["max_tokens"] for unit in units)
+    assert set(found) == {2, 3, 5, 8} and min(found.values()) > 60
+    assert units == units_of(like, statistics={"history_len": [1.0, 3.0, 5.0, 40.0]})
 
 
 def test_a_hundred_thousand_new_users_are_all_different(tmp_path: Path) -> None:
