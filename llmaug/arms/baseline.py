@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llmaug.arms.arms import NGRAM
+from llmaug.arms.arms import AUGMENTED, NGRAM, REAL
 from llmaug.config import (
     Config,
     ContinueConfig,
@@ -33,6 +33,12 @@ def baseline_config(config: Config) -> Config:
     raw = config.model_dump(mode="json")
     raw["lm"] = {"model": "ngram", "context_len": config.lm.context_len}
     raw["plan"]["strategies"] = _known(config.plan.strategies)
+    # What its stages do not read, and what would not fit counts.
+    raw["merge"]["strategy_weights"] = {}
+    raw["train"]["arms"] = [REAL, AUGMENTED]
+    if "start_from" in raw["train"]:
+        raw["train"]["start_from"] = None
+    raw["gate"]["against"] = None
     # Counts have no use for GPUs, nor vLLM for counts.
     raw["generate"] |= {"engine": "vllm", "num_gpus": None, "gpu_memory_utilization": None,
                         "tensor_parallel_size": 1, "pipeline_parallel_size": 1}  # fmt: skip

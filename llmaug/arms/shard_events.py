@@ -34,7 +34,8 @@ def take_users(events: pa.Table, share: float) -> pa.Table:
     if share >= 1:
         return events
     user_ids = events["user_id"].combine_chunks()
-    bounds = np.array(group_bounds(user_ids.to_numpy(zero_copy_only=False))).reshape(-1, 2)
+    found = group_bounds(user_ids.to_numpy(zero_copy_only=False))
+    bounds = np.array(found, np.int64).reshape(-1, 2)
     order = np.argsort(id_hash(user_ids.take(pa.array(bounds[:, 0]))), kind="stable")
     lengths = np.diff(bounds[order]).ravel()
     taken = order[np.cumsum(lengths) - lengths / 2 < share * events.num_rows]

@@ -158,13 +158,16 @@ class Config(Section):
                 "plan.strategies and the arm augmented"
             )
 
-    def _check_start(self) -> None:
+    @property
+    def starts_from_generator(self) -> bool:
+        """Whether a recommender begins with the generator's item vectors."""
         own = getattr(self.train, "start_from", None)
-        if own == "real":
+        return own is not None or bool({"started", "augmented_started"} & set(self.train.arms))
+
+    def _check_start(self) -> None:
+        if getattr(self.train, "start_from", None) == "real":
             raise ValueError("train.start_from: real is what the arm `restarted` does")
-        if not ({"started", "augmented_started"} & set(self.train.arms) or own):
-            return
-        if self.lm.item_table is None:
+        if self.starts_from_generator and self.lm.item_table is None:
             raise ValueError(
                 f"train.arms: lm.model {self.lm.model} has no item vectors to start from: leave "
                 "`started` out, or take another model"

@@ -134,7 +134,8 @@ class PartAnswer:
 
     def commit(self) -> dict[str, int]:
         outcomes = self._outcomes()
-        extra = {"not_needed": self.not_needed, "repeated": self.attempts - 1} | self._extra
+        not_needed = self.not_needed + self._extra.get("not_needed", 0)
+        extra = {"repeated": self.attempts - 1} | self._extra | {"not_needed": not_needed}
         extra = {name: number for name, number in extra.items() if number}
         rest = extra.get("not_needed", 0) + extra.get("left_out", 0)
         assert outcomes.num_rows + rest == len(self.units), self._part

@@ -115,7 +115,7 @@ def answer_plan(context: Context, asked: Asked) -> dict[str, Any]:
     assert answered == counts[GENERATED] + counts[FAILED], counts
     assert planned == answered + left_out + counts["not_needed"], (planned, left_out, counts)
     check_units(storage, context.folder("plan"), folder, [p.name for p in parts if p.name in done])
-    if planned and counts[FAILED] == answered:
+    if answered and counts[FAILED] == answered:
         raise UserError(f"all {answered} units failed: {_first_failure(storage, folder)}")
     if left_out:
         context.progress.warn(
@@ -288,7 +288,8 @@ def _commit_part(folders: OutcomeFolders, parts: dict[str, PlanPart], name: str)
         folders.outcomes, KEPT, f"{name}.parquet", stored=OUTCOMES
     )
     note = need_record(folders.storage, Kept, folders.outcomes, KEPT, f"{name}.json")
-    extra = {**note["counts"], "left_out": parts[name].num_units - outcomes.num_rows}
+    answered = outcomes.num_rows + note["counts"].get("not_needed", 0)
+    extra = {**note["counts"], "left_out": parts[name].num_units - answered}
     return commit(folders, parts[name].source, name, outcomes, extra)
 
 

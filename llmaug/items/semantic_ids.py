@@ -185,6 +185,13 @@ def write_ids(storage: Storage, ids: SemanticIds, *folder: str) -> None:
     storage.write_table(table, *folder, IDS_FILE)
 
 
+NO_ITEM_VECTORS = (
+    "train.start_from: generator, and the arms started and augmented_started, need a vector for "
+    "each item, and this generator spells items, since there are more of them than "
+    "vocabulary.max_atomic_items: leave these out, or raise it"
+)
+
+
 def read_ids(storage: Storage, *folder: str) -> SemanticIds | None:
     """Those in `folder` (of a vocabulary, or of a model that writes them); None where there
     are none, and an item is one token."""

@@ -17,6 +17,7 @@ from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
 from llmaug.items.catalogue import SEEN, catalogue
 from llmaug.items.item_text import TEXT, encoders, write_vectors
+from llmaug.items.semantic_ids import NO_ITEM_VECTORS
 from llmaug.items.vocabulary import ITEMS_PART, Vocabulary, load_vocabulary, of_items
 from llmaug.schema import ITEM, validate
 
@@ -55,6 +56,8 @@ def run(context: Context, described: tuple[str, ...] = ()) -> dict[str, Any]:
     if context.config.vocabulary.text_encoder:
         counts |= write_vectors(context, items)
     if items.num_rows > context.config.vocabulary.max_atomic_items:
+        if context.config.starts_from_generator:
+            raise UserError(NO_ITEM_VECTORS)
         vocabulary = load_vocabulary(storage, folder)
         counts["words_per_item"] = _write_semantic_ids(context, train, vocabulary)
     return counts

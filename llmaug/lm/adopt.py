@@ -26,13 +26,14 @@ def run(context: Context) -> dict[str, Any]:
     )
     # For its errors: nothing is paid yet.
     imported(lm.answering)(storage, generator, load_vocabulary(storage, found.vocabulary))
-    refuse_leaks(context, str(lm.from_run), _SETTING)
+    refuse_leaks(context, found, _SETTING)
     context.progress.note(f"generator of run {lm.from_run}: {found.folder}")
     return {
         "name": lm.name,
         "model_digest": found.digest,
         "model_folder": found.folder,
         "vocabulary_folder": found.vocabulary,
+        "learned_from": list(found.learned_from[1:]),  # the first one is seen from model_folder
         **({"private": found.private} if found.private else {}),
     }
 

@@ -17,6 +17,12 @@ from llmaug.core.storage import Storage, digest
 from llmaug.ingest.users import load_users
 from llmaug.lm.generator import Generator, prompts_of
 
+# Fields of strategies that units show, or that say how many there are.
+_IN_UNITS = {
+    *SamplingConfig.model_fields, "kind", "num_events", "num_candidates", "num_users",
+    "samples_per_user", "accepted_per_user", "max_history_len",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class UnitMaker:
@@ -76,7 +82,8 @@ class UnitMaker:
     def _seed_of(self, strategy: Strategy, user_id: str | None, sample: int) -> int:
         # The sample number makes the seeds of equal prompts differ. 63 bits: with 31 a plan of
         # 100,000 new users would hold equal units.
-        return int(digest([self.seed, strategy.kind, user_id, sample])[:16], 16) >> 1
+        decided = [self.seed, strategy.kind, user_id, sample, *_apart(strategy)]
+        return int(digest(decided)[:16], 16) >> 1
 
     def _unit(
         self,
@@ -114,6 +121,14 @@ class UnitMaker:
             "may_repeat": may_repeat or None,
             "candidates": candidates,
         }
+
+
+def _apart(strategy: Strategy) -> list[Any]:
+    """What tells strategies apart whose units would else be the same ones."""
+    own = strategy.model_dump(mode="json", exclude=_IN_UNITS, exclude_defaults=True)
+    if own.get("lengths"):  # a short one is drawn whatever the most is
+        own["num_events"] = strategy.num_events
+    return [own] if own else []
 
 
 def sampling_of(config: SamplingConfig, max_tokens: int, forbid_repeats: bool) -> dict[str, Any]:

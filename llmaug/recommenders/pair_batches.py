@@ -68,6 +68,8 @@ class PairBatches:
         user, item = self._events.pairs(chosen).T
         weight = self._events.numbers["weight"][chosen]
         negative = np.arange(len(user)) % (1 + self._negatives) > 0
+        if rank:  # workers chose among themselves; each draws negatives of its own
+            rng = np.random.default_rng([self._seed, 2, step, rank])
         for _ in range(2):
             redraw = negative & self._is_taken(user, item)
             item[redraw] = rng.integers(self._num_items, size=redraw.sum()) + NUM_SPECIAL

@@ -15,6 +15,7 @@ import numpy as np
 
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
+from llmaug.items.semantic_ids import NO_ITEM_VECTORS, read_ids
 from llmaug.items.vocabulary import NUM_SPECIAL, Vocabulary, load_vocabulary
 
 
@@ -39,10 +40,12 @@ def start_from(
     table: torch.nn.Embedding. Rows of another width D' are projected: wider ones onto their first D
     principal directions (without centring: what counts between vectors are their products),
     narrower ones are filled up with the fresh model's own numbers. Raises UserError when `start`
-    knows none of the items.
+    knows none of the items, or has no vectors of items.
     """
     import torch
 
+    if read_ids(storage, start.folder):
+        raise UserError(NO_ITEM_VECTORS)
     rows = _rows(storage, start)
     known = load_vocabulary(storage, start.vocabulary)
     row_of = {item_id: row for row, item_id in enumerate(known.item_ids)}

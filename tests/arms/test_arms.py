@@ -143,6 +143,26 @@ def test_the_gate_compares_with_another_arm_that_is_trained(against: list[str]) 
         config_of("real", "augmented", gate={"against": against})
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"train": {"start_from": "generator"}},
+        {"merge": {"strategy_weights": {"infill": 0.5, "soft_events": 0.2}},
+         "lm": {"directions": {"forward": 1, "infill": 1}},
+         "plan": {"strategies": [
+             *GENERATED["strategies"], {"kind": "infill"}, {"kind": "soft_events"}
+         ]}},
+        {"gate": {"arm": "started", "against": ["real", "augmented"]}},
+    ],
+    ids=["item vectors", "weights of strategies that counts do not know", "the gate"],
+)  # fmt: skip
+def test_counts_may_stand_beside_what_only_the_generator_can(sections: dict[str, Any]) -> None:
+    arms = ("real", "ngram", "augmented", "started", "restarted", "augmented_started")
+    config = config_of(*arms, **sections)
+    assert {"ngram/lm/ngram", "model/started", "model/ngram"} <= set(stage_names(config))
+    assert baseline_config(config).lm.model == "ngram"
+
+
 def test_the_ngram_arm_is_asked_for_as_much_as_the_augmented_one() -> None:
     """Strategies that counts cannot do ask for as many events behind the same users' histories,
     and never twice for the same ones."""

@@ -312,6 +312,10 @@ def test_repeats_add_up_to_the_volume_within_half_a_user_a_part(times: float) ->
     assert abs(taken - times * rows.num_rows) <= 8 / 2
 
 
+def test_of_a_part_without_events_nobody_is_taken() -> None:
+    assert shard_events.take_users(events([]), 0.5).num_rows == 0
+
+
 def test_whole_users_are_taken_and_the_same_ones_every_time() -> None:
     rows = events(histories(**{f"u{i:02}": "abc" for i in range(40)}))
     half, more = (shard_events.take_users(rows, share) for share in (0.5, 0.75))

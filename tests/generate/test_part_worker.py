@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmaug.commands import retry
 from llmaug.config import (
     FILTERS,
     ContinueConfig,
@@ -38,6 +39,7 @@ from tests.tables import (
     catalogue,
     events,
     histories,
+    map_parts_here,
     read_rows,
     write_finished,
     write_plan,
@@ -70,6 +72,23 @@ class Recorder(UniformEngine):
         return super().add(units, numbers, first_key)
 
 
+class FailsAt(Recorder):
+    """Has no answer for one unit."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+
+    def step(self) -> Finished | None:
+        units, numbers, first_key = self._queue[0]
+        found = super().step()
+        assert found is not None and len(found.keys) == len(numbers)
+        good = np.flatnonzero(units.seeds[numbers] != self._seed)
+        failed = [(first_key + int(n), "engine_crashed", "") for n in range(len(numbers))
+                  if n not in good]  # fmt: skip
+        return Finished(found.keys[good], found.tokens.take(good), found.num_cached[good], failed)
+
+
 @pytest.fixture
 def storage(make_context: MakeContext) -> Storage:
     """A plan of one part with ten units of new users."""
@@ -90,6 +109,11 @@ def worker(storage: Storage, engine: Engine, quota: int | None = None, **more: A
     strategies = [NewUsersConfig(), ContinueConfig(accepted_per_user=quota)]
     look = partial(EventLook, storage, GENERATOR, strategies, **more)
     return PartWorker(folders, lambda: engine, look=look)
+
+
+def folders_of(context: Context) -> OutcomeFolders:
+    plan, outcomes = (context.folder(name) for name in ("plan", "outcomes"))
+    return OutcomeFolders(context.storage, plan, outcomes, "test", "uniform@1")
 
 
 def rows(storage: Storage) -> list[dict[str, Any]]:
@@ -231,6 +255,40 @@ def test_a_quota_asks_until_enough_is_accepted(make_context: MakeContext) -> Non
     assert counts["units"] + counts["not_needed"] == 80
 
 
+def test_a_user_who_is_content_by_now_needs_no_retry(make_context: MakeContext) -> None:
+    """Three tries each for one accepted outcome. The first of u1 failed, another was accepted: what
+    was not needed then and what is not needed now are counted once each."""
+    context = make_context(generate={"engine": "uniform"})
+    write_vocabulary(context, catalogue(ITEMS), {})
+    train = events(histories(u1="a", u2="b"))
+    context.storage.write_part(train, {}, "runs/test/split/train", "p0")
+    units = [unit(10 * n + s, user, s) for n, user in enumerate(("u1", "u2")) for s in range(3)]
+    name = write_plan(context, "0-p0", "p0", units)
+    row = {**ROW, "name": name, "strategy": 1, "train_part": "p0"}
+
+    def run(engine: Engine) -> dict[str, int]:
+        done = worker(
+            context.storage, engine, quota=1, train="runs/test/split/train",
+            filters=FiltersConfig(repeats="allow"), may_repeat=(True,),
+        )(row)  # fmt: skip
+        return json.loads(done["counts"])
+
+    first = run(FailsAt(seed=0))
+    assert first["units"] + first["not_needed"] == 6 and first["failed"] == 1
+    retry._open_part(folders_of(context), "runs/test/outcomes", "retry", {"engine_crashed"}, name)
+    again = Recorder()
+    second = run(again)
+    assert again.asked == []
+    assert second["units"] == first["units"] - 1
+    assert second["not_needed"] == first["not_needed"] + 1
+
+    # A limit before the retry had come to it leaves one unit out.
+    context.storage.delete("runs/test/outcomes", f"{name}.json")
+    [part] = read_parts(context.storage, "runs/test/plan")
+    cut = generate._commit_part(folders_of(context), {name: part}, name)
+    assert (cut["not_needed"], cut["left_out"]) == (first["not_needed"], 1)
+
+
 def test_a_broken_engine_is_the_error_of_the_run(storage: Storage) -> None:
     def broken() -> Engine:
         raise RuntimeError("no such model")
@@ -275,6 +333,20 @@ def test_titles_and_tags_count_for_quotas(make_context: MakeContext) -> None:
     )({**ROW, "name": name, "strategy": 1, "train_part": "p0"})  # fmt: skip
     b = NUM_SPECIAL + 1
     assert sum(row["tokens"] == [b, b, b] for row in rows(context.storage)) == 2
+
+
+def test_a_limit_before_the_first_answer_leaves_everything_out(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where an engine takes longer to start than the night lasts."""
+    context = make_context(generate={"engine": "uniform"}, plan=PLAN)
+    monkeypatch.setattr(generate, "map_parts", map_parts_here)
+    monkeypatch.setattr(generate, "run_engines", lambda *_: ("deadline", {}))
+    write_vocabulary(context, catalogue(ITEMS), {})
+    write_plan(context, "0-new-users-00000", None, [unit(number) for number in range(10)])
+    write_finished(context, "plan", units=10)
+    counts = generate.run(context)
+    assert (counts["units"], counts["left_out"], counts["stopped"]) == (0, 10, "deadline")
 
 
 def test_limits_end_generation_in_a_smaller_valid_data_set(

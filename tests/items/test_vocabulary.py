@@ -137,6 +137,18 @@ def test_the_clock_of_the_logs_is_read_off_their_times(
     assert found.time_step_s == step_s
 
 
+def test_a_start_from_item_vectors_is_refused_before_anything_is_trained(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "map_parts", map_parts_here)
+    context = make_context(
+        vocabulary={"max_atomic_items": 2}, train={"arms": ["real", "restarted", "started"]}
+    )
+    write_split(context, train={"p0": histories(u1="abc")})
+    with pytest.raises(UserError, match=r"vocabulary\.max_atomic_items"):
+        vocabulary.run(context)
+
+
 def test_a_catalogue_of_one_item_cannot_be_ranked(
     make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

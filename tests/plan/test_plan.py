@@ -149,6 +149,25 @@ def test_new_users_may_be_as_long_as_real_ones(units_of: Callable[..., Any]) -> 
     assert units == units_of(like, statistics={"history_len": [1.0, 3.0, 5.0, 40.0]})
 
 
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"window": {"start": "2026-11-11", "end": "2026-11-12"}},
+        {"lengths": "training"},
+        {"lengths": "training", "num_events": 20},
+    ],
+    ids=["a festival", "other lengths", "longer ones"],
+)
+def test_two_crowds_of_new_users_share_nobody(
+    units_of: Callable[..., Any], second: dict[str, Any]
+) -> None:
+    """An id that came twice would end the night after all was paid for."""
+    crowd = {"kind": "new_users", "num_users": 50, "num_events": 10}
+    first = {**crowd, "lengths": "training"} if "num_events" in second else crowd
+    units = units_of(first, {**crowd, **second}, statistics={"history_len": [5.0, 10.0]})
+    assert len(ids(units)) == len(units) == 100
+
+
 def test_a_hundred_thousand_new_users_are_all_different(tmp_path: Path) -> None:
     """With seeds of 31 bits samples 92,800 and 98,925 were the first two to be one question."""
     storage = Storage(str(tmp_path))

@@ -474,6 +474,21 @@ def test_a_user_of_several_parts_is_one_user() -> None:
         assert (item in taken[user]) == bool(label)
 
 
+def test_workers_draw_negatives_of_their_own() -> None:
+    """Else two of them would show the model half as many items."""
+    config = RECOMMENDERS.make({"model": "linear", "num_negatives": 20, "batch_size": 4})
+    words = catalogue([f"i{n:03d}" for n in range(500)])
+    rows = events([(f"u{n}", f"i{n:03d}", n) for n in range(4)])
+    batches = PairBatches([rows], words, config, seed=1)
+    drawn = []
+    for rank in range(2):
+        pairs, labels = batches.at(0, rank, 2)
+        assert (labels[:, 0] == 0).sum() == 40
+        drawn.append(set(pairs[labels[:, 0] == 0, 1].tolist()))
+        assert batches.at(0, rank, 2)[0].tolist() == pairs.tolist()
+    assert len(drawn[0] & drawn[1]) < 12  # of 40 among 500 each
+
+
 def test_who_rated_nothing_has_no_vector_of_ratings() -> None:
     config = RECOMMENDERS.make({"model": "linear_rating"})
     rows = events(histories(u1="ab", u2="c"))

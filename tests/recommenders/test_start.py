@@ -12,6 +12,7 @@ from torch import nn
 
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
+from llmaug.items.semantic_ids import SemanticIds, write_ids
 from llmaug.items.vocabulary import ITEMS_PART, NUM_SPECIAL, Vocabulary
 from llmaug.recommenders.start import Start, start_from
 from tests.tables import catalogue
@@ -42,6 +43,15 @@ def test_the_table_is_the_generators_and_special_tokens_keep_their_rows(storage:
     assert torch.equal(table.weight[NUM_SPECIAL:], rows)
     assert torch.equal(table.weight[:NUM_SPECIAL], special)
     assert facts == {"started_items": 3, "started_width": 4}
+
+
+def test_where_items_are_spelt_there_are_no_vectors_of_items(storage: Storage) -> None:
+    """The rows of such a table are those of code words."""
+    words, rows = catalogue("abc"), torch.randn(3, 4)
+    start = source(storage, words, rows)
+    write_ids(storage, SemanticIds(np.array([[3, 4], [3, 5], [4, 5]])), "lm")
+    with pytest.raises(UserError, match="raise it"):
+        start_from(nn.Embedding(words.num_tokens, 4), storage, start, words)
 
 
 def test_items_are_found_by_their_ids_in_another_vocabulary(storage: Storage) -> None:

@@ -14,7 +14,7 @@ from llmaug.items.batches import Batches
 from llmaug.items.semantic_ids import read_ids
 from llmaug.items.vocabulary import Vocabulary, load_statistics
 from llmaug.lm.causal.documents import Documents
-from llmaug.lm.earlier import WARM_START, EarlierModel, find_earlier, refuse_leaks
+from llmaug.lm.earlier import WARM_START, EarlierModel, find_earlier, refuse_leaks, still_there
 from llmaug.lm.language import Attributes, Language, known_attributes
 from llmaug.lm.task import LmTask, fit_task, folders_of
 
@@ -27,10 +27,13 @@ def train(context: Context) -> dict[str, Any]:
     assert isinstance(lm, CausalConfig)
     earlier = None
     if lm.warm_start:
-        refuse_leaks(context, lm.warm_start, WARM_START)
         earlier = find_earlier(context, lm.warm_start, WARM_START)
+        refuse_leaks(context, earlier, WARM_START)
     build = partial(CausalTask, context.storage, folders_of(context), context.config, earlier)
-    return fit_task(context, build, lm)
+    facts = fit_task(context, build, lm)
+    if earlier is None:
+        return facts
+    return facts | {"learned_from": still_there(context.storage, earlier)}
 
 
 class CausalTask(LmTask):
