@@ -161,12 +161,16 @@ def _generators(storage: Storage, run_id: str) -> list[str]:
     lm = _section(config_of(storage, run_id), "lm")
     untuned = lm.get("model") == "instruct" and not lm.get("finetune")
     names = []
-    for folder in (f"{RUNS}/{run_id}/lm", f"{RUNS}/{run_id}/ngram/lm"):
-        for name in storage.names(folder):
-            manifest = read_manifest(storage, f"{folder}/{name}")
+    for folder in (f"{RUNS}/{run_id}", f"{RUNS}/{run_id}/ngram"):
+        # Of several models (`lm.members`) the name is that of all together.
+        asked = read_manifest(storage, f"{folder}/plan") or {"counts": {}}
+        together = str(asked["counts"].get("generator", ""))
+        for name in storage.names(f"{folder}/lm"):
+            manifest = read_manifest(storage, f"{folder}/lm/{name}")
             if manifest and not (untuned and name == lm.get("name")):
                 names.append(f"{name}@{manifest['counts']['model_digest'][:16]}")
-    return names
+                names += [together] if together.startswith(f"{name}@") else []
+    return list(dict.fromkeys(names))
 
 
 def config_of(storage: Storage, run_id: str) -> dict[str, Any]:

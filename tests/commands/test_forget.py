@@ -9,6 +9,7 @@ import pytest
 
 from llmaug.commands.forget import MARK, forget
 from llmaug.commands.recommend_all import recommend_all
+from llmaug.core.contents import MANIFEST
 from llmaug.core.lease import Lease
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -91,6 +92,21 @@ def test_a_run_that_is_held_is_not_deleted_under_its_holder(storage: Storage) ->
     with Lease(storage, "runs/night"), pytest.raises(UserError, match="held by"):
         forget(storage, ["u1"], delete=True)
     assert forget(storage, ["u1"], delete=True)["runs"] and storage.names("runs") == []
+
+
+def test_answers_of_several_models_together_go_too(storage: Storage) -> None:
+    """Their cache has a name of its own."""
+    for stage, counts in {
+        "lm/causal": {"model_digest": "a" * 32}, "lm/causal-2": {"model_digest": "b" * 32},
+        "plan": {"generator": "causal@together"},
+    }.items():  # fmt: skip
+        manifest = {"fingerprint": "f", "parts": [], "counts": counts}
+        storage.write_json(manifest, f"runs/night/{stage}", MANIFEST)
+    for name in ("causal@together", "uniform@apart"):
+        storage.write_json({}, f"outcomes_cache/{name}/new_users", "note.json")
+    found = forget(storage, ["u1"], delete=True)
+    assert found["cache_folders"] == ["outcomes_cache/causal@together"]
+    assert "uniform@apart" in storage.names("outcomes_cache")
 
 
 def test_a_pseudonym_is_not_what_the_logs_are_searched_for(storage: Storage) -> None:
