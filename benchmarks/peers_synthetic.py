@@ -120,7 +120,8 @@ def prepare(
         config = parse_config({
             "ingest": {"path": "{root}/logs/events", "k_core": 5, "num_parts": 2},
             "lm": {"num_steps": 800, "context_len": 64, "dropout": 0.2},
-            "plan": {"strategies": [{"kind": "new_users", "num_events": 10, "temperature": 1.0}]},
+            "plan": {"strategies": [{"kind": "new_users", "num_events": 30, "lengths": "training",
+                                     "temperature": 1.0}]},
             "train": {"num_steps": 1200, "validate_every": 50, "patience": 8, "dropout": 0.3},
         })  # fmt: skip
         source = dataset
