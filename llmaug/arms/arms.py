@@ -68,6 +68,7 @@ ARMS = (
 )
 
 CONTROLS = {arm.name: arm.control for arm in ARMS}
+SHARDS = {arm.name: arm.shards for arm in ARMS}
 
 # Shards that are made from other shards: `oversampled` is as large as `augmented`.
 _MADE_FROM = {OVERSAMPLED: (AUGMENTED,)}

@@ -13,7 +13,7 @@ from llmaug.core.terminal import Terminal
 from llmaug.evaluate.bootstrap import lift_text
 from llmaug.evaluate.metrics import ACCURACY
 from llmaug.publish.card import LEFT
-from llmaug.report.sentences import covers
+from llmaug.report.sentences import arm_in_question, covers
 
 
 def print_summary(
@@ -53,9 +53,10 @@ def print_summary(
 def _print_generation(console: Terminal, metrics: dict[str, Any]) -> None:
     ledger, num_soft = metrics["ledger"], metrics["events"].get("soft", 0)
     soft = f" ({num_soft:,} with soft targets)" if num_soft else ""
+    arm = arm_in_question(metrics["gate"], metrics["training"])
     console.print(
         f"units: {ledger['units']:,} = {ledger['accepted']:,} accepted + "
-        f"{ledger['rejected']:,} rejected + {ledger['failed']:,} failed; events: "
+        f"{ledger['rejected']:,} rejected + {ledger['failed']:,} failed; events of arm {arm}: "
         f"{metrics['events']['real']:,} real{soft}, {metrics['events']['synthetic']:,} synthetic"
     )
     planned, left_out = ledger["planned"], ledger["left_out"]

@@ -74,7 +74,7 @@ def figures(metrics: dict[str, Any]) -> dict[str, Any]:
     metric = next(iter(arms[REAL]), None)
     return {
         "num_users": metrics["num_users"],
-        "num_events": metrics["events"]["real"],
+        "num_events": metrics["training"][REAL]["real"],
         "metric": metric,
         "candidate": candidate,
         "arms": {arm: arms[arm].get(metric) for arm in (REAL, candidate) if arm in arms},

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.arms.arms import AUGMENTED, NGRAM
+from llmaug.arms.arms import AUGMENTED, NGRAM, SHARDS
 from llmaug.config.names import PUBLISHED, check_name, run_folder
 from llmaug.core.contents import read_manifest, read_object
 from llmaug.core.formats import OUTCOMES, UNITS
@@ -173,9 +173,10 @@ def trace_model(storage: Storage, version: str, name: str = "recommender") -> di
     current = read_object(storage, PUBLISHED, name, "CURRENT")
     past = [current.get("version"), current.get("previous"), *current.get("earlier", [])]
     place = past.index(card["version"]) if card["version"] in past else None
+    merged = f"merged/{SHARDS.get(card['arm'], card['arm'])}"
     stages = {
         stage: manifest["counts"]
-        for stage in ("ingest", "split", "plan", "outcomes", "filtered", f"merged/{AUGMENTED}")
+        for stage in ("ingest", "split", "plan", "outcomes", "filtered", merged)
         if (manifest := read_manifest(storage, f"{folder}/{stage}"))
     }
     trained = read_object(storage, folder, "model", card["arm"], f"seed-{card['seed']}",
@@ -195,7 +196,7 @@ def trace_model(storage: Storage, version: str, name: str = "recommender") -> di
         "data": {
             "users": stages.get("ingest", {}).get("users"),
             "real_events": stages.get("split", {}).get("train"),
-            "synthetic_events": _synthetic(stages, card["arm"]),
+            "synthetic_events": stages.get(merged, {}).get("synthetic"),
             "generator": stages.get("plan", {}).get("generator"),
             "units": {s: stages.get("filtered", {}).get(s) for s in ("accepted", "rejected",
                                                                      "failed")},
@@ -205,10 +206,3 @@ def trace_model(storage: Storage, version: str, name: str = "recommender") -> di
         "training": {n: v for n, v in trained.items() if n != "model_digest"},
         "retrain": read_object(storage, card["version"], "_retrain.json") or None,
     }  # fmt: skip
-
-
-def _synthetic(stages: dict[str, dict[str, Any]], arm: str) -> int | None:
-    """Synthetic events behind an arm; 0 of one that learns from real ones alone."""
-    if not arm.startswith(AUGMENTED):
-        return 0
-    return stages.get(f"merged/{AUGMENTED}", {}).get("synthetic")

@@ -10,13 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from llmaug.arms.arms import REAL, chosen
+from llmaug.arms.arms import AUGMENTED, DUPLICATE, NGRAM, REAL, REVIEWED, SHARDS, WARMED
 from llmaug.core.contents import read_manifest
 from llmaug.core.stage import Context
 from llmaug.evaluate.bootstrap import lift_text
 from llmaug.evaluate.figures import identifying_text, measured_value, membership_text, private_text
 
 MODEL_CARD, DATA_CARD = "MODEL_CARD.md", "DATA_CARD.md"
+# Who wrote the synthetic events of shards that are not the generator's.
+_WRITERS = {
+    DUPLICATE: "nobody: every user once more",
+    NGRAM: "a trigram model",
+    REVIEWED: "a chat model (text task write_reviews)",
+    WARMED: "a chat model (text tasks cold_items and cold_users)",
+}
 
 
 def cards(context: Context, card: dict[str, Any]) -> dict[str, str]:
@@ -69,8 +76,12 @@ def data_card(context: Context, card: dict[str, Any]) -> str:
         *_bullets({**_numbers(ingest), **{f"split: {n}": v for n, v in _numbers(split).items()}}),
         f"- Split: `{config.split.kind}`; held-out events are never trained on.",
     ]
-    filtered, plan = _counts(context, "filtered"), _counts(context, "plan")
-    if filtered and card["arm"] != REAL:
+    shards, events = SHARDS[card["arm"]], _events(context, card["arm"])
+    lines += ["## Synthetic events"]
+    if not _any_synthetic(events):
+        lines += ["None: this arm was trained on real events alone."]
+    elif shards == AUGMENTED:
+        filtered, plan = _counts(context, "filtered"), _counts(context, "plan")
         fidelity = _counts(context, "fidelity").get("found")
         measured = {
             name: value
@@ -79,7 +90,6 @@ def data_card(context: Context, card: dict[str, Any]) -> str:
             if (value := measured_value(fidelity, name)) is not None
         }  # fmt: skip
         lines += [
-            "## Synthetic events",
             *_bullets({"generator": plan.get("generator", "unknown"),
                        "strategies": ", ".join(own.kind for own in config.plan.strategies)}),
             *_bullets(_numbers(filtered)),
@@ -87,7 +97,10 @@ def data_card(context: Context, card: dict[str, Any]) -> str:
             *_bullets({name: f"{value:.3f}" for name, value in measured.items()}),
         ]  # fmt: skip
     else:
-        lines += ["## Synthetic events", "None: this arm was trained on real events alone."]
+        lines += [
+            *_bullets({"synthetic events": events["synthetic"], "written by": _WRITERS[shards]}),
+            "How like the real ones they are was not measured.",
+        ]
     lines += ["## Privacy", *_privacy(context, card["arm"])]
     return _text(lines)
 
@@ -97,9 +110,18 @@ def _counts(context: Context, stage: str) -> dict[str, Any]:
     return manifest["counts"] if manifest else {}
 
 
+def _events(context: Context, arm: str) -> dict[str, Any]:
+    """Counts of what the arm was trained on."""
+    return _counts(context, f"merged/{SHARDS[arm]}")
+
+
+def _any_synthetic(events: dict[str, Any]) -> bool:
+    """Soft targets are the generator's, too."""
+    return bool(events.get("synthetic") or events.get("soft"))
+
+
 def _trained(context: Context, arm: str) -> list[str]:
-    shards = {own.name: own.shards for own in chosen(context.config)}.get(arm, arm)
-    events = _counts(context, f"merged/{shards}")
+    events = _events(context, arm)
     return _bullets({f"{name} events": events.get(name, 0) for name in ("real", "synthetic")})
 
 
@@ -144,9 +166,15 @@ def _decision(card: dict[str, Any]) -> list[str]:
 
 
 def _privacy(context: Context, arm: str) -> list[str]:
-    audit = _counts(context, "privacy")
-    if arm == REAL or not audit:
+    events = _events(context, arm)
+    if not _any_synthetic(events):
         return ["Trained on real events alone; no guarantee is given for those who are in them."]
+    audit = _counts(context, "privacy")
+    if SHARDS[arm] != AUGMENTED or not audit:
+        return [
+            f"Its {events['synthetic']:,} synthetic events were not audited for copies; no "
+            "guarantee is given for those who are in the real ones."
+        ]
     told = [identifying_text(audit)]
     spent = _counts(context, f"lm/{context.config.lm.name}").get("private")
     if audit.get("membership"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmaug.report import plots
 from llmaug.report.plots import Interval, Plot
+from llmaug.report.sentences import arm_in_question
 from llmaug.report.tables import Cell, Table, interval, number, table, words
 
 _INTERVAL = "95% interval"
@@ -37,6 +38,7 @@ def texts(metrics: dict[str, Any]) -> Table:
 
 def fates(metrics: dict[str, Any]) -> Table:
     ledger, speed = metrics["ledger"], metrics["throughput"]
+    by_arm = f"by arm {arm_in_question(metrics['gate'], metrics['training'])}"
     rows = [
         ("units planned", ledger["planned"], "what the strategies ask the generator for"),
         ("answered", ledger["units"], "each with one outcome and no id twice"),
@@ -47,8 +49,8 @@ def fates(metrics: dict[str, Any]) -> Table:
         ("not needed", ledger["not_needed"], "their users had enough"),
         ("left out by the budget", ledger["left_out_by_budget"], "not even planned"),
         ("answered by earlier nights", ledger["cache_hits"], "from the outcomes cache"),
-        ("synthetic events trained on", metrics["events"]["synthetic"], ""),
-        ("real events with soft targets", metrics["events"]["soft"], ""),
+        ("synthetic events trained on", metrics["events"]["synthetic"], by_arm),
+        ("real events with soft targets", metrics["events"]["soft"], by_arm),
         ("tokens a second", number(speed["output_tokens_per_s"], "{:,.1f}"), "of one engine"),
         ("kept events a second", number(speed["events_per_s"], "{:,.1f}"), "of one engine"),
         ("engine hours", number(speed["engine_hours"], "{:,.3f}"), "killed attempts too"),

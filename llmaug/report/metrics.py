@@ -73,7 +73,7 @@ class TextLedger(Contract):
 
 
 class Events(Contract):
-    """What the augmented arm (or `real`, where there is none) was trained on."""
+    """What the arm in question (or `real`, where that was not trained) was trained on."""
 
     real: int
     synthetic: int

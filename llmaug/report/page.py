@@ -24,6 +24,7 @@ from llmaug.report.sentences import (
     covers,
     generator_text,
     main_metric,
+    trained_text,
     unfinished,
     verdict,
 )
@@ -49,6 +50,7 @@ def render(
         "report.html.j2",
         run_id=run_id,
         metrics=metrics,
+        trained=trained_text(metrics),
         verdict=verdict(metrics),
         answers=answers(metrics, config),
         lift=engineering.lift_plot(metrics) if main else [],

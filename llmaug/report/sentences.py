@@ -5,13 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmaug.arms.arms import REAL
+from llmaug.arms.arms import AUGMENTED, REAL, SHARDS
 from llmaug.config import Config
 from llmaug.evaluate.bootstrap import interval_text
 from llmaug.evaluate.figures import candidate_of, private_text
 from llmaug.publish.card import LEFT
 
 GOOD, BAD, UNCLEAR = "good", "bad", "unclear"
+
+
+def arm_in_question(gate: dict[str, Any], training: dict[str, Any]) -> str:
+    """The arm that the gate decided on; `real`, which goes out then, where it was not trained."""
+    candidate = candidate_of(gate)
+    return candidate if candidate in training else REAL
+
+
+def trained_text(metrics: dict[str, Any]) -> str:
+    """What the arm in question learned from."""
+    events, arm = metrics["events"], arm_in_question(metrics["gate"], metrics["training"])
+    synthetic = f" and {events['synthetic']:,} synthetic" if events["synthetic"] else ""
+    soft = f" ({events['soft']:,} real ones with soft targets)" if events["soft"] else ""
+    return f"Arm {arm} was trained on {events['real']:,} real{synthetic} events{soft}"
 
 
 def unfinished(training: dict[str, dict[str, Any]]) -> str | None:
@@ -140,9 +154,19 @@ def _whom(metrics: dict[str, Any]) -> Answer:
 
 
 def _safe(metrics: dict[str, Any], config: Config) -> Answer:
-    question, audit = "Is it safe?", metrics["privacy"]
-    if not audit:
+    question, training = "Is it safe?", metrics["training"]
+    arm = arm_in_question(metrics["gate"], training)
+    if not any(_synthetic(own) for own in training.values()):
         return Answer(question, "Nothing generated", "No synthetic event was trained on.", GOOD)
+    if not _synthetic(training[arm]):
+        detail = f"Arm {arm} was trained on no synthetic event."
+        return Answer(question, "Real events alone", detail, GOOD)
+    audit = metrics["privacy"] if SHARDS[arm] == AUGMENTED else None
+    if not audit:
+        detail = (
+            f"The {training[arm]['synthetic']:,} synthetic events of arm {arm} were not looked "
+        )
+        return Answer(question, "Not audited", f"{detail}through for copies.")
     allowed = config.gate.max_identifying_share
     passes = audit["identifying_share"] <= allowed
     detail = (
@@ -159,13 +183,19 @@ def _safe(metrics: dict[str, Any], config: Config) -> Answer:
     return Answer(question, headline, detail, GOOD if passes else BAD)
 
 
+def _synthetic(trained: dict[str, Any]) -> bool:
+    """Soft targets are the generator's, too."""
+    return bool(trained["synthetic"] or trained.get("soft"))
+
+
 def _cost(metrics: dict[str, Any]) -> Answer:
     speed, stages = metrics["throughput"], metrics["stages"].values()
+    arm = arm_in_question(metrics["gate"], metrics["training"])
     minutes = sum(own["seconds"] for own in stages if not own["skipped"]) / 60
     peak = max(own["peak_rss_mb"] for own in stages)
     hours = f"{speed['engine_hours']:.3f} engine hours"
     detail = "In the currency of budget.price_per_hour. " if speed["cost"] else ""
     detail += f"{hours}, {minutes:,.1f} minutes in all stages tonight, at most {peak:,.0f} MB of "
-    detail += f"memory; {metrics['events']['synthetic']:,} synthetic events."
+    detail += f"memory; {metrics['events']['synthetic']:,} synthetic events in arm {arm}."
     headline = f"{speed['cost']:,.2f}" if speed["cost"] else f"{minutes:,.1f} minutes"
     return Answer("What did it cost?", headline, detail)

@@ -13,7 +13,7 @@ from llmaug.core.stored import MANIFEST, Manifest, damaged, need_record, read_re
 from llmaug.report.metrics import Metrics
 from llmaug.report.page import render
 from llmaug.report.samples import samples
-from llmaug.report.sentences import generator_text, unfinished
+from llmaug.report.sentences import arm_in_question, generator_text, unfinished
 from llmaug.schema import ACCEPTED, FAILED, REJECTED
 from llmaug.text.verdicts import parsed_share
 
@@ -52,7 +52,8 @@ def collect(
     evaluation = manifests["evaluation"]["counts"]
     filtered = manifests.get("filtered", {}).get("counts", {})
     outcomes = manifests.get("outcomes", {}).get("counts", {})
-    last_arm = manifests.get("merged/augmented") or manifests["merged/real"]
+    training = _training(manifests)
+    trained = training[arm_in_question(manifests["gate"]["counts"], training)]
     seconds = outcomes.get("engine_seconds", 0)
     kept = filtered.get("events_kept", 0)
     return {
@@ -74,11 +75,7 @@ def collect(
             },
         },
         "texts": text_ledgers(manifests),
-        "events": {
-            "real": last_arm["counts"].get("real", 0),
-            "synthetic": last_arm["counts"].get("synthetic", 0),
-            "soft": last_arm["counts"].get("soft", 0),
-        },
+        "events": {name: trained[name] for name in ("real", "synthetic", "soft")},
         "num_users": evaluation["num_users"],
         "arms": evaluation["arms"],
         "by_seed": evaluation["by_seed"],
@@ -94,7 +91,7 @@ def collect(
             for name, m in manifests.items()
             if name.startswith("text/") and name.endswith("/measured")
         },
-        "training": _training(manifests),
+        "training": training,
         "generator": _generator(manifests),
         "segments": evaluation["segments"],
         "gate": manifests["gate"]["counts"],

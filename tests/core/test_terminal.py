@@ -129,6 +129,7 @@ def test_the_summary_of_a_night_shows_users_titles_and_reasons(text: str, tmp_pa
                    "left_out": 1, "stopped": text, "not_needed": 0, "cache_hits": 0,
                    "by_reason": {text: 1}},
         "events": {"real": 1, "synthetic": 1},
+        "training": {"real": {}},
         "throughput": {"output_tokens_per_s": 1.0, "events_per_s": 1.0},
         "gate": {"passed": False, "reasons": [f"because {text}"]},
         "published": {"arm": "real", "forced": {"forced_utc": "now", "reason": f"forced {text}"},

@@ -7,10 +7,11 @@ from typing import Any
 
 from llmaug.core.stage import Context
 from llmaug.publish.model_card import data_card, model_card
-from tests.report.test_report import FEW, manifests
+from tests.report.test_report import FEW, manifests, without_generator
 from tests.tables import write_finished
 
 MakeContext = Callable[..., Context]
+Found = dict[str, dict[str, Any]]
 CARD: dict[str, Any] = {
     "arm": "augmented", "seed": 1, "run_id": "monday", "model_digest": "0123", "forced": None,
     "llmaug_version": "9.8",
@@ -18,9 +19,9 @@ CARD: dict[str, Any] = {
 }  # fmt: skip
 
 
-def night(make_context: MakeContext) -> Context:
+def night(make_context: MakeContext, found: Found | None = None) -> Context:
     context = make_context("monday", publish={"name": "films"})
-    for stage, manifest in manifests(FEW).items():
+    for stage, manifest in (found or manifests(FEW)).items():
         write_finished(context, stage, **manifest["counts"])
     return context
 
@@ -76,3 +77,27 @@ def test_a_model_of_real_events_alone_says_so(make_context: MakeContext) -> None
     assert "real events alone" in data_card(context, card)
     assert "identify" not in model_card(context, card)
     assert "- synthetic events: 0\n" in model_card(context, card)
+
+
+def test_what_a_chat_model_wrote_is_synthetic_though_no_generator_ran(
+    make_context: MakeContext,
+) -> None:
+    """A night of `train.arms: [real, warmed]` has no stages `filtered` and `privacy`."""
+    context, card = night(make_context, without_generator("warmed")), {**CARD, "arm": "warmed"}
+    model, data = model_card(context, card), data_card(context, card)
+    assert "- real events: 900\n- synthetic events: 300\n" in model
+    assert "Its 300 synthetic events were not audited" in model and "not audited" in data
+    assert "- synthetic events: 300\n- written by: a chat model (text tasks cold_items" in data
+    assert "real events alone." not in data and "Trained on real events alone" not in model
+
+
+def test_the_generator_is_no_part_of_an_arm_that_saw_none_of_its_events(
+    make_context: MakeContext,
+) -> None:
+    """`fusion` beside `augmented`: what was generated and audited went into the other arm."""
+    context = night(make_context, manifests(("real", "fusion", "augmented")))
+    card = {**CARD, "arm": "fusion"}
+    model, data = model_card(context, card), data_card(context, card)
+    assert "None: this arm was trained on real events alone." in data and "accepted" not in data
+    for text in (model, data):
+        assert "Trained on real events alone" in text and "synthetic histories" not in text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.report.pages import EVIL, full_page
-from tests.report.test_report import VOID, manifests, page_of
+from tests.report.test_report import VOID, manifests, page_of, without_generator
 
 
 class Elements(HTMLParser):
@@ -156,3 +156,23 @@ def test_a_run_of_real_events_alone_has_no_part_on_generation() -> None:
         del found[name]
     page = page_of(found)
     assert "What was generated" not in page and "Nothing generated" in page
+
+
+def test_events_that_nobody_audited_are_not_called_safe() -> None:
+    """The arm `warmed` learns what a chat model chose: no generator ran, and no audit."""
+    page = page_of(without_generator("warmed"))
+    assert "Arm warmed was trained on 900 real and 300 synthetic events, measured" in page
+    assert '<div class="answer unclear">\n<h3>Is it safe?</h3>\n<p class="headline">Not audited' \
+        in page  # fmt: skip
+    assert "The 300 synthetic events of arm warmed were not looked through for copies." in page
+    assert "Nothing generated" not in page
+
+
+def test_the_audit_of_other_arms_says_nothing_of_one_that_saw_real_events_alone() -> None:
+    found = manifests(("real", "fusion", "augmented"))
+    found["gate"]["counts"]["candidate"] = "fusion"
+    found["privacy"]["counts"] |= {"identifying": 8, "identifying_share": 0.2}
+    page = page_of(found)
+    assert "Arm fusion was trained on 900 real events, measured" in page
+    assert '<h3>Is it safe?</h3>\n<p class="headline">Real events alone' in page
+    assert "0 synthetic events in arm fusion." in page

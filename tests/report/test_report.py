@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -72,6 +73,16 @@ def manifests(arms: tuple[str, ...], seeds: tuple[int, ...] = (1,)) -> dict[str,
     }
     stage = {"seconds": 1.0, "peak_rss_mb": 100, "fingerprint": "0123456789abcdef"}
     return {name: {**stage, "counts": own} for name, own in counts.items()}
+
+
+def without_generator(arm: str) -> dict[str, dict[str, Any]]:
+    """Those of a night in which a chat model wrote the 300 events that `arm` adds, and nothing
+    else was generated."""
+    found = manifests(FEW)
+    for name in ("outcomes", "filtered", "privacy", "merged/oversampled", "merged/duplicate"):
+        del found[name]
+    renamed = json.dumps(found).replace('"augmented"', f'"{arm}"')
+    return dict(json.loads(renamed.replace("/augmented", f"/{arm}")))
 
 
 VOID = ("meta", "input")
