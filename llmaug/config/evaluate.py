@@ -94,6 +94,9 @@ class GateConfig(Section):
     of started, `fusion` of augmented_fusion, `started` of augmented_started."""
     min_lift: float = Field(default=0.0, ge=-1)
     """The whole 95% interval of the relative NDCG lift must lie above this."""
+    min_users: int = Field(default=30, ge=1)
+    """Fewer held-out users are too few to decide, and the gate refuses: of very few the interval is
+    too narrow, of one it is a point."""
     max_segment_loss: float = Field(default=0.0, ge=0)
     """A segment fails the gate when it is significantly worse than `real` by more than this
     (absolute NDCG)."""

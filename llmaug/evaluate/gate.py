@@ -54,6 +54,11 @@ def decide(
     ]
     assert lifts, f"no lift of {metric} against any of {against}"
     objections = [reason for lift in lifts for reason in _objections(lift, gate)]
+    if figures["num_users"] < gate.min_users:
+        objections.append(
+            f"held-out users: only {figures['num_users']}, too few to decide (gate.min_users is "
+            f"{gate.min_users})"
+        )
     segments = worse_segments(figures["segments"], gate)
     worse = [entry for entry in segments if entry["adjusted_p"] < gate.segment_alpha]
     for entry in worse:

@@ -9,6 +9,7 @@ import pytest
 
 from llmaug.config import EvaluateConfig, GateConfig
 from llmaug.evaluate import gate
+from tests.evaluate.test_comparison import compare, ranks
 
 
 def lift(low: float = 0.05, high: float = 0.15, against: str = "real") -> dict[str, Any]:
@@ -157,6 +158,19 @@ def test_without_held_out_users_nothing_is_claimed() -> None:
     decision = decide(figures(num_users=0, lifts=[]))
     assert (decision["passed"], decision["arm"]) == (False, "real")
     assert decision["reasons"] == ["no held-out user with a history: a lift cannot be shown"]
+
+
+def test_a_handful_of_held_out_users_cannot_show_a_lift() -> None:
+    """All resamples of one user are that user: the interval is a point above zero, by chance."""
+    found = compare(real=ranks([1]), augmented=ranks([0]))
+    evaluate, asked = EvaluateConfig(cutoffs=[2]), GateConfig()
+    assert found["lifts"][0]["low"] == found["lifts"][0]["high"] > 0
+    assert gate.decide(found, asked, evaluate)["reasons"] == [
+        "held-out users: only 1, too few to decide (gate.min_users is 30)"
+    ]
+    assert not decide(figures(num_users=29))["passed"]
+    assert decide(figures(num_users=30))["passed"]
+    assert decide(figures(num_users=5), min_users=5)["passed"]
 
 
 def test_a_real_arm_without_hits_gives_no_lift() -> None:
