@@ -125,6 +125,11 @@ class Config(Section):
         self._check_start()
         self._check_gpus()
         self._check_parallel()
+        if self.gate.arm == "real":
+            raise ValueError(
+                "gate.arm: real is what goes out where the gate refuses another arm: name that "
+                "arm, or leave gate.arm out"
+            )
         untrained = set(self.gate.against or ()) - set(self.train.arms)
         if untrained or self.gate.arm in (self.gate.against or ()):
             raise ValueError(f"gate.against: arms of train.arms other than `{self.gate.arm}`")

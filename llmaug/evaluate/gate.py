@@ -52,8 +52,15 @@ def decide(
         for entry in figures["lifts"]
         if (entry["arm"], entry["metric"]) == (gate.arm, metric) and entry["against"] in against
     ]
-    assert lifts, f"no lift of {metric} against any of {against}"
-    objections = [reason for lift in lifts for reason in _objections(lift, gate)]
+    # The control may be left out of train.arms; what the config names, and `real`, may not.
+    named, measured = gate.against or (REAL,), {lift["against"] for lift in lifts}
+    objections = [
+        f"arm `{arm}`, which is to be beaten, was not trained: plan.strategies is empty, or "
+        "train.arms leaves it out"
+        for arm in named
+        if arm not in measured
+    ]
+    objections += [reason for lift in lifts for reason in _objections(lift, gate)]
     if figures["num_users"] < gate.min_users:
         objections.append(
             f"held-out users: only {figures['num_users']}, too few to decide (gate.min_users is "

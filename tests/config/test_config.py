@@ -55,6 +55,10 @@ def test_a_typo_inside_a_list_of_strategies_is_looked_up_in_its_own_kind(
     assert f"did you mean '{suggestion}'?" in message
 
 
+def test_the_arm_real_is_what_goes_out_otherwise_and_cannot_be_in_question() -> None:
+    assert "gate.arm: real is what goes out where" in refusal({"gate": {"arm": "real"}})
+
+
 def test_a_key_that_resembles_nothing_lists_what_there_is() -> None:
     assert "publish.zzz: unknown key; known: name" in refusal({"publish": {"zzz": 1}})
 

@@ -83,6 +83,17 @@ def test_the_config_may_name_the_arms_to_beat() -> None:
     assert len(decide(found, against=["real", "oversampled", "fusion"])["reasons"]) == 2
 
 
+@pytest.mark.parametrize("against", [["augmented"], ["real", "augmented"]])
+def test_a_rival_that_the_config_names_and_nobody_trained_is_not_beaten(against: list[str]) -> None:
+    """Without plan.strategies the arm `augmented` falls away, whatever train.arms says."""
+    found = figures(lift() | {"arm": "fusion"}, arms={"real": {}, "fusion": {}})
+    assert decide(found, arm="fusion")["passed"]
+    assert decide(found, arm="fusion", against=against)["reasons"] == [
+        "arm `augmented`, which is to be beaten, was not trained: plan.strategies is empty, or "
+        "train.arms leaves it out"
+    ]
+
+
 def test_other_arms_and_metrics_do_not_decide() -> None:
     others = [
         {**lift(low=-0.5), "arm": "fusion"},
