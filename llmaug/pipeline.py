@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmaug.arms import merge
-from llmaug.arms.arms import AUGMENTED, NGRAM, REVIEWED, WARMED, chosen, needed_shards
+from llmaug.arms.arms import AUGMENTED, NGRAM, REVIEWED, SHARDS, WARMED, chosen, needed_shards
 from llmaug.arms.baseline import baseline_config, of_baseline
 from llmaug.config import Config
 from llmaug.config.names import check_name, run_folder
@@ -108,7 +108,7 @@ def stages(config: Config, publishing: bool = True) -> list[tuple[str, Stage]]:
         path += [("merge", fidelity.STAGE)]
     path += [("train", train.stage(arm, config)) for arm in arms]
     path += [("evaluate", evaluate.stage(tuple(arms)))]
-    path += [("gate", gate.stage(audited=augment))]
+    path += [("gate", gate.stage(audited=augment and SHARDS[config.gate.arm] == AUGMENTED))]
     if publishing:
         path += [("publish", publish.STAGE)]
         path += [("recommend", recommend.STAGE)]

@@ -70,6 +70,9 @@ ARMS = (
 CONTROLS = {arm.name: arm.control for arm in ARMS}
 SHARDS = {arm.name: arm.shards for arm in ARMS}
 
+# Shards without a synthetic event.
+REAL_ALONE = (REAL, OVERSAMPLED)
+
 # Shards that are made from other shards: `oversampled` is as large as `augmented`.
 _MADE_FROM = {OVERSAMPLED: (AUGMENTED,)}
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from llmaug.arms.arms import CONTROLS, REAL
+from llmaug.arms.arms import CONTROLS, REAL, REAL_ALONE, SHARDS
 from llmaug.config import EvaluateConfig, FidelityLimits, GateConfig
 from llmaug.core.stage import Context, Stage
 from llmaug.evaluate.bootstrap import lift_text
@@ -33,7 +33,7 @@ def decide(
     fidelity: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """figures: what `comparison.figures` returns; audit: what stage `privacy` found, fidelity: what
-    stage `fidelity` did; None where nothing was generated.
+    stage `fidelity` did; None where these did not look at the events of the arm in question.
 
     Returns {passed, candidate, arm, reasons, segments: [{segment, p, adjusted_p}]}.
     """
@@ -79,8 +79,10 @@ def decide(
         objections.append(
             f"privacy: {identifying_text(audit)}; at most {gate.max_identifying_share:.2%} may"
         )
-    objections += _membership_objections(audit, gate)
-    objections += unlike(fidelity, gate.fidelity)
+    has_synthetic = SHARDS[gate.arm] not in REAL_ALONE
+    if has_synthetic:
+        objections += _membership_objections(audit, gate)
+        objections += unlike(fidelity, gate.fidelity)
     tested = [{name: e[name] for name in ("segment", "p", "adjusted_p")} for e in segments]
     if objections:
         return {**_refused(gate, *objections), "segments": tested}
@@ -88,6 +90,8 @@ def decide(
     reasons = [*shown, f"none of {len(segments)} segments is significantly worse"]
     if audit:
         reasons.append(f"privacy: {identifying_text(audit)}")
+    elif has_synthetic:
+        reasons.append(f"privacy: the synthetic events of arm {gate.arm} were not audited")
     decided = {"passed": True, "candidate": gate.arm, "arm": gate.arm}
     return {**decided, "reasons": reasons, "segments": tested}
 
@@ -117,13 +121,14 @@ def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:
 def _membership_objections(audit: dict[str, Any] | None, gate: GateConfig) -> list[str]:
     """Why the synthetic events give their users away, where a limit is set and there are any."""
     limit = gate.max_membership_auc
-    if limit is None or not audit or not audit["synthetic"]:
+    if limit is None or (audit and not audit["synthetic"]):
         return []
-    found = audit.get("membership")
+    found = audit and audit.get("membership")
     if found is None:
         return [
             "privacy: whether members can be told was not measured, and gate.max_membership_auc is "
-            "set: it takes split.kind temporal and 20 held-out users without training events"
+            "set: it takes events of plan.strategies, split.kind temporal and 20 held-out users "
+            "without training events"
         ]
     if found["low"] > limit:
         return [f"privacy: {membership_text(found)}; its lower end may be {limit:.3f} at most"]
@@ -173,7 +178,8 @@ def run(audited: bool, context: Context) -> dict[str, Any]:
 
 
 def stage(audited: bool) -> Stage:
-    """audited: whether there are synthetic events, and so stages `privacy` and `fidelity`."""
+    """audited: whether the arm in question learns from the events that stages `privacy` and
+    `fidelity` look at."""
     return Stage(
         name="gate",
         run=partial(run, audited),

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmaug.config import EvaluateConfig, GateConfig
+from llmaug.config import EvaluateConfig, GateConfig, parse_config
 from llmaug.evaluate import gate
+from llmaug.pipeline import stages
 from tests.evaluate.test_comparison import compare, ranks
 
 
@@ -41,7 +42,7 @@ def decide(found: dict[str, Any], **config: Any) -> dict[str, Any]:
 def test_a_clear_lift_passes() -> None:
     decision = decide(figures(segments=[segment(0.03)]))
     assert (decision["passed"], decision["arm"]) == (True, "augmented")
-    assert decision["reasons"] == [
+    assert decision["reasons"][:2] == [
         "lift of ndcg@10 over real: +10.0% (+5.0% to +15.0%)",
         "none of 1 segments is significantly worse",
     ]
@@ -101,6 +102,52 @@ def test_other_arms_and_metrics_do_not_decide() -> None:
         lift(low=-0.5, against="fusion"),
     ]
     assert decide(figures(lift(), *others))["passed"]
+
+
+# -- the audits --------------------------------------------------------------------------------
+
+
+def passing(arm: str, **config: Any) -> dict[str, Any]:
+    return decide(figures(lift() | {"arm": arm}, arms={"real": {}, arm: {}}), arm=arm, **config)
+
+
+@pytest.mark.parametrize("arm", ["ngram", "reviewed", "warmed"])
+def test_events_that_no_audit_looks_at_pass_and_are_told(arm: str) -> None:
+    decision = passing(arm)
+    assert decision["passed"]
+    assert decision["reasons"][-1] == f"privacy: the synthetic events of arm {arm} were not audited"
+    # A limit is kept, or nothing goes out.
+    (why,) = passing(arm, max_membership_auc=0.6)["reasons"]
+    assert "was not measured, and gate.max_membership_auc is set" in why
+    (why,) = passing(arm, fidelity={"max_gap_ks": 0.5})["reasons"]
+    assert "was not measured, and gate.fidelity.max_gap_ks" in why
+
+
+@pytest.mark.parametrize("arm", ["fusion", "started"])
+def test_limits_of_synthetic_events_are_nothing_to_an_arm_that_learns_from_none(arm: str) -> None:
+    decision = passing(arm, max_membership_auc=0.6, fidelity={"max_gap_ks": 0.5})
+    assert decision["passed"] and "privacy" not in " ".join(decision["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("arm", "looked_at"),
+    [("augmented", True), ("augmented_started", True), ("fusion", False), ("ngram", False)],
+)
+def test_the_audit_of_a_night_decides_on_an_arm_that_learned_from_those_events(
+    arm: str, looked_at: bool
+) -> None:
+    """Each beside `augmented`, whose events are audited."""
+    config = parse_config(
+        {
+            "plan": {"strategies": [{"kind": "new_users", "num_users": 10}]},
+            "train": {"arms": ["real", "augmented", *({arm} - {"augmented"})]},
+            "gate": {"arm": arm},
+        },
+        "night.yaml",
+    )
+    made = {stage.name: stage for _, stage in stages(config)}
+    assert {"privacy", "fidelity"} <= set(made)
+    assert made["gate"].inputs == ("evaluation", *(["privacy", "fidelity"] if looked_at else []))
 
 
 # -- segments ----------------------------------------------------------------------------------
