@@ -81,7 +81,7 @@ def decide(
         )
     has_synthetic = SHARDS[gate.arm] not in REAL_ALONE
     if has_synthetic:
-        objections += _membership_objections(audit, gate)
+        objections += membership_objections(audit, gate)
         objections += unlike(fidelity, gate.fidelity)
     tested = [{name: e[name] for name in ("segment", "p", "adjusted_p")} for e in segments]
     if objections:
@@ -118,7 +118,7 @@ def _objections(lift: dict[str, Any], gate: GateConfig) -> list[str]:
     return []
 
 
-def _membership_objections(audit: dict[str, Any] | None, gate: GateConfig) -> list[str]:
+def membership_objections(audit: dict[str, Any] | None, gate: GateConfig) -> list[str]:
     """Why the synthetic events give their users away, where a limit is set and there are any."""
     limit = gate.max_membership_auc
     if limit is None or (audit and not audit["synthetic"]):

@@ -9,6 +9,7 @@ from llmaug.arms.arms import AUGMENTED, REAL, SHARDS
 from llmaug.config import Config
 from llmaug.evaluate.bootstrap import interval_text
 from llmaug.evaluate.figures import candidate_of, private_text
+from llmaug.evaluate.gate import membership_objections
 from llmaug.publish.card import LEFT
 
 GOOD, BAD, UNCLEAR = "good", "bad", "unclear"
@@ -163,23 +164,28 @@ def _safe(metrics: dict[str, Any], config: Config) -> Answer:
         return Answer(question, "Real events alone", detail, GOOD)
     audit = metrics["privacy"] if SHARDS[arm] == AUGMENTED else None
     if not audit:
-        detail = (
-            f"The {training[arm]['synthetic']:,} synthetic events of arm {arm} were not looked "
-        )
-        return Answer(question, "Not audited", f"{detail}through for copies.")
-    allowed = config.gate.max_identifying_share
-    passes = audit["identifying_share"] <= allowed
+        detail = f"The {training[arm]['synthetic']:,} synthetic events of arm {arm} were not "
+        return Answer(question, "Not audited", f"{detail}looked through for copies.")
+    allowed, limit = config.gate.max_identifying_share, config.gate.max_membership_auc
+    told = membership_objections(audit, config.gate)
+    passes = audit["identifying_share"] <= allowed and not told
     detail = (
         f"{audit['identifying']:,} of {audit['synthetic']:,} synthetic histories hold a run of "
     )
     detail += f"{audit['run_len']} events that fewer than {audit['min_run_users']} real users have "
     detail += f"(at most {allowed:.2%} may)."
     if found := audit.get("membership"):
-        detail += f" Who was trained on is told with an AUC of {found['auc']:.3f} (chance: 0.5)."
+        most = "" if limit is None else f"; its lower end may be {limit:.3f} at most"
+        detail += f" Who was trained on is told with an AUC of {found['auc']:.3f} "
+        detail += f"({found['low']:.3f} to {found['high']:.3f}; chance: 0.5{most})."
+    elif told:
+        detail += " Whether it can be told who was trained on was not measured, and "
+        detail += "gate.max_membership_auc is set."
     if spent := metrics.get("private"):
-        told = private_text(spent)
-        detail += f" {told[0].upper()}{told[1:]}."
+        guarantee = private_text(spent)
+        detail += f" {guarantee[0].upper()}{guarantee[1:]}."
     headline = f"{audit['identifying_share']:.2%} identify somebody"
+    headline += ", members can be told" if told and found else ""
     return Answer(question, headline, detail, GOOD if passes else BAD)
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from llmaug.config import Config
+from llmaug.report import stage as report
+from llmaug.report.page import render
 from tests.report.pages import EVIL, full_page
 from tests.report.test_report import VOID, manifests, page_of, without_generator
 
@@ -130,6 +133,25 @@ def test_a_loss_and_a_leak_are_called_so() -> None:
     page = page_of(found)
     assert '<div class="answer bad">\n<h3>Did it help?</h3>\n<p class="headline">-10.0%' in page
     assert '<div class="answer bad">\n<h3>Is it safe?</h3>\n<p class="headline">20.00%' in page
+
+
+@pytest.mark.parametrize(
+    ("limit", "state", "told"),
+    [(0.55, "bad", "0.550"), (0.6, "good", "0.600")],  # the interval begins at 0.570
+)
+def test_a_model_that_gives_its_users_away_is_not_called_safe(
+    limit: float, state: str, told: str
+) -> None:
+    found = manifests(("real", "augmented"))
+    config = Config.model_validate({"gate": {"max_membership_auc": limit}})
+    page = render(config, "r", report.collect(found, set()), found)
+    assert f'<div class="answer {state}">\n<h3>Is it safe?</h3>' in page
+    assert f"(0.570 to 0.656; chance: 0.5; its lower end may be {told} at most)" in page
+    assert ("0.00% identify somebody, members can be told" in page) is (state == "bad")
+    found["privacy"]["counts"]["membership"] = None
+    page = render(config, "r", report.collect(found, set()), found)
+    assert '<div class="answer bad">\n<h3>Is it safe?</h3>' in page
+    assert "was not measured, and gate.max_membership_auc is set." in page
 
 
 def test_what_was_masked_in_texts_is_counted_in_the_audit() -> None:
