@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmaug.arms.arms import REAL
@@ -147,8 +148,8 @@ def segments(metrics: dict[str, Any], main: str) -> Table:
     )  # fmt: skip
 
 
-def comparison_plots(metrics: dict[str, Any], main: str) -> list[Plot]:
-    """Arms, lifts over `real`, segments of the arm in question."""
+def comparison_plots(metrics: dict[str, Any], main: str, min_segment_users: int) -> list[Plot]:
+    """Arms, and segments of the arm in question: smaller ones are shown and take no side."""
     candidate = candidate_of(metrics["gate"])
     found = [
         plots.intervals(
@@ -160,8 +161,13 @@ def comparison_plots(metrics: dict[str, Any], main: str) -> list[Plot]:
         own for own in metrics["segments"] if own["arm"] == candidate and own.get("difference")
     ]
     if parts:
-        rows = [_row(f"{own['segment']} ({own['num_users']:,} users)", own["difference"]) for own in
-                parts]  # fmt: skip
+        rows = [
+            replace(
+                _row(f"{own['segment']} ({own['num_users']:,} users)", own["difference"]),
+                counts=own["num_users"] >= min_segment_users,
+            )
+            for own in parts
+        ]
         found.append(
             plots.intervals(
                 "plot-segments", f"Arm {candidate} against real, by segment ({_INTERVAL})", rows,

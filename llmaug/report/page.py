@@ -96,7 +96,7 @@ def _hash(text: str) -> str:
 
 def _measured(metrics: dict[str, Any], config: Config, main: str) -> dict[str, Any]:
     return {
-        "plots": engineering.comparison_plots(metrics, main),
+        "plots": engineering.comparison_plots(metrics, main, config.gate.min_segment_users),
         "arms": engineering.arms(metrics, main),
         "compared": engineering.compared(metrics, main),
         "segments": engineering.segments(metrics, main),

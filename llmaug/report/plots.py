@@ -44,6 +44,8 @@ class Interval:
     low: float
     high: float | None
     """None: no upper end."""
+    counts: bool = True
+    """Else no side is taken, wherever it lies."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,8 @@ def _label(svg: ElementTree.Element, text: str, x: float, y: float, after: str =
 
 def _side(row: Interval) -> str:
     """Where a difference lies: surely above zero, surely below, or who knows."""
+    if not row.counts:
+        return "unclear"
     if row.low > 0:
         return "better"
     return "worse" if row.high is not None and row.high < 0 else "unclear"

@@ -109,7 +109,7 @@ class Answer:
 
 def answers(metrics: dict[str, Any], config: Config) -> list[Answer]:
     """Did it help, for whom, is it safe, what did it cost?"""
-    return [_help(metrics), _whom(metrics), _safe(metrics, config), _cost(metrics)]
+    return [_help(metrics, config), _whom(metrics, config), _safe(metrics, config), _cost(metrics)]
 
 
 def main_metric(metrics: dict[str, Any]) -> str | None:
@@ -124,7 +124,7 @@ def lift_over(metrics: dict[str, Any], arm: str, against: str = REAL) -> dict[st
     return next(found, None)
 
 
-def _help(metrics: dict[str, Any]) -> Answer:
+def _help(metrics: dict[str, Any], config: Config) -> Answer:
     question, candidate = "Did it help?", candidate_of(metrics["gate"])
     lift = lift_over(metrics, candidate)
     if lift is None or lift["relative"] is None:
@@ -132,23 +132,32 @@ def _help(metrics: dict[str, Any]) -> Answer:
     state = GOOD if lift["low"] > 0 else UNCLEAR
     if lift["high"] is not None and lift["high"] < 0:
         state = BAD
+    if metrics["num_users"] < config.gate.min_users:
+        state = UNCLEAR
     said = {GOOD: "a gain", BAD: "a loss", UNCLEAR: "this may be chance"}[state]
     detail = f"{lift['metric']} of arm {candidate} over real events alone, on held-out events of "
     detail += f"{metrics['num_users']:,} users. 95% interval {interval_text(lift)}: {said}."
     return Answer(question, f"{lift['relative']:+.1%}", detail, state)
 
 
-def _whom(metrics: dict[str, Any]) -> Answer:
+def _whom(metrics: dict[str, Any], config: Config) -> Answer:
     question, candidate = "For whom?", candidate_of(metrics["gate"])
-    parts = [own for own in metrics["segments"] if own["arm"] == candidate and "difference" in own]
-    if not parts:
+    found = [own for own in metrics["segments"] if own["arm"] == candidate and "difference" in own]
+    if not found:
         return Answer(question, "Not measured", "No segments of users were compared.")
+    least = config.gate.min_segment_users
+    parts = [own for own in found if own["num_users"] >= least]
+    small = f"Fewer than {least} users (gate.min_segment_users) and not counted: " \
+            f"{', '.join(own['segment'] for own in found if own not in parts)}."  # fmt: skip
+    if not parts:
+        return Answer(question, "Too few users", small)
     better = [own["segment"] for own in parts if own["difference"]["low"] > 0]
     worse = [own["segment"] for own in parts if own["difference"]["high"] < 0]
     told = [f"{what}: {', '.join(own)}." for what, own in (("Better", better), ("Worse", worse))
             if own]  # fmt: skip
     rest = len(parts) - len(better) - len(worse)
     told.append(f"In {rest} of {len(parts)} segments the interval holds zero.")
+    told += [small] if len(parts) < len(found) else []
     headline = f"Better in {len(better)} of {len(parts)}"
     headline += f", worse in {len(worse)}" if worse else ", worse in none"
     return Answer(question, headline, " ".join(told), BAD if worse else GOOD if better else UNCLEAR)

@@ -135,6 +135,41 @@ def test_a_loss_and_a_leak_are_called_so() -> None:
     assert '<div class="answer bad">\n<h3>Is it safe?</h3>\n<p class="headline">20.00%' in page
 
 
+def test_the_gain_of_a_handful_of_users_may_be_chance() -> None:
+    found = manifests(("real", "augmented"))
+    for lift in found["evaluation"]["counts"]["lifts"]:
+        lift |= {"relative": 0.465, "low": 0.465, "high": 0.465}
+    assert '<div class="answer good">\n<h3>Did it help?</h3>' in page_of(found)
+    found["evaluation"]["counts"]["num_users"] = 1
+    page = page_of(found)
+    assert '<div class="answer unclear">\n<h3>Did it help?</h3>' in page
+    assert "this may be chance." in page
+
+
+@pytest.mark.parametrize(("num_users", "state"), [(30, "bad"), (29, "good")])
+def test_a_segment_of_few_users_is_shown_and_takes_no_side(num_users: int, state: str) -> None:
+    """Of one user the interval has no width, and every difference would lie beside zero."""
+    found = manifests(("real", "augmented"))
+    large, small = (own for own in found["evaluation"]["counts"]["segments"] if "difference" in own)
+    large["difference"] = {"mean": 0.05, "low": 0.02, "high": 0.08, "error": 0.01}
+    small |= {"segment": "history >=20", "num_users": num_users}
+    small["difference"] = dict.fromkeys(("mean", "low", "high"), -0.2) | {"error": 0.0}
+    page = page_of(found)
+    assert f'<div class="answer {state}">\n<h3>For whom?</h3>' in page
+    counted = (
+        "Better in 1 of 2, worse in 1" if state == "bad" else "Better in 1 of 1, worse in none"
+    )
+    assert f'<p class="headline">{counted}' in page
+    told = "Fewer than 30 users (gate.min_segment_users) and not counted: history &gt;=20." in page
+    assert told is (state == "good")
+    plot = page.split('<figure id="plot-segments"')[1].split("</svg>")[0]
+    marks = re.findall(r'class="mark (\w+)"', plot)
+    assert marks == ["better", "worse" if state == "bad" else "unclear"]
+    # With nothing but such segments there is nothing to say.
+    large["num_users"] = small["num_users"] = 29
+    assert '<p class="headline">Too few users' in page_of(found)
+
+
 @pytest.mark.parametrize(
     ("limit", "state", "told"),
     [(0.55, "bad", "0.550"), (0.6, "good", "0.600")],  # the interval begins at 0.570
