@@ -197,15 +197,17 @@ def _row(label: str, own: dict[str, Any]) -> Interval:
 
 
 def learning_plots(metrics: dict[str, Any]) -> list[Plot]:
-    """Validation NDCG of each arm's first seed; none of models that are not trained by steps."""
+    """Validations of each arm's first seed; none of models that are not trained by steps."""
     curves: dict[str, list[tuple[float, float]]] = {}
+    of = "NDCG@10"
     best: dict[str, float] = {}
     for arm, own in metrics["training"].items():
         seed = own["seeds"][0]
         points = [(p["step"], p["value"]) for p in seed.get("curve", []) if p["value"] is not None]
         if len(points) > 1:
             curves[arm], best[arm] = points, seed["best_step"]
+            of = seed.get("curve_of", of)  # of all arms alike: they are one kind of model
     if not curves:
         return []
     title = "Learning curves on validation users (first seed; the dot is what is kept)"
-    return [plots.lines("plot-learning", title, curves, "step", "NDCG@10 of validation", best)]
+    return [plots.lines("plot-learning", title, curves, "step", f"{of} of validation", best)]

@@ -88,7 +88,7 @@ class Validation(Contract):
     loss: float
     """Of the batch of that step."""
     value: float | None
-    """NDCG@10 of validation events; null where nothing was held out."""
+    """Of validation events, what `TrainedSeed.curve_of` says; null where nothing was held out."""
 
 
 class TrainedSeed(Contract):
@@ -106,6 +106,8 @@ class TrainedSeed(Contract):
     """Null where nothing was held out for validation."""
     curve: list[Validation] = []
     """Each validation; none of models that are not trained by steps."""
+    curve_of: str = "NDCG@10"
+    """What its values are, more being better."""
 
 
 class Training(Events):

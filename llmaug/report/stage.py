@@ -191,6 +191,8 @@ _OF_SEED = ("model_digest", "num_targets", "steps", "best_step", "validation_ndc
 
 def _seed(seed: str, facts: dict[str, Any]) -> dict[str, Any]:
     found = {"seed": seed, **{name: facts[name] for name in _OF_SEED if name in facts}}
+    if "validation_negative_rmse" in facts:  # of a model of ratings
+        found["curve_of"] = "minus RMSE"
     if "sequences" not in facts:
         return found
     steps, size, switch = facts["steps"], facts["batch_size"], facts["finetune_after"]

@@ -18,6 +18,7 @@ from llmaug.evaluate import gate
 from llmaug.evaluate.comparison import Lists, figures, segments, sum_ranks
 from llmaug.report import stage as report
 from llmaug.report.page import render
+from llmaug.report.plots import plain
 from llmaug.report.sentences import unfinished
 from tests.evaluate.test_comparison import random_ranks
 
@@ -259,3 +260,20 @@ def test_a_real_arm_that_was_best_at_its_last_step_is_told() -> None:
 
     assert unfinished(training(70)) is None
     assert "seed 1" in str(unfinished(training(80)))
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "values", "axis"),
+    [("ndcg", [0.01, 0.02], "NDCG@10 of validation"),
+     ("negative_rmse", [-1.1, -0.95], "minus RMSE of validation")],
+)  # fmt: skip
+def test_a_learning_curve_is_of_what_stopped_the_training(
+    stopped_by: str, values: list[float], axis: str
+) -> None:
+    """`linear_rating` stops by the RMSE of the validation ratings."""
+    found = manifests(("real",))
+    (seed,) = found["model/real"]["counts"].values()
+    curve = [{"step": 100 * n, "loss": 1.0, "value": v} for n, v in enumerate(values, start=1)]
+    seed |= {"curve": curve, f"validation_{stopped_by}": max(values)}
+    numbers = tables_of(page_of(found))["plot-learning-numbers"]
+    assert axis in numbers[0] and numbers[-1][-1] == plain(values[-1])
