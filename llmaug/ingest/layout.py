@@ -83,16 +83,16 @@ class Layout:
         return compile_pattern(self.files.pattern or "", f"{self.where}.pattern")
 
     def columns_in(self, found: Iterable[str], source: Source) -> dict[str, str]:
-        """{our name: name in the file} of the columns that a file with `found` has; what
-        `found` holds may be the head of a dotted path."""
+        """{our name: name in the file} of the columns that a file with `found` has, in an
+        order that follows from it; what `found` holds may be the head of a dotted path. Where the
+        config gives our name to one column, another that is called so is not read."""
         there = [*source.partition, *found]
         if self.wanted is None:
-            ours = {theirs: name for name, theirs in self.files.columns.items() if theirs}
-            names = {ours.get(theirs, theirs): theirs for theirs in there}
-            paths = {name: theirs for theirs, name in ours.items() if theirs not in there}
-            names |= {name: theirs for name, theirs in paths.items() if _heads(theirs, there)}
-            unread = {name for name, theirs in self.files.columns.items() if theirs is None}
-            return {name: theirs for name, theirs in names.items() if name not in unread}
+            columns = self.files.columns
+            mapped = {name: path for name, path in columns.items() if path and _heads(path, there)}
+            unread = {name for name, theirs in columns.items() if theirs is None}
+            known = {*mapped, *mapped.values(), *unread}
+            return mapped | {name: name for name in there if name not in known}
         pairs = ((name, self.theirs(name)) for name in self.wanted)
         return {name: theirs for name, theirs in pairs if theirs and _heads(theirs, there)}
 

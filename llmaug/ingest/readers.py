@@ -13,6 +13,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,8 @@ def _line_piece(block: list[Any], source: Source, layout: Layout) -> Piece:
     """The records of `block` as columns of text."""
     refused = [item for item in block if isinstance(item, Refused)]
     good = [item for item in block if not isinstance(item, Refused)]
-    found = set().union(*(record for _, record in good))
+    # Not a set: the order of the columns is that of a user's attributes.
+    found = dict.fromkeys(chain.from_iterable(record for _, record in good))
     names = layout.columns_in(found, source)
     columns = {
         ours: [record.get(theirs) for _, record in good]

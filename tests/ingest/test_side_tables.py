@@ -205,6 +205,34 @@ def test_attributes_of_any_type_are_text(tmp_path: Path) -> None:
     assert read.counts["bad_attributes"] == 1
 
 
+@pytest.mark.parametrize("names", [["uid", "user_id", "age"], ["age", "user_id", "uid"]])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+def test_a_mapped_column_wins_over_one_that_has_our_name_already(
+    tmp_path: Path, names: list[str], format: str
+) -> None:
+    """An export with two ids: which of them a user is known by is said in the config, whatever
+    the order of the columns."""
+    row = {name: {"uid": "A", "user_id": "B", "age": "30"}[name] for name in names}
+    path = tmp_path / f"users.{format}"
+    if format == "parquet":
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    else:
+        lines = [",".join(row), ",".join(row.values())] if format == "csv" else [json.dumps(row)]
+        path.write_text("\n".join(lines))
+    table: Any = {"path": str(path), "format": format, "columns": {"user_id": "uid"}}
+    read = Read(tmp_path, "users", IngestConfig(users=table))
+    assert [(row["user_id"], row["attributes"]) for row in read.rows] == [("A", [("age", "30")])]
+
+
+def test_attributes_stand_in_the_order_of_the_columns_in_every_process(tmp_path: Path) -> None:
+    """Else the digest of the table would be another every night, and with it that of answers."""
+    names = ["born", "city", "job", "level", "plan", "tongue", "zone"]
+    (tmp_path / "users.csv").write_text(",".join(["user_id", *names]) + "\n1,a,b,c,d,e,f,g\n")
+    table: Any = {"path": str(tmp_path / "users.csv"), "format": "csv"}
+    read = Read(tmp_path, "users", IngestConfig(users=table))
+    assert [name for name, _ in read.rows[0]["attributes"]] == names
+
+
 def test_ids_of_another_catalogue_stop_the_run_and_few_are_noted(tmp_path: Path) -> None:
     notes: list[str] = []
     side = items(tmp_path, [{"item_id": f"SKU-{at}"} for at in range(3)]).side
