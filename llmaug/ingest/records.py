@@ -7,8 +7,9 @@ that numbers ascend and are unique within a file.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 from llmaug.core.sources import Source
@@ -18,6 +19,7 @@ from llmaug.ingest.lines import Stream, lines
 Record = tuple[int, dict[str, Any]]
 _DECODER = json.JSONDecoder()
 _SPACE = " \t\r\n"
+_PARTS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]')  # strings, whole or torn; brackets
 MAX_DOCUMENT_LINES = 100_000  # of one value that is spread over lines
 
 
@@ -62,17 +64,18 @@ def _json_values(
         if isinstance(text, Refused):
             yield number, text
             continue
+        halves = _may_have_halves(text)
         try:
             found = json.loads(text)
         except json.JSONDecodeError as error:
             for value in _several(text, error):
-                yield number, value if isinstance(value, Refused) else _checked(value, text, layout)
+                yield number, value if isinstance(value, Refused) else _checked(value, halves)
             continue
         except (ValueError, RecursionError) as error:  # digits without end, nesting without end
             yield number, Refused(number, "bad_json", type(error).__name__)
             continue
         for value in found if isinstance(found, list) and _all_objects(found) else [found]:
-            yield number, _checked(value, text, layout)
+            yield number, _checked(value, halves)
 
 
 def _several(text: str, error: json.JSONDecodeError) -> Iterator[Any]:
@@ -113,15 +116,21 @@ def _document(
     """Values that are spread over lines: one array, or objects one after another. After
     something that is no JSON, reading goes on at the next line that begins an object."""
     held, start, size = "", 0, 0  # text not yet decoded, its first line, its lines
+    depth, tried = 0, 0  # brackets open at its end, its length when it was last found unfinished
     for number, text in numbered:
         if isinstance(text, Refused):
             yield number, text
             continue
         if not held:
-            start, size = number, 0
+            text = text[_skip(text, 0) :]  # an array's bracket is none of its objects'
+            start, size, depth, tried = number, 0, 0, 0
         held += text + "\n"
         size += 1
-        if text.rstrip().endswith(("}", "},", "]", "}]", ",{")) or size > MAX_DOCUMENT_LINES:
+        lowest, depth = _depths(text, depth)
+        # Not at every line that may end a value, which would take the square of the lines. But
+        # one that was torn leaves its brackets open for ever.
+        may_be_torn = len(held) >= 2 * tried and text.rstrip().endswith(("}", "},", "]"))
+        if lowest <= 0 or may_be_torn or size > MAX_DOCUMENT_LINES:
             at = 0
             while True:
                 at = _skip(held, at)
@@ -129,23 +138,24 @@ def _document(
                     held = ""
                     break
                 try:
-                    value, at = _DECODER.raw_decode(held, at)
+                    value, end = _DECODER.raw_decode(held, at)
                 except json.JSONDecodeError as error:
-                    tried = len(held.rstrip())
-                    whole = size > MAX_DOCUMENT_LINES or len(held) > layout.files.max_line_bytes
-                    if error.pos < tried or whole:
+                    too_long = size > MAX_DOCUMENT_LINES or len(held) > layout.files.max_line_bytes
+                    if error.pos < len(held.rstrip()) or too_long:
+                        why = _why(held, error)
                         for line in range(start, number + 1):
-                            yield line, Refused(line, "bad_json", _why(held, error))
+                            yield line, Refused(line, "bad_json", why)
                         held = ""
                     else:
                         held = held[at:]
+                        depth, tried = _depths(held, 0)[1], len(held)
                     break
                 except (ValueError, RecursionError) as error:
                     yield start, Refused(start, "bad_json", type(error).__name__)
                     held = ""
                     break
-                yield start, _checked(value, held, layout)
-                start = number
+                yield start, _checked(value, _may_have_halves(held[at:end]))
+                at, start = end, number
     if held.strip(_SPACE + "[],"):
         yield start, Refused(start, "bad_json", "the file ends within a value")
 
@@ -157,15 +167,28 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
+def _depths(text: str, depth: int) -> tuple[int, int]:
+    """How many brackets are open in `text` where they are fewest, and at its end, after `depth`
+    that were open before it. Those in strings do not count."""
+    steps = [1 if part in "[{" else -1 for part in _PARTS.findall(text) if part in "[]{}"]
+    depths = list(accumulate(steps, initial=depth))
+    return min(depths[1:] or depths), depths[-1]
+
+
 def _all_objects(values: list[Any]) -> bool:
     return bool(values) and all(isinstance(value, dict) for value in values)
 
 
-def _checked(value: Any, text: str, layout: Layout) -> Any:
+def _may_have_halves(text: str) -> bool:
+    """Does JSON text hold an escape of half a surrogate pair, or of a whole one?"""
+    return "\\ud" in text.lower()
+
+
+def _checked(value: Any, may_have_halves: bool) -> Any:
     """`value` when it is an object that can be stored, else Refused."""
     if not isinstance(value, dict):
         return Refused(0, "bad_json", f"a {type(value).__name__}, not an object")
-    if "\\ud" in text.lower() and not _encodes(value):
+    if may_have_halves and not _encodes(value):
         return Refused(0, "bad_json", "half of a surrogate pair (\\ud800)")
     return value
 

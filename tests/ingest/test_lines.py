@@ -20,6 +20,7 @@ import pytest
 from llmaug.core.sources import list_sources
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
+from llmaug.ingest import records
 from llmaug.ingest.layout import Piece
 from tests.ingest.test_readers import read, refusals, rows_of
 
@@ -146,6 +147,7 @@ def test_an_id_of_a_kilobyte_is_refused_before_it_is_unpacked(tmp_path: Path) ->
         lambda rows: json.dumps(rows, indent=2),
         lambda rows: "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n",
         lambda rows: "\n".join(json.dumps(row, indent=1) for row in rows),  # jq
+        lambda rows: json.dumps(rows, indent=1).replace("},\n {", "}, {"),  # util.inspect
         lambda rows: "\n\n".join(json.dumps(rows[at : at + 9]) for at in range(0, 30, 9)),
     ],
 )
@@ -172,6 +174,48 @@ def test_what_is_no_json_costs_its_own_lines(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(spread)
     pieces = read(tmp_path, "jsonl")
     assert len(users(pieces)) == 2 and {reason for _, reason in refusals(pieces)} == {"bad_json"}
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda rows: json.dumps(rows),
+        lambda rows: "".join(json.dumps(row) for row in rows),
+        lambda rows: json.dumps({"user_id": "u", "rows": rows}, indent=1),
+        lambda rows: json.dumps([{"user_id": "u", "rows": rows}] * 2, indent=1),
+    ],
+)
+def test_twice_the_json_takes_twice_the_work(
+    tmp_path: Path, spread: Callable[[list[Any]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However its objects stand in lines: each character is looked at a few times, not once for
+    each of the objects or lines around it. Counted, for a clock says little on a busy machine."""
+    looked_at = 0
+
+    def may_have_halves(text: str) -> bool:
+        nonlocal looked_at
+        looked_at += len(text)
+        return False
+
+    class Decoder(json.JSONDecoder):
+        def raw_decode(self, text: str, at: int = 0) -> tuple[Any, int]:
+            nonlocal looked_at
+            try:
+                value, end = super().raw_decode(text, at)
+            except json.JSONDecodeError as error:
+                looked_at += error.pos - at
+                raise
+            looked_at += end - at
+            return value, end
+
+    monkeypatch.setattr(records, "_DECODER", Decoder())
+    monkeypatch.setattr(records, "_may_have_halves", may_have_halves)
+    row = {"user_id": "u", "item_id": "a", "timestamp": 1, "where": {"a": ["]", "\\"]}}
+    text = spread([row] * 1_000)
+    (tmp_path / "x.json").write_text(text)
+    pieces = read(tmp_path, "jsonl", {"item_id": "user_id", "timestamp": "user_id"})
+    assert rows_of(pieces) and not refusals(pieces)
+    assert looked_at < 10 * len(text)  # it is read twice, first for its columns
 
 
 def test_sessions_of_events_are_exploded(tmp_path: Path) -> None:
