@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter, deque
 from collections.abc import Iterator
 
@@ -90,7 +91,7 @@ class _Rows:
         """The fields of the row that begins with `text`; None when it does not end as a row
         should: then the lines after it stand for themselves."""
         taken: list[tuple[int, str | Refused]] = []
-        record = text
+        texts = [text]
         while len(taken) < MAX_RECORD_LINES:
             following = self._ahead.popleft() if self._ahead else next(self._lines, None)
             if following is None:
@@ -98,33 +99,38 @@ class _Rows:
             taken.append(following)
             if isinstance(following[1], Refused):
                 break
-            record += "\n" + following[1]
+            texts.append(following[1])
             if self._quote in following[1]:  # type: ignore[operator]
                 try:
-                    fields = self._parsed(record)
+                    fields = self._parsed("\n".join(texts))
                 except csv.Error as error:
                     if not _is_open(error):
                         break
                     continue
-                if not self._hides_rows(taken[:-1]):
+                if not self._hides_rows(texts):
                     return fields
                 break
         self._ahead.extendleft(reversed(taken))
         return None
 
-    def _hides_rows(self, inner: list[tuple[int, str | Refused]]) -> bool:
-        """Are all lines within the quotes rows themselves? Then it is no text with line ends,
-        but two stray quotes."""
-        return bool(inner) and all(
-            isinstance(text, str) and len(text.split(self._delimiter)) == self.width
-            for _, text in inner
+    def _hides_rows(self, texts: list[str]) -> bool:
+        """Are all lines of what was taken for one row rows themselves, the first and the last up
+        to and from the quotes as well? Then it is no text with line ends, but two stray quotes."""
+        _, *inner, _ = texts
+        if not inner:
+            return False
+        *before, opened = self._parsed(f"{texts[0]}{self._quote}")
+        closed, *after = self._parsed(f"{self._quote}{texts[-1]}")
+        more = [len(before), *(0 for _ in inner), len(after)]
+        return all(
+            num + len(text.split(self._delimiter)) == self.width
+            for num, text in zip(more, [opened, *inner, closed], strict=True)
         )
 
     def _parsed(self, text: str) -> list[str]:
-        reader = csv.reader(
-            text.splitlines(keepends=True), delimiter=self._delimiter, quotechar=self._quote,
-            strict=True,
-        )  # fmt: skip
+        # Other characters that end a line for Python are part of the text.
+        lines_in = io.StringIO(text, newline="\n")
+        reader = csv.reader(lines_in, delimiter=self._delimiter, quotechar=self._quote, strict=True)
         fields = next(reader)
         if next(reader, None) is not None:
             raise csv.Error("a line end outside quotes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import io
 import json
@@ -282,6 +283,45 @@ def test_text_with_line_ends_is_one_field(tmp_path: Path) -> None:
     pieces = read(tmp_path, "csv")
     assert (users(pieces), refusals(pieces)) == (["u1", "u2"], [])
     assert pieces[0].rows[0] == 1
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "Soft cotton shirt.\nMachine wash, no bleach, no iron, no dryer\nMade in Italy.",
+        "Soft, warm.\nS, M, L, XL\nMade in Italy.",
+        "Soft.\nS, M, L, XL\nS, M, L, XL\nof cotton, silk, wool, and linen, in Italy",
+    ],
+)
+def test_text_is_not_taken_for_rows_where_a_line_has_as_many_commas(
+    tmp_path: Path, note: str
+) -> None:
+    """A description as csv.writer writes it, with three commas on its inner lines."""
+    for name, names in (("first", ["note", *HEADER.split(",")[:3]]), ("last", HEADER.split(","))):
+        row = {"user_id": "u1", "item_id": "a", "timestamp": "1", "note": note}
+        file = io.StringIO()
+        csv.writer(file).writerow([row[each.strip()] for each in names])
+        path = tmp_path / f"{name}.csv"
+        path.write_text(f"{','.join(names).strip()}\n{file.getvalue()}")
+        pieces = read(path, "csv")
+        assert (users(pieces), refusals(pieces)) == (["u1"], [])
+
+
+def test_a_stray_quote_behind_a_quoted_field_swallows_no_rows(tmp_path: Path) -> None:
+    rows = [f"u{n},i{n},1,tv\n" for n in range(9)]
+    rows[2], rows[6] = '"u2","i, 2",1,"tv\n', 'u6,i6,1,tv"\n'
+    (tmp_path / "x.csv").write_text(HEADER + "".join(rows))
+    pieces = read(tmp_path, "csv")
+    assert len(users(pieces)) == 8 and refusals(pieces) == [(3, "bad_csv")]
+
+
+@pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_only_a_line_feed_ends_a_line(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "x.csv").write_text(
+        f'{HEADER}u1,a,1,"x, y{mark}z"\nu2,"a",2,x{mark}y\n', encoding="utf-8"
+    )
+    pieces = read(tmp_path, "csv")
+    assert (users(pieces), refusals(pieces)) == (["u1", "u2"], [])
 
 
 @pytest.mark.parametrize(
