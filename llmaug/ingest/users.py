@@ -37,11 +37,20 @@ class Users:
         return dict(drawn.as_py() or ())
 
 
-@lru_cache(maxsize=1)
 def load_users(storage: Storage, folder: str) -> Users:
-    """All users in `folder`; kept by each worker."""
+    """All users in `folder`."""
     parts = [storage.read_part(folder, part) for part in storage.parts(folder)]
     return Users(pa.concat_tables([USER.empty_table(), *parts]).combine_chunks())
+
+
+@lru_cache(maxsize=1)
+def load_users_once(storage: Storage, folder: str, users_digest: str | None) -> Users:
+    """`load_users` for workers that make many units: one table stays in the process.
+
+    `users_digest` (`attributes_digest`) is part of the key: a later run may write another table
+    to `folder`.
+    """
+    return load_users(storage, folder)
 
 
 def attributes_digest(context: Context) -> str | None:

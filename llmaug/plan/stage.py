@@ -17,7 +17,7 @@ from llmaug.core.stage import Context, Stage, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 from llmaug.ingest.split import TRAIN
-from llmaug.ingest.users import attributes_digest, load_users
+from llmaug.ingest.users import attributes_digest, load_users_once
 from llmaug.items.arrays import group_bounds
 from llmaug.items.vocabulary import load_statistics
 from llmaug.lm.generator import (
@@ -53,6 +53,7 @@ def run(context: Context) -> dict[str, Any]:
     maker = UnitMaker(
         storage, generator, config.seed, repeatable(context, generator),
         context.folder("ingest/users") if config.lm.user_attributes_read else None,
+        attributes_digest(context),
         load_statistics(storage, context.folder("vocabulary")).history_len,
     )  # fmt: skip
     for index, strategy in enumerate(config.plan.strategies):
@@ -194,7 +195,8 @@ class _OfUsers:
         attributes = {}
         if maker.users:
             asked = [users[bounds[row][0]] for row, _ in chosen]
-            attributes = load_users(self.storage, maker.users).attributes_of(asked)
+            known = load_users_once(self.storage, maker.users, maker.users_digest)
+            attributes = known.attributes_of(asked)
         units = []
         for row, sample in chosen:
             start, end = bounds[row]

@@ -14,7 +14,7 @@ import numpy as np
 
 from llmaug.config import NewUsersConfig, OfUsersConfig, SamplingConfig, Strategy
 from llmaug.core.storage import Storage, digest
-from llmaug.ingest.users import load_users
+from llmaug.ingest.users import load_users_once
 from llmaug.lm.generator import Generator, prompts_of
 
 # Fields of strategies that units show, or that say how many there are.
@@ -35,6 +35,8 @@ class UnitMaker:
     """Whether an event of each action may come again."""
     users: str | None
     """Folder of the users table, where the generator reads attributes."""
+    users_digest: str | None = None
+    """Of that table."""
     history_len: Sequence[float] = ()
     """Evenly spaced quantiles of the lengths of training histories."""
 
@@ -70,7 +72,7 @@ class UnitMaker:
         seed = self._seed_of(strategy, None, sample)
         drawn = None
         if self.users:
-            users = load_users(self.storage, self.users)
+            users = load_users_once(self.storage, self.users, self.users_digest)
             drawn = users.of_somebody(np.random.default_rng(seed))
         num_events = strategy.num_events
         if strategy.lengths == "training":

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from llmaug.config import NewUsersConfig
+from llmaug.core.contents import MANIFEST, describe
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
 from llmaug.items.vocabulary import BOS, ITEMS_PART
 from llmaug.lm.generator import Generator, generator_of
 from llmaug.plan import stage as plan
 from llmaug.plan.unit_maker import UnitMaker
+from llmaug.schema import USER
 from tests.tables import (
     catalogue,
     events,
@@ -178,6 +181,36 @@ def test_a_hundred_thousand_new_users_are_all_different(tmp_path: Path) -> None:
     strategy = NewUsersConfig.model_validate(NEW_USERS)
     units = [maker.new_user(strategy, sample) for sample in range(92_800, 98_926)]
     assert len(ids(units)) == len(units)
+
+
+def test_a_users_table_that_was_corrected_is_read_again(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a notebook the second run is made by the process that made the first."""
+    asked: list[Any] = []
+    usual = UnitMaker.of_user
+
+    def of_user(*given: Any) -> dict[str, Any]:
+        asked.append(given[-1])
+        return usual(*given)
+
+    monkeypatch.setattr(plan, "map_parts", map_parts_here)
+    monkeypatch.setattr(UnitMaker, "of_user", of_user)
+    context = make_context(
+        ingest={"users": {"path": "users"}}, lm={"user_attributes": ["age"]},
+        plan={"strategies": [CONTINUE]}, generate={"engine": "uniform"},
+    )  # fmt: skip
+    storage = context.storage
+    write_inputs(context)
+    for age in ("30", "31"):
+        users = pa.table([["u3"], [[("age", age)]]], schema=USER)
+        storage.write_part(users, {}, context.folder("ingest/users"), "part-00000")
+        files, _ = describe(storage, context.folder("ingest"))
+        storage.write_json({"fingerprint": age, "files": files}, "runs/test/ingest", MANIFEST)
+        storage.delete("runs/test/plan")
+        asked.clear()
+        plan.run(context)
+        assert {"age": age} in asked
 
 
 def test_sample_numbers_beyond_16_bits_can_be_written(units_of: Callable[..., Any]) -> None:
