@@ -219,8 +219,9 @@ def reopened(
 
 def _refuse_others(storage: Storage, folder: str) -> None:
     """Stages empty their folders: `folder` must be a run, or nothing yet."""
-    there = storage.names(folder)
-    if there and not {"run.json", "lease.json"} & set(there):
+    if {"run.json", "lease.json"} & set(storage.names(folder)):
+        return
+    if set(storage.sizes(folder)) - {"lease.json.lock"}:  # of the lease of a run that was deleted
         raise UserError(
             f"{storage.uri(folder)}: holds files and is no run of llmaug (no run.json); choose "
             "another --run-id or --root"

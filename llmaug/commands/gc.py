@@ -9,6 +9,7 @@ know it leaves alone.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -83,6 +84,7 @@ def collect(storage: Storage, found: list[Found]) -> list[Found]:
                     _delete(storage, each)
             except UserError:  # it is running again
                 continue
+            _delete_folder(storage, each.name)
         elif each.kind == _ROWS:
             used = used_by(storage, storage.names("runs"))
             each = replace(each, files={n: b for n, b in each.files.items()
@@ -99,6 +101,15 @@ def _delete(storage: Storage, found: Found) -> None:
     for file in sorted(found.files, key=lambda name: name.rpartition("/")[2] in last):
         if "/lease.json" not in file:
             storage.delete(*file.split("/"))
+
+
+def _delete_folder(storage: Storage, run: str) -> None:
+    """What is left of a run on a disk: folders, and the lock of its lease. They stay where it was
+    begun again meanwhile."""
+    if storage.names(run) and set(storage.sizes(run)) <= {"lease.json.lock"}:
+        storage.delete(run, "lease.json.lock")
+        with contextlib.suppress(UserError):
+            storage.delete(run)
 
 
 def _is_current(storage: Storage, version: str) -> bool:

@@ -101,3 +101,11 @@ def test_a_folder_of_somebody_elses_runs_is_not_taken_for_one_of_ours(tmp_path: 
     with pytest.raises(UserError, match="runs/exp1: holds files and is no run of llmaug"):
         pipeline.run(parse_config({}), Storage(str(tmp_path)), "exp1")
     assert [p.name for p in tmp_path.rglob("*")] == ["runs", "exp1", "ingest", "weights.pt"]
+
+
+def test_what_a_deleted_run_leaves_on_a_disk_does_not_keep_its_name_from_others(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "runs" / "night" / "ingest").mkdir(parents=True)
+    (tmp_path / "runs" / "night" / "lease.json.lock").touch()
+    pipeline._refuse_others(Storage(str(tmp_path)), "runs/night")
