@@ -73,6 +73,7 @@ def list_sources(
         if pattern is not None and not _fits(steps, pattern):
             continue
         version = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "")
+        steps = [_text(step) for step in steps]
         partition = dict(_hive(step) for step in steps[:-1] if "=" in step)
         if live is not None:
             partition |= live[below]
@@ -227,6 +228,12 @@ def _live_files(
                     f"rows to plain files and set {setting} to them"
                 )
     return None
+
+
+def _text(name: str) -> str:
+    """The name of a file as text that tables can hold: bytes on a disk that are no UTF-8 as
+    `\\xe9`."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _hive(step: str) -> tuple[str, str | None]:

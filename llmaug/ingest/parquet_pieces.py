@@ -19,7 +19,7 @@ from llmaug.ingest.layout import PIECE_BYTES, ROWS_PER_PIECE, Layout, Piece, Ref
 def parquet_pieces(place: Storage, source: Source, layout: Layout) -> Iterator[Piece]:
     """The rows of one file. Text comes dictionary encoded: a file of a kilobyte may stand for
     gigabytes of it."""
-    with place.arrow_fs().open_input_file(source.path) as file:
+    with _opened(place, source) as file:
         parquet = pq.ParquetFile(file)
         stored = parquet.schema_arrow
         names = layout.columns_in(stored.names, source)
@@ -44,9 +44,14 @@ def parquet_pieces(place: Storage, source: Source, layout: Layout) -> Iterator[P
 
 def parquet_columns(place: Storage, source: Source) -> list[str]:
     """Columns and dotted paths; `[]` marks a list on the way."""
-    with place.arrow_fs().open_input_file(source.path) as file:
+    with _opened(place, source) as file:
         schema = pq.ParquetFile(file).schema_arrow
     return [path for field in schema for path in _paths(field.name, field.type)]
+
+
+def _opened(place: Storage, source: Source) -> pa.NativeFile:
+    # Bytes: Arrow takes no name of a file that is no UTF-8 as text.
+    return place.arrow_fs().open_input_file(source.path.encode(errors="surrogateescape"))
 
 
 def _paths(path: str, kind: pa.DataType) -> list[str]:

@@ -33,6 +33,12 @@ def users(pieces: list[Piece]) -> list[str]:
     return [row["user_id"] for row in rows_of(pieces)]
 
 
+def parquet_of(rows: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
 def zipped(data: bytes, *names: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -414,6 +420,25 @@ def test_pipes_and_markers_of_folders_are_no_logs(tmp_path: Path) -> None:
     notes: list[str] = []
     assert names(tmp_path, notes) == ["a.csv"]
     assert notes == ["ingest.path: 1 pipes and devices skipped"]
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_a_file_whose_name_is_no_utf8_is_read_and_called_by_its_bytes(
+    tmp_path: Path, format: str
+) -> None:
+    """A name that Windows wrote, in a folder of such a name: quarantined rows hold it as text."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/ville=Orl\xe9ans"))
+    folder.mkdir()
+    path = folder / os.fsdecode(b"caf\xe9." + format.encode())
+    row = {"user_id": "u1", "item_id": "a", "timestamp": "1"}
+    if format == "csv":
+        path.write_text("user_id,item_id,timestamp\nu1,a,1\n")
+    else:
+        path.write_bytes(parquet_of([row]))
+    (source,) = list_sources(Storage(str(tmp_path)), "ingest.path")
+    assert source.name == f"ville=Orl\\xe9ans/caf\\xe9.{format}"
+    pieces = read(tmp_path, format, {"value": "ville"})
+    assert rows_of(pieces) == [{**row, "value": "Orl\\xe9ans"}]
 
 
 def test_globs_name_files_and_folders(tmp_path: Path) -> None:
