@@ -74,7 +74,7 @@ def _piece(
 ) -> Piece:
     refused: list[Refused] = []
     if layout.files.explode:
-        batch, rows, refused = _exploded(batch, rows, layout.files.explode, source, layout)
+        batch, rows, refused = _exploded(batch, rows, names, layout.files.explode, source, layout)
         # As in line formats: elements count on from their row, ascending and unique.
         offset = np.arange(len(rows))
         rows = np.maximum.accumulate(np.maximum(rows - offset, last + 1)) + offset
@@ -89,7 +89,12 @@ def _piece(
 
 
 def _exploded(
-    batch: pa.RecordBatch, rows: np.ndarray, path: str, source: Source, layout: Layout
+    batch: pa.RecordBatch,
+    rows: np.ndarray,
+    names: dict[str, str],
+    path: str,
+    source: Source,
+    layout: Layout,
 ) -> tuple[pa.RecordBatch, np.ndarray, list[Refused]]:
     """One row for each element of the list at `path`, with the number of its list's row."""
     lists = _field(batch, path, "explode", source, layout)
@@ -101,10 +106,11 @@ def _exploded(
     parents = pc.list_parent_indices(lists)
     empty = pc.equal(pc.fill_null(pc.list_value_length(lists), 0), 0)
     refused = [Refused(int(row), "empty_list", path) for row in rows[np.asarray(empty)]]
+    # Field by field: a struct that holds the list would be repeated with it for each element.
     others = {
-        name: batch.column(at).take(parents)
-        for at, name in enumerate(batch.schema.names)
-        if name != path
+        theirs: _field(batch, theirs, ours, source, layout).take(parents)
+        for ours, theirs in names.items()
+        if _head(theirs, batch.schema.names) and not f"{theirs}.".startswith(f"{path}.")
     }
     exploded = pa.RecordBatch.from_pydict({**others, path: pc.list_flatten(lists)})
     return exploded, rows[parents.to_numpy(zero_copy_only=False)], refused
@@ -141,9 +147,10 @@ def _within_bytes(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _head(path: str, names: list[str]) -> str | None:
-    """The column that the dotted `path` begins with."""
+    """The column that the dotted `path` begins with; the longest, which may be an exploded list
+    beside the column that holds it."""
     steps = path.split(".")
-    heads = (".".join(steps[: end + 1]) for end in range(len(steps)))
+    heads = (".".join(steps[:end]) for end in range(len(steps), 0, -1))
     return next((head for head in heads if head in names), None)
 
 

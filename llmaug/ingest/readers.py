@@ -292,10 +292,13 @@ def _is_bytes(kind: pa.DataType) -> bool:
 def _whole(piece: Piece, layout: Layout) -> Piece:
     """`piece` with all required columns."""
     table = piece.table
-    for name in layout.required:
-        if name not in table.column_names and len(piece.rows):
-            table = table.append_column(name, pa.nulls(len(piece.rows), pa.string()))
-    return piece._replace(table=table)
+    absent = [name for name in layout.required if name not in table.column_names]
+    if not absent or not len(piece.rows):
+        return piece
+    # Not appended: a table without any of our columns has no rows.
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    columns |= {name: pa.nulls(len(piece.rows), pa.string()) for name in absent}
+    return piece._replace(table=pa.table(columns))
 
 
 def _as_text(value: Any) -> str | None:

@@ -248,6 +248,20 @@ def test_sessions_of_events_are_exploded(tmp_path: Path) -> None:
         assert pieces[0].rows.tolist() in ([1, 2, 3], [1, 2, 4])
 
 
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_list_in_a_struct_is_exploded(tmp_path: Path, format: str) -> None:
+    rows = [
+        {"s": {"user": "u1", "events": [{"aid": "a", "ts": "1"}, {"aid": "b", "ts": "2"}]}},
+        {"s": {"user": "u2", "events": [{"aid": "c", "ts": "3"}]}},
+    ]
+    lines = "\n".join(json.dumps(row) for row in rows).encode()
+    (tmp_path / "x").write_bytes(parquet_of(rows) if format == "parquet" else lines)
+    columns = {"user_id": "s.user", "item_id": "s.events.aid", "timestamp": "s.events.ts"}
+    pieces = read(tmp_path, format, columns, explode="s.events")
+    found = [tuple(row.values()) for row in rows_of(pieces)]
+    assert found == [("u1", "a", "1"), ("u1", "b", "2"), ("u2", "c", "3")]
+
+
 def test_a_history_in_a_field_is_a_list_of_words(tmp_path: Path) -> None:
     (tmp_path / "behaviors.tsv").write_text("1\tU1\t11/15/2019 8:00:00 AM\tN5 N6 N7\n")
     header = ["impression", "user_id", "timestamp", "history"]
@@ -374,6 +388,18 @@ def test_a_column_that_one_file_lacks_is_null_there(tmp_path: Path) -> None:
     (tmp_path / "c.csv").unlink()
     with pytest.raises(UserError, match="no column 'stars' for value"):
         read(tmp_path, "csv", {"value": "stars"})
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+def test_a_file_with_none_of_our_columns_is_rows_of_nothing(tmp_path: Path, format: str) -> None:
+    """Each is quarantined with its reason; the file is not said to be damaged."""
+    row = {"user_id": "u1", "item_id": "a", "timestamp": "1"}
+    for name, rows in (("a", [row]), ("b", [{"page": "home"}] * 2)):
+        text = "\n".join([",".join(rows[0]), *(",".join(each.values()) for each in rows)])
+        text = "\n".join(json.dumps(each) for each in rows) if format == "jsonl" else text
+        (tmp_path / name).write_bytes(parquet_of(rows) if format == "parquet" else text.encode())
+    pieces = read(tmp_path, format)
+    assert rows_of(pieces) == [row, *[dict.fromkeys(row)] * 2] and not refusals(pieces)
 
 
 def test_a_key_that_comes_late_is_no_missing_column(tmp_path: Path) -> None:
