@@ -98,9 +98,7 @@ def lines(stream: Stream, layout: Layout) -> Iterator[tuple[int, str | Refused]]
         except UnicodeDecodeError as error:
             yield number, Refused(number, "not_utf8", _what_it_is(line, error, layout))
             continue
-        if text[0] == BOM:
-            text = text.lstrip(BOM)
-        text = text.rstrip("\r\n")
+        text = text.lstrip(BOM).rstrip("\r\n")
         if text and not text.isspace():
             yield number, text
 

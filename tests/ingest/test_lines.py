@@ -110,6 +110,15 @@ def test_an_encoding_can_be_set(tmp_path: Path, encoding: str) -> None:
     assert rows_of(read(tmp_path, "csv", encoding=encoding))[0]["item_id"] in ("é", "日本")
 
 
+def test_a_file_of_a_mark_alone_holds_no_rows(tmp_path: Path) -> None:
+    """An export of an empty table, beside others; utf-8-sig decodes the mark to nothing."""
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf")
+    (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbfuser_id,item_id,timestamp\nu1,a,1\n")
+    for encoding in (None, "utf-8", "utf-8-sig"):
+        pieces = read(tmp_path, "csv", encoding=encoding)
+        assert users(pieces) == ["u1"]
+
+
 def test_windows_text_is_refused_with_the_setting_that_reads_it(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("user_id,item_id,timestamp\nu1,é,1\nu2,e,1\n".encode("cp1252"))
     pieces = read(tmp_path, "csv")
