@@ -16,6 +16,8 @@ from llmaug.core.storage import Storage
 from llmaug.errors import UserError
 
 _GLOB = "*?["
+_TABLE_MARKS = ("_delta_log", ".hoodie")
+"""Hidden folders that say what the files beside them are."""
 
 
 class Source(NamedTuple):
@@ -59,8 +61,10 @@ def list_sources(
         )
     base = folder.path().rstrip("/")
     skipped: Counter[str] = Counter()
-    walk = _walk_local(base, setting, skipped) if folder.is_local else _walk(folder, base)
-    listed = dict(walk)
+    if folder.is_local:
+        listed = dict(_walk_local(base, pattern, setting, skipped))
+    else:
+        listed = dict(_walk(folder, base))
     live = _live_files(folder, base, listed, setting)
     found = []
     for path, info in listed.items():
@@ -138,15 +142,24 @@ def _fits(steps: list[str], pattern: list[str]) -> bool:
     return bool(steps) and fnmatchcase(steps[0], pattern[0]) and _fits(steps[1:], pattern[1:])
 
 
+def _may_lead(steps: list[str], pattern: list[str]) -> bool:
+    """Can a path that begins with the folders `steps` fit the pattern?"""
+    if not steps or not pattern or pattern[0] == "**":
+        return True
+    return fnmatchcase(steps[0], pattern[0]) and _may_lead(steps[1:], pattern[1:])
+
+
 def _walk(folder: Storage, base: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for path, info in folder.fs.find(base, detail=True).items():
         yield str(path), info
 
 
 def _walk_local(
-    base: str, setting: str, skipped: Counter[str]
+    base: str, pattern: list[str] | None, setting: str, skipped: Counter[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Files below `base`; links are followed where they stay within it."""
+    """Files below `base`; links are followed where they stay within it. Of links, those that the
+    `pattern` does not mean are passed over, and so are hidden folders: both lead anywhere in a
+    folder that holds a project (`.venv`)."""
     root = os.path.realpath(base)
     if os.path.isfile(root):
         yield base, _info(root)
@@ -157,12 +170,16 @@ def _walk_local(
         )
     seen = {root}
     for folder, folders, files in os.walk(base, followlinks=True, onerror=_raise):
+        folders[:] = [name for name in folders if name[:1] not in "._" or name in _TABLE_MARKS]
         for name in [*folders]:
             path = os.path.join(folder, name)
             if not os.path.islink(path):
                 continue
+            if pattern is not None and not _may_lead(_steps(path, base), pattern):
+                folders.remove(name)
+                continue
             target = _inside(path, root, base, setting)
-            if name[:1] in "._" or target in seen or root.startswith(target + os.sep):
+            if target in seen or root.startswith(target + os.sep):
                 folders.remove(name)  # a circle, or linked twice
             seen.add(target)
         for name in files:
@@ -171,12 +188,18 @@ def _walk_local(
                 yield path, {"size": 0}
                 continue
             if os.path.islink(path):
+                if pattern is not None and not _fits(_steps(path, base), pattern):
+                    continue
                 _inside(path, root, base, setting)
             info = _info(path)
             if stat.S_ISREG(info["mode"]):
                 yield path, info
             else:
                 skipped["pipes and devices"] += 1
+
+
+def _steps(path: str, base: str) -> list[str]:
+    return os.path.relpath(path, base).split(os.sep)
 
 
 def _inside(link: str, root: str, base: str, setting: str) -> str:

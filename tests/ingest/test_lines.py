@@ -487,6 +487,23 @@ def test_globs_name_files_and_folders(tmp_path: Path) -> None:
         names(tmp_path / "*.json")
 
 
+def test_links_that_are_not_meant_stop_nobody(tmp_path: Path) -> None:
+    """`./*.csv` in the folder of a project, whose .venv leads to the Python of the system."""
+    project = tmp_path / "project"
+    (tmp_path / "python").write_text("x")
+    (tmp_path / "old").mkdir()
+    for name in (".venv/bin/python", "_build/python", "docs/python", "python"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).symlink_to(tmp_path / "python")
+    (project / "old").symlink_to(tmp_path / "old")
+    (project / "clicks.csv").write_text("x")
+    assert names(project / "*.csv") == ["clicks.csv"]
+    (project / "docs" / "python").unlink()
+    for pattern in ("", "pytho?", "**/clicks.csv", "ol*/clicks.csv"):  # these may mean a link
+        with pytest.raises(UserError, match="a link to .*, outside"):
+            names(project / pattern)
+
+
 @pytest.mark.parametrize(
     ("mark", "kind"),
     [
