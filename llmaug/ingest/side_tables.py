@@ -30,6 +30,7 @@ from llmaug.ingest.readers import check_columns, read_pieces
 from llmaug.ingest.side_ledger import SideTable
 
 ITEM_COLUMNS = ("item_id", *FIELDS)
+_ROWS_COMPARED = 5_000  # at a time: a row as Python objects takes a kilobyte
 
 
 def read_items(storage: Storage, config: IngestConfig, note: Callable[[str], None]) -> SideTable:
@@ -188,14 +189,16 @@ def _first_of_each(
     again = np.ones(len(coded), bool)
     again[first] = False
     later = np.flatnonzero(again)
-    new = rows.take(pa.array(later)).to_pylist()
-    old = rows.take(pa.array(first[of[later]])).to_pylist()
-    for at, ours, theirs in zip(later, new, old, strict=True):
-        if ours == theirs:
-            side.num_repeated += 1
-        else:
-            again_at = Refused(int(numbers[at]), "duplicate_id", None)
-            side.refused.append((files[at], again_at))
+    for start in range(0, len(later), _ROWS_COMPARED):
+        block = later[start : start + _ROWS_COMPARED]
+        new = rows.take(pa.array(block)).to_pylist()
+        old = rows.take(pa.array(first[of[block]])).to_pylist()
+        for at, ours, theirs in zip(block, new, old, strict=True):
+            if ours == theirs:
+                side.num_repeated += 1
+            else:
+                again_at = Refused(int(numbers[at]), "duplicate_id", None)
+                side.refused.append((files[at], again_at))
     return rows.filter(pa.array(~again))
 
 

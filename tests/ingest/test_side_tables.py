@@ -4,11 +4,13 @@ in what is optional, and counted to the row. No Ray."""
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -105,6 +107,21 @@ def test_the_first_row_of_an_id_wins_and_stops_nobody(tmp_path: Path) -> None:
         "ingest.items: 2 of 4 rows have the id of an earlier one, which is kept (1 of them say "
         "something else than it)"
     ]
+
+
+def test_repeated_rows_take_no_memory_each() -> None:
+    """A catalogue that was exported every hour: few items, each of them many times."""
+    num_rows = 20_000
+    ids, tags = [str(at % 100) for at in range(num_rows)], [["a", "b"]] * num_rows
+    titles = ["T"] * (num_rows - 1) + ["other"]
+    rows = pa.table({"item_id": ids, "tags": tags, "title": titles})
+    side = SideTable("items", rows)
+    tracemalloc.start()
+    kept = side_tables._first_of_each(side, rows, ["f"] * num_rows, np.arange(num_rows))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (kept.num_rows, side.num_repeated, len(side.refused)) == (100, num_rows - 101, 1)
+    assert peak < 8 * 2**20
 
 
 def test_the_ids_of_a_catalogue_follow_the_rules_of_the_logs(tmp_path: Path) -> None:
