@@ -45,8 +45,9 @@ locals {
   # arn:aws:iam::111122223333:oidc-provider/oidc.eks.us-east-1.amazonaws.com/id/EXAMPLE
   issuer = local.on_eks ? split("oidc-provider/", var.oidc_provider_arn)[1] : ""
   # The rights of a job stand in one place: s3-policy.json, for the root s3://example-bucket/llmaug.
+  # A substring between slashes would be a regular expression to replace().
   shipped    = file("${path.module}/../s3-policy.json")
-  of_prefix  = replace(replace(local.shipped, "/llmaug/", "/${var.prefix}/"), "\"llmaug", "\"${var.prefix}")
+  of_prefix  = replace(replace(local.shipped, "example-bucket/llmaug", "example-bucket/${var.prefix}"), "\"llmaug", "\"${var.prefix}")
   job_policy = replace(local.of_prefix, "example-bucket", var.bucket)
 }
 

@@ -40,6 +40,21 @@ def only(blocks: Any) -> Any:
     return block
 
 
+def replaced_in(expression: str) -> list[tuple[str, str]]:
+    """(substring, replacement) of each replace() of two strings, the innermost first."""
+    text = r'"((?:\\"|[^"])*)"'
+    pairs = re.findall(rf", {text}, {text}\)", expression)
+    assert len(pairs) == expression.count("replace(")
+    return [(old.replace('\\"', '"'), new.replace('\\"', '"')) for old, new in pairs]
+
+
+def replace(text: str, old: str, new: str) -> str:
+    """As Terraform's function does it: a substring between slashes is a regular expression."""
+    if len(old) > 1 and old[0] == old[-1] == "/":
+        return re.sub(old[1:-1], lambda found: new, text)
+    return text.replace(old, new)
+
+
 def test_nobody_from_outside_reads_the_bucket(found: dict[str, Any]) -> None:
     block = found["resource"]["aws_s3_bucket_public_access_block"]["root"]
     for way in ("block_public_acls", "block_public_policy", "ignore_public_acls",
@@ -71,15 +86,19 @@ def test_a_job_has_the_rights_of_the_policy_for_its_own_bucket(found: dict[str, 
     values = found["locals"]
     assert values["shipped"] == '${file("${path.module}/../s3-policy.json")}'
     text = (INFRA / "s3-policy.json").read_text()
-    replacements = re.findall(r'"((?:\\"|/)llmaug/?)", "([^ ]*)"\)', values["of_prefix"])
-    assert replacements == [("/llmaug/", "/${var.prefix}/"), ('\\"llmaug', '\\"${var.prefix}')]
-    for old, new in replacements:
-        text = text.replace(old.replace("\\", ""), new.replace("\\", ""))
+    for old, new in replaced_in(values["of_prefix"]):
+        text = replace(text, old, new)
     assert values["job_policy"] == '${replace(local.of_prefix, "example-bucket", var.bucket)}'
-    text = text.replace("example-bucket", "my-data").replace("${var.prefix}", "shops/logs")
-    policy = json.dumps(json.loads(text)["Statement"])
-    assert "example" not in policy and "llmaug" not in policy
-    assert "arn:aws:s3:::my-data/shops/logs/" in policy and '"shops/logs/*"' in policy
+    text = replace(text, "example-bucket", "my-data").replace("${var.prefix}", "shops/logs")
+    listed, logs, made = json.loads(text)["Statement"]
+    assert listed["Resource"] == "arn:aws:s3:::my-data"
+    assert listed["Condition"]["StringLike"]["s3:prefix"] == ["shops/logs", "shops/logs/*"]
+    assert logs["Resource"] == "arn:aws:s3:::my-data/shops/logs/logs/*"
+    assert {arn.rpartition("/")[0] for arn in made["Resource"]} == {
+        f"arn:aws:s3:::my-data/shops/logs/{folder}"
+        for folder in ("runs", "published", "outcomes_cache", "clean_logs", "models", "datasets",
+                       "tune", "comparisons", "forgotten")
+    }  # fmt: skip
 
 
 def test_the_reader_writes_nothing(found: dict[str, Any]) -> None:
