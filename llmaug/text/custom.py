@@ -7,6 +7,7 @@ second question, about each answer that passed the filters: those that it scores
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,8 @@ from llmaug.text.task import Answer, Row, Task, read_by_schema, read_json, schem
 _TYPES = {
     "string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
 }  # fmt: skip
+# Dates, numbers, codes: a string that has to fit a pattern, or a name, may be one and no text.
+_CODE = re.compile(r"[\w.:/+-]+", re.ASCII)
 
 
 class Score(BaseModel):
@@ -126,14 +129,21 @@ def _plain(value: Any, kind: Any) -> Any:
     return one_line(value) if isinstance(value, str) else value
 
 
-def _texts(schema: dict[str, Any], answer: Answer) -> list[str]:
-    """Strings that the schema leaves free."""
-    own = schema["properties"]
-    return [
-        value
-        for name, value in answer.items()
-        if isinstance(value, str) and not {"enum", "const", "pattern"} & set(own[name])
-    ]
+def _texts(schema: Any, value: Any) -> list[str]:
+    """Strings that the schema leaves free, at any depth, and names that it does not give."""
+    own = schema if isinstance(schema, dict) else {}
+    if "enum" in own or "const" in own:
+        return []
+    if isinstance(value, str):
+        return [] if "pattern" in own and _CODE.fullmatch(value) else [value]
+    if isinstance(value, list):
+        return [text for inner in value for text in _texts(own.get("items"), inner)]
+    if isinstance(value, dict):
+        given, others = own.get("properties", {}), own.get("additionalProperties")
+        names = [name for name in value if name not in given and not _CODE.fullmatch(name)]
+        texts = (_texts(given.get(name, others), inner) for name, inner in value.items())
+        return names + [text for found in texts for text in found]
+    return []
 
 
 def _score(text: str) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -86,7 +87,27 @@ def test_each_property_becomes_a_column() -> None:
         "item_id": "i00", "mood": "sad", "why": "it rains", "age": 12, "for": '["all"]',
         "origin": "synthetic",
     }  # fmt: skip
-    assert mood.texts(answer) == ["it rains"]  # a choice is no free text
+    assert mood.texts(answer) == ["it rains", "all"]  # a choice is no free text
+
+
+def test_free_text_is_found_at_any_depth() -> None:
+    own = task(json_schema={"type": "object", "properties": {
+        "when": {"type": "string", "pattern": "^.{4,40}$"},
+        "steps": {"type": "array", "items": {"type": "object", "properties": {
+            "kind": {"enum": ["warm", "cold"]}, "say": {"type": "string"}}}},
+        "more": {"type": "object"},
+        "moods": {"type": "object", "additionalProperties": {"enum": ["glad", "sad"]}},
+        "any": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    }})  # fmt: skip
+    answer = {
+        "when": "after the rain", "steps": [{"kind": "warm", "say": "stir it"}],
+        "more": {"left open": ["one", {"n": "two"}]}, "moods": {"u1": "glad"}, "any": "three",
+    }  # fmt: skip
+    assert sorted(own.texts(own.parse(json.dumps(answer)))) == [
+        "after the rain", "left open", "one", "stir it", "three", "two"
+    ]  # fmt: skip
+    # What a pattern asks for may be a date or a code: no text, which would be refused as empty.
+    assert own.texts({"when": "1994-05-03"}) == own.texts({"when": "B-7"}) == []
 
 
 @pytest.mark.parametrize(

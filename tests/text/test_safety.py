@@ -58,6 +58,27 @@ def test_what_is_kept_says_what_it_is(language: str, mark: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "array", "items": {"type": "string"}}, ["Drink water.", "HERE"]),
+        ({"type": "object"}, {"first": {"then": ["HERE"]}}),
+        ({"type": "string", "pattern": "[.]$"}, "HERE"),
+    ],
+)
+def test_advice_and_addresses_hide_in_no_list_and_no_object(schema: Any, said: Any) -> None:
+    properties = {"type": "object", "properties": {"tips": schema}}
+    section = config({**MOOD, "json_schema": properties}, safety="health").text
+    own, answer = task_of(section, section.tasks[0]), json.dumps({"tips": said})
+    [row] = own.rows(items(["Headaches"]))
+    dose, address = CORPUS["unsafe_dosage"][0], "Mail bob.smith@example.com about it."
+    for text, reason in ((dose, "unsafe_dosage"), (address, "personal_data")):
+        assert verdict(own, row, answer.replace("HERE", text), 30)[1] == (reason, text)
+    kept, refused = verdict(own, row, answer.replace("HERE", "Rest in the shade."), 30)
+    assert kept is not None and refused is None
+    assert "Rest in the shade. [synthetic, not advice]" in row_of(own, row, kept)["tips"]
+
+
+@pytest.mark.parametrize(
     "template",
     ["Which dose of {{ title }} shall one take?", "Diagnose the reader of {{ title }}.",
      "Give medication advice on {{ title }}.", "{{ title }}: 应该吃什么药?",
