@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import pyarrow as pa
@@ -42,8 +43,8 @@ def forget(
 
     user_ids: as in the logs. models: published versions are deleted too, not marked. Returns what
     was found (`descent.described`) with {deleted, models, receipt: its path, or None}. Raises
-    UserError where a run is held by a process; what was removed before stays so, and the same
-    command does the rest.
+    UserError where a run is held by a process, before anything is removed. Whenever it is stopped,
+    the same command does the rest.
     """
     if given := [user for user in user_ids if is_pseudonym(user) or not user]:
         raise UserError(
@@ -58,13 +59,26 @@ def forget(
     hashes = [remember_to_forget(storage, user, name) for user in user_ids]
     receipt = {"users": hashes, "begun_utc": utc_now(), **report}
     storage.write_json(receipt, RECEIPTS, name)  # what is removed is known even if we are killed
-    removed = {
-        "runs": {run_id: _remove_run(storage, run_id, tell) for run_id in found.runs},
-        "cache": _remove_cache(storage, found),
-        "lists": _remove_from_lists(storage, found),
-        "clean_logs": _remove_clean_logs(storage),
-    }
-    _judge_versions(storage, found, models, name, tell)
+    with ExitStack() as held:
+        leases = {
+            run_id: held.enter_context(Lease(storage, f"{RUNS}/{run_id}", tell=tell))
+            for run_id in found.runs
+        }
+        removed: dict[str, Any] = {
+            "cache": _remove_cache(storage, found),
+            "lists": _remove_from_lists(storage, found),
+            "clean_logs": _remove_clean_logs(storage),
+        }
+        _judge_versions(storage, found, models, name, tell)
+        # By the runs all the rest was found, and by a run its followers, which `found` has after
+        # it: were they gone first, nobody would find what is left when this is stopped.
+        removed["runs"] = {
+            run_id: _remove_run(storage, run_id, found, leases[run_id])
+            for run_id in reversed(found.runs)
+        }
+    if storage.is_local:
+        for run_id in found.runs:
+            storage.delete(RUNS, run_id)
     whole = {**receipt, "removed": removed, "finished_utc": utc_now()}
     storage.write_json({**whole, "digest": digest(whole)}, RECEIPTS, name)
     return {**report, "receipt": storage.uri(RECEIPTS, name)}
@@ -82,17 +96,18 @@ def _logs(storage: Storage) -> list[str]:
     return sorted(places)
 
 
-def _remove_run(storage: Storage, run_id: str, tell: Callable[[str], None]) -> dict[str, Any]:
+def _remove_run(storage: Storage, run_id: str, found: Descent, lease: Lease) -> dict[str, Any]:
     """{files, bytes, digest: of their names and sizes} of what was there."""
     folder = f"{RUNS}/{run_id}"
-    with Lease(storage, folder, tell=tell) as lease:
-        sizes = {n: size for n, size in storage.sizes(folder).items() if n != "lease.json"}
-        names = [name for name in storage.names(folder) if name not in ("lease.json", "run.json")]
-        for name in [*names, "run.json"]:  # last: a run that is half removed is still one
-            lease.confirm()
-            storage.delete(folder, name)
-    if storage.is_local:
-        storage.delete(RUNS, run_id)
+    sizes = {n: size for n, size in storage.sizes(folder).items() if n != "lease.json"}
+    naming = {path.split("/")[2] for path in found.rows if path.startswith(f"{folder}/")}
+    # Of a run that is half removed there is still what it is found by: the tables that name a
+    # user, in ingest/ which names they have, and that it is a run.
+    last = [*sorted(naming - {"ingest"}), "ingest", "run.json"]
+    first = [name for name in storage.names(folder) if name not in ("lease.json", *last)]
+    for name in [*first, *last]:
+        lease.confirm()
+        storage.delete(folder, name)
     return {"files": len(sizes), "bytes": sum(sizes.values()), "digest": digest(sizes)}
 
 

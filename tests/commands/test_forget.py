@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,9 +12,10 @@ import pytest
 
 from llmaug.commands.forget import MARK, forget
 from llmaug.commands.recommend_all import recommend_all
-from llmaug.core.contents import MANIFEST
+from llmaug.core.formats import MANIFEST as STAGE
 from llmaug.core.lease import Lease
 from llmaug.core.storage import Storage
+from llmaug.core.stored import MANIFEST
 from llmaug.errors import UserError
 from llmaug.generate.outcome_cache import remember
 from llmaug.publish import pointer
@@ -107,6 +111,72 @@ def test_answers_of_several_models_together_go_too(storage: Storage) -> None:
     found = forget(storage, ["u1"], delete=True)
     assert found["cache_folders"] == ["outcomes_cache/causal@together"]
     assert "uniform@apart" in storage.names("outcomes_cache")
+
+
+def make_family(storage: Storage) -> None:
+    """`parent` was trained on u1, and so was `tonight`. `follower` and `last` know other users
+    alone, and took their generators from `parent` and from one another. All have answers in the
+    cache, and a published version."""
+    family = {"parent": ("u1", None), "tonight": ("u1", None),
+              "follower": ("x1", "parent"), "a-last": ("x1", "follower")}  # fmt: skip
+    for run_id, (user, of) in family.items():
+        folder, model = f"runs/{run_id}", run_id.ljust(16, "0")
+        lm = {"model": "causal", "name": "m", **({"warm_start": of} if of else {})}
+        storage.write_json({"config": {"lm": lm}}, folder, "run.json")
+        storage.write_table(pa.table({"user_id": [user]}), folder, "split", "p.parquet")
+        storage.write_table(pa.table({"weight": [1.0]}), folder, "training", "p.parquet")
+        made = {"fingerprint": "f", "counts": {"model_digest": model}, "parts": [], "seconds": 1.0}
+        storage.write_json({**STAGE.stamp, **made}, f"{folder}/lm/m", MANIFEST)
+        rows = pa.Table.from_pylist([answer(run_id, None)], schema=OUTCOME)
+        remember(storage, f"m@{model}", "0.part", run_id, "p", rows)
+        storage.write_json({"run_id": run_id}, f"published/shop/versions/{run_id}-1", pointer.CARD)
+
+
+def left_of(storage: Storage) -> set[str]:
+    """All files but the list of those who are forgotten, with the receipts."""
+    return {path for path in storage.sizes() if not path.startswith("forgotten/")}
+
+
+def test_while_a_run_is_held_nothing_is_lost_track_of(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    make_family(storage)
+    before = left_of(storage)
+    with Lease(storage, "runs/tonight"):
+        with pytest.raises(UserError, match="held by"):
+            forget(storage, ["u1"], delete=True, models=True)
+        assert left_of(storage) == before | {"runs/tonight/lease.json"}
+    forget(storage, ["u1"], delete=True, models=True)
+    assert not left_of(storage) and not storage.names("runs")
+
+
+def stopped_after(num: int) -> Callable[..., None]:
+    """`Storage.delete` of a process that is stopped when it has deleted so often."""
+    real, left = Storage.delete, [num]
+
+    def delete(storage: Storage, *names: str) -> None:
+        if names[-1] != "lease.json":
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        real(storage, *names)
+
+    return delete
+
+
+def test_wherever_it_is_stopped_the_next_one_does_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for num in itertools.count():
+        storage = Storage(str(tmp_path / str(num)))
+        make_family(storage)
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(Storage, "delete", stopped_after(num))
+            forget(storage, ["u1"], delete=True, models=True)
+            break
+        forget(storage, ["u1"], delete=True, models=True)
+        # That there was a run, and how it was configured, may be left of one.
+        assert {path.split("/")[-1] for path in left_of(storage)} <= {"run.json"}
+    assert num > 20 and not left_of(storage)
 
 
 def test_a_pseudonym_is_not_what_the_logs_are_searched_for(storage: Storage) -> None:
