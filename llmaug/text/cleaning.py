@@ -88,6 +88,11 @@ def one_line(text: str) -> str:
     return _SPACE.sub(" ", text).strip()
 
 
+def whole_characters(text: str) -> str:
+    """With half a character (a lone surrogate, which no file can hold) as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def cut_by_length(text: str, max_tokens: int) -> str:
     """Where the tokenizer is elsewhere: three bytes a token, which is too few for most texts."""
     data = text.encode()

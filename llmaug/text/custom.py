@@ -52,7 +52,7 @@ def task(text: TextConfig, config: CustomConfig) -> Task:
         name=config.name,
         template=config.template,
         schema=schema,
-        parse=partial(read_by_schema, schema),
+        parse=partial(_parse, schema),
         texts=partial(_texts, schema),
         sampling=config,
         max_new_tokens=config.max_new_tokens,
@@ -127,6 +127,20 @@ def _plain(value: Any, kind: Any) -> Any:
     if kind not in _TYPES:
         return json.dumps(value, ensure_ascii=False)
     return one_line(value) if isinstance(value, str) else value
+
+
+def _parse(schema: dict[str, Any], text: str) -> Answer:
+    """Raises ValueError for numbers that their columns cannot hold, too."""
+    answer = read_by_schema(schema, text)
+    for name, own in schema["properties"].items():
+        if _type(own) == "integer" and not -(2**63) <= answer[name] < 2**63:
+            raise ValueError(f"{name} is no integer of 64 bits")
+        if _type(own) == "number":
+            try:
+                answer[name] = float(answer[name])
+            except OverflowError as error:
+                raise ValueError(f"{name}: {error}") from error
+    return answer
 
 
 def _texts(schema: Any, value: Any) -> list[str]:

@@ -28,6 +28,7 @@ from llmaug.config import EndpointConfig
 from llmaug.generate.engines import TOKENS, Finished
 from llmaug.generate.units import Units
 from llmaug.schema import SAID
+from llmaug.text.cleaning import whole_characters
 from llmaug.text.images import ImageError, Images, as_jpeg
 
 REFUSED, UNREACHABLE = "refused_by_endpoint", "endpoint_unavailable"
@@ -195,14 +196,23 @@ def read_answer(data: bytes) -> dict[str, Any]:
         usage = answer.get("usage") or {}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
         return {
-            "text": str(text),
-            "asked_tokens": int(usage.get("prompt_tokens") or 0),
-            "said_tokens": int(usage.get("completion_tokens") or 0),
-            "cached": int(cached or 0),
+            "text": whole_characters(str(text)),
+            "asked_tokens": _count(usage.get("prompt_tokens")),
+            "said_tokens": _count(usage.get("completion_tokens")),
+            "cached": _count(cached),
         }
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:  # fmt: skip
         shown = data[:200].decode(errors="replace")
         raise EndpointError(REFUSED, f"no chat completion: {shown}") from error
+
+
+def _count(tokens: Any) -> int:
+    """As outcomes hold it. Raises ValueError for what they cannot hold."""
+    number = int(tokens or 0)
+    if not 0 <= number < 2**31:
+        raise ValueError(f"{number} tokens")
+    return number
 
 
 def wait_s(first_s: float, attempt: int, asked_for: str) -> float:

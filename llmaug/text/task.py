@@ -12,8 +12,10 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from llmaug.config import SamplingConfig, TextConfig, TextTaskConfig, imported
+from llmaug.text.cleaning import whole_characters
 
 Answer = dict[str, Any]
+_MAX_DEPTH = 100  # of an answer: Python stops at about a thousand calls
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,27 @@ def read_json(text: str) -> Any:
     them through, and `cleaning.one_line` takes them out of what is kept. Bytes that are no UTF-8
     are one character for it, and became several."""
     try:
-        return json.loads(re.sub("\ufffd+", "\ufffd", text), strict=False)
+        return _storable(json.loads(re.sub("\ufffd+", "\ufffd", text), strict=False))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _storable(value: Any, depth: int = 0) -> Any:
+    """An answer that every stage can hold: escapes may stand for half a character (`"\\ud83d"`),
+    and 1.0 is an integer, which Python takes for no index."""
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        return whole_characters(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_storable(inner, depth + 1) for inner in value]
+    if isinstance(value, dict):
+        return {
+            whole_characters(name): _storable(inner, depth + 1) for name, inner in value.items()
+        }
+    return value
 
 
 def read_by_schema(schema: dict[str, Any], text: str) -> Answer:
@@ -128,7 +148,10 @@ def read_by_schema(schema: dict[str, Any], text: str) -> Answer:
     from jsonschema import Draft202012Validator
 
     answer = read_json(text)
-    problem = next(Draft202012Validator(schema).iter_errors(answer), None)
+    try:
+        problem = next(Draft202012Validator(schema).iter_errors(answer), None)
+    except OverflowError as error:  # multipleOf of a number that no float can hold
+        raise ValueError(str(error)) from error
     if problem is not None:
         raise ValueError(problem.message)
     return dict(answer)

@@ -118,6 +118,37 @@ def test_an_answer_is_by_the_schema_whoever_gave_it(said: str) -> None:
         task().parse(said)
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ('{"year": 1994.0, "score": 7, "why": "fun", "more": 2.0}', (1994, 7.0, "fun", "2")),
+        ('{"year": 1, "score": 19941994199419941994, "why": "", "more": [1e30]}',
+         (1, 19941994199419941994.0, "", f"[{int(1e30)}]")),
+        ('{"year": 1, "score": 0, "why": "fun \\ud83d", "more": {"\\udc00": "\\ud83d"}}',
+         (1, 0.0, "fun \ufffd", '{"\ufffd": "\ufffd"}')),
+        ('{"year": 199419941994199419941994, "score": 1, "why": "", "more": 1}', None),
+        ('{"year": 1e30, "score": 1, "why": "", "more": 1}', None),
+        (f'{{"year": 1, "score": {"9" * 400}, "why": "", "more": 1}}', None),
+        (f'{{"year": 1, "score": 1, "why": "", "more": {"[" * 200}{"]" * 200}}}', None),
+    ],
+    ids=["1.0", "large", "half_a_character", "65_bits", "1e30", "no_float", "nested"],
+)  # fmt: skip
+def test_an_odd_answer_is_kept_or_refused_and_stops_nothing(said: str, kept: Any) -> None:
+    """What is accepted has to fit into the columns: the next stage writes it, each night again."""
+    own = task(json_schema={"type": "object", "properties": {
+        "year": {"type": "integer"}, "score": {"type": "number", "multipleOf": 0.5},
+        "why": {"type": "string"}, "more": {},
+    }})  # fmt: skip
+    if kept is None:
+        with pytest.raises(ValueError):
+            own.parse(said)
+        return
+    answer = json.loads(json.dumps(own.parse(said), ensure_ascii=False).encode())
+    rows = [own.to_row(Row({}, "i00"), answer)]
+    [row] = pa.Table.from_pylist(rows, schema=own.sink).to_pylist()
+    assert tuple(row[name] for name in ("year", "score", "why", "more")) == kept
+
+
 def test_users_are_asked_about_with_their_attributes() -> None:
     about = task(table="users", template="{{ attributes.age }}")
     rows = [{"user_id": "u2", "attributes": [("age", "30")]}, {"user_id": "u1"}]

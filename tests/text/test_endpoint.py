@@ -19,7 +19,7 @@ from llmaug.generate.engines import Finished, together
 from llmaug.generate.units import Units
 from llmaug.schema import UNIT
 from llmaug.text import endpoint as endpoint_module
-from llmaug.text.endpoint import EndpointEngine, wait_s
+from llmaug.text.endpoint import EndpointEngine, EndpointError, read_answer, wait_s
 from tests.servers import free_ports
 from tests.text.chat import Endpoint, Reply, endpoint, write_byte_model
 
@@ -149,6 +149,22 @@ def test_one_that_fails_takes_nobody_with_it() -> None:
     _, done = asked(lambda r, n: (400, "no") if r["seed"] == 1 else good(r, n), 3)
     assert sorted(done.keys.tolist()) == [100, 102]
     assert [key for key, _, _ in done.failed] == [101]
+
+
+def test_an_answer_may_end_within_a_character() -> None:
+    """As one that is cut does: an escape then stands for half of an emoji, which no file holds."""
+    _, done = asked(lambda r, n: (200, "fun \ud83d") if r["seed"] == 1 else good(r, n), 3)
+    assert done.said is not None and not done.failed
+    texts = dict(zip(done.keys.tolist(), done.said["text"].to_pylist(), strict=True))
+    assert len(texts) == 3 and texts[101] == "fun \ufffd"
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 30, "-1", '"many"'])
+def test_a_number_of_tokens_is_one(number: str) -> None:
+    message = '"choices": [{"message": {"content": "fun"}}]'
+    data = f'{{{message}, "usage": {{"prompt_tokens": {number}}}}}'.encode()
+    with pytest.raises(EndpointError, match="no chat completion"):
+        read_answer(data)
 
 
 def test_a_server_that_is_not_there() -> None:

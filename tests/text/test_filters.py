@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llmaug.config import DescribeItemsConfig, TextConfig
+from llmaug.config import DescribeItemsConfig, ExplainConfig, RerankConfig, TextConfig
 from llmaug.text.filters import is_in_language, repeats_itself, verdict
 from llmaug.text.task import Task, task_of
 from tests.text.chat import items
@@ -85,6 +85,14 @@ def test_raw_control_characters_are_read_and_taken_out() -> None:
     answer, refused = verdict(task, row, said, 20)
     assert answer is not None and refused is None
     assert task.to_row(row, answer)["description"] == f"{GOOD[:-1]} or so."
+
+
+def test_numbers_in_an_answer_are_whole_however_they_are_written() -> None:
+    """1.0 is an integer to a JSON schema, and to Python none that names an item of a list."""
+    best = task_of(TextConfig(), RerankConfig()).parse('{"best": [2.0, 1e0]}')["best"]
+    why = '{"because": [1.0], "sentence": "You saw it."}'
+    [because] = task_of(TextConfig(), ExplainConfig()).parse(why)["because"]
+    assert ["abc"[number] for number in (*best, because)] == ["c", "b", "b"]
 
 
 def test_loops() -> None:
