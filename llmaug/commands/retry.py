@@ -24,6 +24,7 @@ from llmaug.core.stage import (
     REVISION,
     Context,
     Stage,
+    content_of,
     fingerprint,
     map_parts,
     run_stage,
@@ -66,7 +67,8 @@ def retry_failed(
                 f"{storage.uri(outcomes)}: made by another version of llmaug, or its inputs have "
                 "changed since: run the job again, the outcomes cache answers what is known"
             )
-        failures = _failures(context)
+        verdicts = _verdicts(context, stage.name, manifest)
+        failures = _failures(storage, verdicts)
         wanted = {name: n for name, n in failures.items() if reason in (None, name)}
         if not wanted:
             there = ", ".join(f"{name} ({n:,})" for name, n in failures.items()) or "none"
@@ -75,7 +77,7 @@ def retry_failed(
         revision = manifest.get("revision", 0) + 1
         storage.write_json({"revision": revision}, outcomes, REVISION)
         storage.delete(outcomes, MANIFEST)
-        _open_again(context, set(wanted), revision)
+        _open_again(context, verdicts, set(wanted), revision)
         counts = run_stage(stage, whole)["counts"]
         return {
             "retried": sum(wanted.values()), "by_reason": wanted, "still_failed": counts[FAILED]
@@ -96,15 +98,18 @@ def _asked(whole: Context, text_task: str | None) -> tuple[Stage, Context]:
     return there[f"{track}/outcomes"], replace(whole, track=track)
 
 
-def _verdicts(context: Context) -> str:
-    """Where the statuses stand: after the filters if they ran, else as generated."""
+def _verdicts(context: Context, outcomes: str, manifest: dict[str, Any]) -> str:
+    """Where the statuses stand: after the filters if they ran on these outcomes (stage of that
+    name, with its manifest), else as generated. Filters that ran before a retry know no answer
+    of it."""
     filtered = context.folder("filtered")
-    return filtered if context.storage.exists(filtered, MANIFEST) else context.folder("outcomes")
+    made = read_manifest(context.storage, filtered) or {}
+    fits = made.get("inputs", {}).get(outcomes) == content_of(manifest)
+    return filtered if fits else context.folder("outcomes")
 
 
-def _failures(context: Context) -> Counter[str]:
+def _failures(storage: Storage, folder: str) -> Counter[str]:
     """{reason: failed units} from the notes of the parts."""
-    storage, folder = context.storage, _verdicts(context)
     found: Counter[str] = Counter()
     for note in notes_of_parts(storage, folder, storage.parts(folder)).values():
         for name, number in note["counts"].items():
@@ -113,8 +118,8 @@ def _failures(context: Context) -> Counter[str]:
     return found
 
 
-def _open_again(context: Context, reasons: set[str], revision: int) -> None:
-    storage, verdicts = context.storage, _verdicts(context)
+def _open_again(context: Context, verdicts: str, reasons: set[str], revision: int) -> None:
+    storage = context.storage
     parts = {part.name for part in read_parts(storage, context.folder("plan"))}
     folders = OutcomeFolders(
         storage, context.folder("plan"), context.folder("outcomes"), context.run_id,

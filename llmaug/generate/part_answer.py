@@ -68,6 +68,23 @@ def keep(
     )
 
 
+def kept_of(
+    folders: OutcomeFolders, part: str
+) -> tuple[pa.Table, dict[str, int], list[str] | None]:
+    """(outcomes, counts, only) of a part as `keep` put them aside; of others there are none."""
+    note = folders.storage.read_json(folders.outcomes, KEPT, f"{part}.json")
+    if not note:
+        return OUTCOME.empty_table(), {}, None
+    file = f"{part}.parquet"
+    kept = folders.storage.read_table(folders.outcomes, KEPT, file, stored=OUTCOMES)
+    return kept.select(OUTCOME.names), note["counts"], note["only"]
+
+
+def in_order(outcomes: pa.Table, unit_ids: pa.Array) -> pa.Table:
+    """As the units stand in the plan."""
+    return outcomes.take(pc.sort_indices(pc.index_in(outcomes["unit_id"], value_set=unit_ids)))
+
+
 class PartAnswer:
     """The answers to one part so far."""
 
@@ -81,13 +98,7 @@ class PartAnswer:
         self.attempts: int = past.get("attempts", 0) + 1
         self.unfinished: int = past.get("unfinished", 0) + 1
         self._note_attempt()
-        self._kept = OUTCOME.empty_table()
-        self._extra: dict[str, int] = {}
-        self._only: list[str] | None = None
-        kept = storage.read_json(folder, KEPT, f"{part}.json")
-        if kept:
-            self._kept = storage.read_table(folder, KEPT, f"{part}.parquet", stored=OUTCOMES)
-            self._extra, self._only = kept["counts"], kept["only"]
+        self._kept, self._extra, self._only = kept_of(folders, part)
         self.num_kept = self._kept.num_rows
         self._answers = [ANSWER.empty_table()]
         self._kept_at = time.monotonic()
@@ -166,9 +177,8 @@ class PartAnswer:
         new = outcomes_of(self.units, pa.concat_tables(self._answers), self.attempts, self._part)
         if not self._kept.num_rows:
             return new
-        both = pa.concat_tables([self._kept.select(OUTCOME.names), new])
-        row = pc.index_in(both["unit_id"], value_set=self.units.table["unit_id"].combine_chunks())
-        return both.take(pc.sort_indices(row))
+        both = pa.concat_tables([self._kept, new])
+        return in_order(both, self.units.table["unit_id"].combine_chunks())
 
 
 def _among(values: pa.ChunkedArray, others: pa.Array) -> np.ndarray:

@@ -39,7 +39,14 @@ from llmaug.generate.engines import EngineMaker
 from llmaug.generate.ledger import check_units
 from llmaug.generate.look import EventLook, Look
 from llmaug.generate.outcome_cache import cache_folder, recall
-from llmaug.generate.part_answer import KEPT, OutcomeFolders, commit, keep
+from llmaug.generate.part_answer import (
+    KEPT,
+    OutcomeFolders,
+    commit,
+    in_order,
+    keep,
+    kept_of,
+)
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.watch import Spent, Watch, interruptible
 from llmaug.ingest.split import TRAIN
@@ -156,20 +163,28 @@ def _answer_from_cache(context: Context, folders: OutcomeFolders, parts: list[Pl
 def _answer_source(
     folders: OutcomeFolders, by_source: dict[str, list[str]], known: list[str], source: str
 ) -> dict[str, int]:
-    """Commit the parts that the cache answers whole; keep what it has of the others."""
+    """Commit the parts that the cache answers whole; keep what it has of the others, beside what
+    was put aside of them: a part that is asked for some units alone stays one."""
     storage, hits = folders.storage, 0
     parts = by_source[source]
     asked = {part: _unit_ids(folders, part) for part in parts}
     everything = pa.concat_arrays(list(asked.values()))
     recalled = recall(storage, folders.generator, source, known, everything)
     for part in parts if recalled.num_rows else []:
-        row = pc.index_in(asked[part], value_set=recalled["unit_id"].combine_chunks())
-        found = recalled.take(row.filter(pc.is_valid(row)))
+        kept, counts, only = kept_of(folders, part)
+        open_ids = asked[part] if only is None else pa.array(only, pa.string())
+        open_ids = open_ids.filter(pc.invert(pc.is_in(open_ids, kept["unit_id"].combine_chunks())))
+        found = recalled.filter(pc.is_in(recalled["unit_id"], open_ids))
+        if not found.num_rows:
+            continue
         hits += found.num_rows
-        if found.num_rows == len(asked[part]):
-            commit(folders, source, part, found, {"cache_hits": found.num_rows})
-        elif found.num_rows:
-            keep(folders, part, found, {"cache_hits": found.num_rows})
+        answered = in_order(pa.concat_tables([kept, found]), asked[part])
+        counts = {**counts, "cache_hits": counts.get("cache_hits", 0) + found.num_rows}
+        rest = counts.get("left_out", 0) + counts.get("not_needed", 0)
+        if answered.num_rows + rest == len(asked[part]):
+            commit(folders, source, part, answered, counts)
+        else:
+            keep(folders, part, answered, counts, only)
     counts = {"cache_hits": hits}
     storage.write_part(pa.table({"source": [source]}), counts, f"{folders.outcomes}/_cache", source)
     return counts

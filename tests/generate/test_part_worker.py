@@ -22,12 +22,14 @@ from llmaug.config import (
     RepeatedConfig,
     TooShortConfig,
 )
+from llmaug.core.formats import OUTCOMES
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
 from llmaug.generate import stage as generate
 from llmaug.generate.engines import Engine, Finished, UniformEngine
 from llmaug.generate.look import EventLook
+from llmaug.generate.outcome_cache import remember
 from llmaug.generate.part_answer import ATTEMPTS, KEPT, OutcomeFolders, keep
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.units import Units
@@ -135,6 +137,32 @@ def test_answers_of_an_unfinished_part_become_a_smaller_part(storage: Storage) -
     counts = generate._commit_part(folders, {name: part}, name)
     assert (counts["units"], counts["left_out"], counts["cache_hits"]) == (4, 6, 1)
     assert [row["unit_id"] for row in rows(storage)] == answered["unit_id"].to_pylist()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_the_cache_knows_is_asked_by_nobody_and_what_is_left_out_stays_so(
+    storage: Storage, known: bool
+) -> None:
+    """Of ten units a limit left three out, and one, the seventh, failed: `retry-failed` asks for
+    that one alone. The cache has all of them by now, or all but the one."""
+    worker(storage, Recorder())(ROW)
+    name = ROW["name"]
+    folders = OutcomeFolders(storage, "runs/test/plan", "runs/test/outcomes", "test", "another@1")
+    first = storage.read_part(folders.outcomes, name, stored=OUTCOMES)
+    failed = first["unit_id"][6].as_py()
+    remember(storage, "another@1", "s", "yesterday", "p", first.slice(0, 6))
+    remember(storage, "another@1", "s", "today", "p", first.slice(6 if known else 7))
+    keep(folders, name, first.slice(0, 6), {"left_out": 3}, only=[failed])
+    storage.delete(folders.outcomes, f"{name}.json")
+
+    found = generate._answer_source(folders, {"s": [name]}, ["s"], "s")
+    engine = Recorder()
+    counts = json.loads(worker(storage, engine)(ROW)["counts"])
+
+    assert found["cache_hits"] == counts.get("cache_hits", 0) == int(known)
+    assert engine.asked == ([] if known else [6])
+    assert (counts["units"], counts["left_out"]) == (7, 3)
+    assert [row["unit_id"] for row in rows(storage)] == first["unit_id"].to_pylist()[:7]
 
 
 def test_a_part_that_is_written_is_not_asked_again(storage: Storage) -> None:

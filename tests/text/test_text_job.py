@@ -15,6 +15,7 @@ from llmaug.commands.retry import retry_failed
 from llmaug.config import Config, parse_config
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage
+from llmaug.errors import UserError
 from llmaug.schema import ITEM, REAL
 from tests.nights import CONFIG, NIGHT, without_ray, write_ingest
 from tests.tables import histories, read_rows
@@ -156,6 +157,10 @@ def test_nothing_is_asked_twice(night: Night, monkeypatch: pytest.MonkeyPatch) -
     server.mended = True
     done = retry_failed(storage, NIGHT, text_task="describe_items")
     assert done == {"retried": 1, "by_reason": {"refused_by_endpoint": 1}, "still_failed": 0}
+    assert len(asked.requests) == before + 1
+    # The filters have not seen that answer yet, and still call it a failure.
+    with pytest.raises(UserError, match="no unit failed"):
+        retry_failed(storage, NIGHT, text_task="describe_items")
     assert len(asked.requests) == before + 1
     renewed = pipeline.run(parsed, storage, NIGHT, until="text")
     assert renewed["text/describe_items/rows"]["counts"]["accepted"] == 14
