@@ -71,11 +71,16 @@ class CustomConfig(TextTaskConfig):
             raise ValueError("json_schema: the answer is an object: type: object, and properties")
         if "$ref" in str(self.json_schema):
             raise ValueError("json_schema: $ref is not followed: write the schema out")
-        for column in properties:
+        for column, own in properties.items():
             if not _FIELD.fullmatch(column) or column in ("item_id", "user_id", "origin"):
                 raise ValueError(
                     f"json_schema: property {column!r} becomes a column: letters, digits and _, "
                     "and not item_id, user_id or origin"
+                )
+            if not isinstance(own, dict):
+                raise ValueError(
+                    f"json_schema: property {column!r} is {own!r}: say what it is, such as "
+                    "`type: string`"
                 )
         return self
 

@@ -104,7 +104,10 @@ def columns_of(schema: dict[str, Any], table: str) -> pa.Schema:
     return pa.schema(
         [
             pa.field("item_id" if table == "items" else "user_id", pa.string(), nullable=False),
-            *(pa.field(name, _TYPES.get(_type(own), pa.string())) for name, own in properties),
+            *(
+                pa.field(name, _TYPES.get(_type(own) or "", pa.string()))
+                for name, own in properties
+            ),
             pa.field("origin", pa.string(), nullable=False),
         ]
     )
@@ -116,13 +119,16 @@ def to_row(schema: dict[str, Any], row: Row, answer: Answer) -> dict[str, Any]:
     return {key: row.item_id or row.user_id, **plain, "origin": SYNTHETIC}
 
 
-def _type(own: dict[str, Any]) -> Any:
-    """Of a property; choices between strings need not say that they are some."""
-    words = [isinstance(each, str) for each in own.get("enum", ())]
-    return "string" if words and all(words) else own.get("type")
+def _type(own: dict[str, Any]) -> str | None:
+    """Of a property, None where it may have several; choices between strings need not say that
+    they are some."""
+    words, kind = [isinstance(each, str) for each in own.get("enum", ())], own.get("type")
+    if words and all(words):
+        return "string"
+    return kind if isinstance(kind, str) else None
 
 
-def _plain(value: Any, kind: Any) -> Any:
+def _plain(value: Any, kind: str | None) -> Any:
     """A string in one line; what has no column type of its own as JSON."""
     if kind not in _TYPES:
         return json.dumps(value, ensure_ascii=False)

@@ -48,6 +48,10 @@ def task(**fields: Any) -> Task:
         ({"json_schema": {**SCHEMA, "$ref": "http://x"}}, r"\$ref is not followed"),
         ({"json_schema": {"type": "object", "properties": {"item_id": {}}}}, r"becomes a column"),
         ({"json_schema": {"type": "object", "properties": {"a b": {}}}}, r"becomes a column"),
+        (
+            {"json_schema": {"type": "object", "properties": {"why": True}}},
+            r"'why' is True: say what",
+        ),
         ({"name": "../x"}, r"cannot be a folder's name"),
         ({"tabel": "users"}, r"unknown key; did you mean 'table'"),
         ({"max_new_tokens": 1000}, r"more than half of text.context_len"),
@@ -88,6 +92,16 @@ def test_each_property_becomes_a_column() -> None:
         "origin": "synthetic",
     }  # fmt: skip
     assert mood.texts(answer) == ["it rains", "all"]  # a choice is no free text
+
+
+def test_what_may_be_missing_is_a_column_of_json() -> None:
+    """A column cannot tell a missing text from one that says "null"; JSON can."""
+    own = task(json_schema={"type": "object", "properties": {"why": {"type": ["string", "null"]}}})
+    made = [own.to_row(Row({}, "i00"), own.parse(said)) for said in
+            ('{"why": null}', '{"why": "null"}', '{"why": "it rains"}')]  # fmt: skip
+    rows = pa.Table.from_pylist(made, schema=own.sink)
+    assert rows["why"].to_pylist() == ["null", '"null"', '"it rains"']
+    assert own.texts(own.parse('{"why": "it rains"}')) == ["it rains"]
 
 
 def test_free_text_is_found_at_any_depth() -> None:
