@@ -52,7 +52,10 @@ def submit(
     Example: `llmaug submit --config shop.yaml --date yesterday --wait 2h --address http://head:8265`
     """
     from llmaug.commands import jobs
+    from llmaug.config.dates import day_of
 
+    # `yesterday` is that of now, also where the job begins after midnight.
+    date = day_of(date).isoformat() if date else None
     parsed = load(config, date)
     run_id = run_id_of(parsed, date, run_id)
     seconds_of(wait)

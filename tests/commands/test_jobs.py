@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from llmaug.cli import jobs as cli
 from llmaug.commands.jobs import command, connect, follow, logs, stop, submit
+from llmaug.config.dates import day_of
 from llmaug.errors import UserError
 
 RUN = "2026-01-31"
@@ -75,6 +77,20 @@ def test_the_job_is_the_run_by_command_in_the_folder_of_the_config(tmp_path: Pat
     assert asked["runtime_env"]["working_dir"] == str(tmp_path)
     assert "env_vars" not in asked["runtime_env"]  # whoever sees the job would read them
     assert {".env", "*.pem", ".aws"} <= set(asked["runtime_env"]["excludes"])
+
+
+def test_the_job_reads_the_day_that_it_was_submitted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submitted before midnight and begun after it: `yesterday` would be another day by then."""
+    (tmp_path / "shop.yaml").write_text('name: shop\ningest: {path: "s3://b/logs/{date}"}\n')
+    cluster, yesterday = Cluster(), day_of("yesterday").isoformat()
+    monkeypatch.setattr("llmaug.commands.jobs.connect", lambda address: cluster)
+    monkeypatch.chdir(tmp_path)
+    cli.submit(Path("shop.yaml"), root="s3://b/root", date="yesterday", detach=True)
+    [asked] = cluster.submitted
+    assert asked["submission_id"] == f"llmaug-shop-{yesterday}"
+    assert asked["entrypoint"].endswith(f"--date {yesterday}")
 
 
 def test_a_run_that_is_running_is_joined(tmp_path: Path) -> None:
