@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmaug.config import Config
+from llmaug.config import Config, EndpointConfig
 from llmaug.core.gpus import uses_gpus
 from llmaug.core.model_files import fetch_model
 from llmaug.core.placing import Ask
@@ -19,6 +19,7 @@ from llmaug.generate.engines import EngineMaker
 from llmaug.generate.stage import Asked, answer_plan
 from llmaug.generate.units import Units
 from llmaug.generate.vllm_engine import VllmEngine
+from llmaug.schema import GENERATED
 from llmaug.text.endpoint import EndpointEngine
 from llmaug.text.image_engine import ImageEngine
 from llmaug.text.images import images_of
@@ -30,11 +31,22 @@ def run(task: Task, context: Context) -> dict[str, Any]:
     context = replace(context, track=task.track)
     counts = answer_plan(context, asked(task, context))
     endpoint = context.config.text.endpoint
-    if context.config.text.engine == "openai" and endpoint is not None:
-        cost = endpoint.cost(counts["prompt_tokens"], counts["output_tokens"])
-        if cost:
-            context.progress.note(f"{task.name}: {cost:,.4f} by the price list of text.endpoint")
+    if context.config.text.engine != "openai" or endpoint is None:
+        return counts
+    if priced := cost_note(endpoint, counts):
+        context.progress.note(f"{task.name}: {priced}")
     return counts
+
+
+def cost_note(endpoint: EndpointConfig, counts: dict[str, Any]) -> str:
+    """What the answers cost, for people to read; empty without prices. Tokens are counted of
+    answers from the cache, too, which were paid for on an earlier night."""
+    cost = endpoint.cost(counts["prompt_tokens"], counts["output_tokens"])
+    if not cost:
+        return ""
+    hits = counts["cache_hits"]
+    free = f", {hits:,} of which came from the outcomes cache and cost nothing now" if hits else ""
+    return f"{cost:,.4f} by the price list of text.endpoint for {counts[GENERATED]:,} answers{free}"
 
 
 def asked(task: Task, context: Context) -> Asked:

@@ -20,6 +20,7 @@ from llmaug.generate.units import Units
 from llmaug.schema import UNIT
 from llmaug.text import endpoint as endpoint_module
 from llmaug.text.endpoint import EndpointEngine, EndpointError, read_answer, wait_s
+from llmaug.text.outcomes import cost_note
 from tests.servers import free_ports
 from tests.text.chat import Endpoint, Reply, endpoint, write_byte_model
 
@@ -203,6 +204,13 @@ def test_cost_by_the_price_list() -> None:
     config = EndpointConfig(base_url="http://x", model="m", price_per_million_input=2.0,
                             price_per_million_output=8.0)  # fmt: skip
     assert config.cost(1_000_000, 250_000) == 4.0
+    counts = {"prompt_tokens": 1_000_000, "output_tokens": 250_000, "generated": 6, "cache_hits": 0}
+    whole = "4.0000 by the price list of text.endpoint for 6 answers"
+    assert cost_note(config, counts) == whole
+    # Who reads a bill is told that it is not all of tonight.
+    again = cost_note(config, {**counts, "cache_hits": 3})
+    assert again == f"{whole}, 3 of which came from the outcomes cache and cost nothing now"
+    assert cost_note(EndpointConfig(base_url="http://x", model="m"), counts) == ""
 
 
 @pytest.mark.soak
