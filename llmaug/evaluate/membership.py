@@ -23,7 +23,7 @@ from llmaug.core.storage import Storage
 from llmaug.ingest.cleaning import id_hash
 from llmaug.ingest.split import TEST, TRAIN, VALIDATION
 from llmaug.items.arrays import group_bounds
-from llmaug.items.vocabulary import load_vocabulary
+from llmaug.items.vocabulary import ITEMS_PART
 from llmaug.schema import SYNTHETIC
 
 MAX_PAIRS, MIN_PAIRS = 2000, 20
@@ -97,7 +97,7 @@ def _pair_part(
     storage: Storage, split: str, vocabulary: str, folder: str, at_most: int, part: str
 ) -> dict[str, Any]:
     """Of users in the order of a hash: each without training events, and a member for it."""
-    items = load_vocabulary(storage, vocabulary).items
+    items = storage.read_part(vocabulary, ITEMS_PART, columns=["item_id", "train_events"])
     known = items.filter(pc.greater(items["train_events"], 0))["item_id"].combine_chunks()
     members = _histories(storage, split, [TRAIN], part, known)
     others = _histories(storage, split, [VALIDATION, TEST], part, known)

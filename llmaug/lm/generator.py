@@ -77,26 +77,24 @@ def generator_of(context: Context) -> Generator:
             f"uniform@{known[:16]}", "uniform", context.folder("vocabulary"), None, known,
             lm.context_len,
         )  # fmt: skip
-    first, *others = (_model_of(context, own.lm.name) for own in member_configs(context.config))
-    counts = context.manifest(f"lm/{lm.name}")["counts"]
+    stages = [f"lm/{own.lm.name}" for own in member_configs(context.config)]
+    found = {stage: context.manifest(stage)["counts"] for stage in stages}
+    first, *others = (
+        Member(counts.get("model_folder") or context.folder(stage), counts["model_digest"])
+        for stage, counts in found.items()
+    )
     digests = [model.model_digest for model in (first, *others)]
     known = digest(digests) if others else first.model_digest
     return Generator(
         name=f"{lm.name}@{known[:16]}",
         kind=lm.model,
-        vocabulary=counts.get("vocabulary_folder") or context.folder("vocabulary"),
+        vocabulary=found[stages[0]].get("vocabulary_folder") or context.folder("vocabulary"),
         model=first.folder,
         model_digest=first.model_digest,
         context_len=lm.context_len,
         others=tuple(others),
-        side=context.folder(f"lm/{lm.name}"),
+        side=context.folder(stages[0]),
     )
-
-
-def _model_of(context: Context, name: str) -> Member:
-    counts = context.manifest(f"lm/{name}")["counts"]
-    folder = counts.get("model_folder") or context.folder(f"lm/{name}")
-    return Member(folder, counts["model_digest"])
 
 
 @lru_cache(maxsize=2)
