@@ -20,12 +20,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from llmaug.config import BudgetConfig, Config, modules_of
 from llmaug.core.cluster import address_of, connect
-from llmaug.core.formats import OUTCOMES, UNITS
+from llmaug.core.formats import OUTCOMES
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, content_of, map_parts, total_counts
 from llmaug.core.storage import Storage
@@ -34,19 +31,12 @@ from llmaug.errors import UserError
 from llmaug.filter.rules import roots_of as roots_of_filters
 from llmaug.generate.board import Board, Limits
 from llmaug.generate.counts import OutcomesCounts
+from llmaug.generate.earlier_nights import answer_from_cache
 from llmaug.generate.engine_maker import engine_maker, engines, idle_cores, num_gpus
 from llmaug.generate.engines import EngineMaker
 from llmaug.generate.ledger import check_units
 from llmaug.generate.look import EventLook, Look
-from llmaug.generate.outcome_cache import cache_folder, recall
-from llmaug.generate.part_answer import (
-    KEPT,
-    OutcomeFolders,
-    commit,
-    in_order,
-    keep,
-    kept_of,
-)
+from llmaug.generate.part_answer import KEPT, OutcomeFolders, commit
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.watch import Spent, Watch, interruptible
 from llmaug.ingest.split import TRAIN
@@ -108,7 +98,7 @@ def answer_plan(context: Context, asked: Asked) -> dict[str, Any]:
         storage, context.folder("plan"), folder, context.run_id, asked.generator
     )
     if context.config.generate.use_cache:
-        _answer_from_cache(context, folders, parts)
+        answer_from_cache(context, folders, parts)
     stopped, seen = run_engines(context, folders, asked, parts)
     done = set(storage.parts(folder))
     if stopped:
@@ -140,59 +130,6 @@ def _figures(counts: Counter[str]) -> dict[str, Any]:
         figures.setdefault(name, 0)
     rate = round(counts["output_tokens"] / seconds, 1) if seconds else 0.0
     return {**figures, "engine_seconds": round(seconds, 2), "output_tokens_per_s": rate}
-
-
-# -- answers of earlier nights -----------------------------------------------------------
-
-
-def _answer_from_cache(context: Context, folders: OutcomeFolders, parts: list[PlanPart]) -> None:
-    storage, folder = context.storage, f"{folders.outcomes}/_cache"
-    known = storage.names(cache_folder(folders.generator))
-    if not known:
-        return
-    done = set(storage.parts(folders.outcomes))
-    by_source: dict[str, list[str]] = {}
-    for part in parts:
-        if part.name not in done:
-            by_source.setdefault(part.source, []).append(part.name)
-    work = partial(_answer_source, folders, by_source, known)
-    hits = map_parts(context, folder, list(by_source), work, unit="sources looked up")
-    context.progress.note(f"outcomes cache: {hits['cache_hits']:,} units answered")
-
-
-def _answer_source(
-    folders: OutcomeFolders, by_source: dict[str, list[str]], known: list[str], source: str
-) -> dict[str, int]:
-    """Commit the parts that the cache answers whole; keep what it has of the others, beside what
-    was put aside of them: a part that is asked for some units alone stays one."""
-    storage, hits = folders.storage, 0
-    parts = by_source[source]
-    asked = {part: _unit_ids(folders, part) for part in parts}
-    everything = pa.concat_arrays(list(asked.values()))
-    recalled = recall(storage, folders.generator, source, known, everything)
-    for part in parts if recalled.num_rows else []:
-        kept, counts, only = kept_of(folders, part)
-        open_ids = asked[part] if only is None else pa.array(only, pa.string())
-        open_ids = open_ids.filter(pc.invert(pc.is_in(open_ids, kept["unit_id"].combine_chunks())))
-        found = recalled.filter(pc.is_in(recalled["unit_id"], open_ids))
-        if not found.num_rows:
-            continue
-        hits += found.num_rows
-        answered = in_order(pa.concat_tables([kept, found]), asked[part])
-        counts = {**counts, "cache_hits": counts.get("cache_hits", 0) + found.num_rows}
-        rest = counts.get("left_out", 0) + counts.get("not_needed", 0)
-        if answered.num_rows + rest == len(asked[part]):
-            commit(folders, source, part, answered, counts)
-        else:
-            keep(folders, part, answered, counts, only)
-    counts = {"cache_hits": hits}
-    storage.write_part(pa.table({"source": [source]}), counts, f"{folders.outcomes}/_cache", source)
-    return counts
-
-
-def _unit_ids(folders: OutcomeFolders, part: str) -> pa.Array:
-    units = folders.storage.read_part(folders.plan, part, ["unit_id"], UNITS)
-    return units["unit_id"].combine_chunks()
 
 
 # -- engines -----------------------------------------------------------------------------

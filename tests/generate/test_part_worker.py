@@ -26,6 +26,7 @@ from llmaug.core.formats import OUTCOMES
 from llmaug.core.stage import Context
 from llmaug.core.storage import Storage, digest
 from llmaug.errors import UserError
+from llmaug.generate import earlier_nights
 from llmaug.generate import stage as generate
 from llmaug.generate.engines import Engine, Finished, UniformEngine
 from llmaug.generate.look import EventLook
@@ -155,7 +156,7 @@ def test_what_the_cache_knows_is_asked_by_nobody_and_what_is_left_out_stays_so(
     keep(folders, name, first.slice(0, 6), {"left_out": 3}, only=[failed])
     storage.delete(folders.outcomes, f"{name}.json")
 
-    found = generate._answer_source(folders, {"s": [name]}, ["s"], "s")
+    found = earlier_nights._answer_source(folders, {"s": [name]}, ["s"], "s")
     engine = Recorder()
     counts = json.loads(worker(storage, engine)(ROW)["counts"])
 
