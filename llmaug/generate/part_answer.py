@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from llmaug.core.formats import OUTCOMES
 from llmaug.core.storage import Storage
+from llmaug.core.stored import Kept, read_record
 from llmaug.generate.outcome_cache import remember
 from llmaug.generate.units import ANSWER, Units, counts_of, outcomes_of
 from llmaug.schema import OUTCOME
@@ -72,8 +73,8 @@ def kept_of(
     folders: OutcomeFolders, part: str
 ) -> tuple[pa.Table, dict[str, int], list[str] | None]:
     """(outcomes, counts, only) of a part as `keep` put them aside; of others there are none."""
-    note = folders.storage.read_json(folders.outcomes, KEPT, f"{part}.json")
-    if not note:
+    note = read_record(folders.storage, Kept, folders.outcomes, KEPT, f"{part}.json")
+    if note is None:
         return OUTCOME.empty_table(), {}, None
     file = f"{part}.parquet"
     kept = folders.storage.read_table(folders.outcomes, KEPT, file, stored=OUTCOMES)

@@ -22,11 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmaug.config import BudgetConfig, Config, modules_of
 from llmaug.core.cluster import address_of, connect
-from llmaug.core.formats import OUTCOMES
 from llmaug.core.placing import TASKS
 from llmaug.core.stage import Context, Stage, content_of, map_parts, total_counts
 from llmaug.core.storage import Storage
-from llmaug.core.stored import Kept, need_record
 from llmaug.errors import UserError
 from llmaug.filter.rules import roots_of as roots_of_filters
 from llmaug.generate.board import Board, Limits
@@ -36,7 +34,7 @@ from llmaug.generate.engine_maker import engine_maker, engines, idle_cores, num_
 from llmaug.generate.engines import EngineMaker
 from llmaug.generate.ledger import check_units
 from llmaug.generate.look import EventLook, Look
-from llmaug.generate.part_answer import KEPT, OutcomeFolders, commit
+from llmaug.generate.part_answer import KEPT, OutcomeFolders, commit, kept_of
 from llmaug.generate.part_worker import PartWorker
 from llmaug.generate.watch import Spent, Watch, interruptible
 from llmaug.ingest.split import TRAIN
@@ -236,12 +234,9 @@ def _commit_kept(context: Context, folders: OutcomeFolders, parts: list[PlanPart
 
 
 def _commit_part(folders: OutcomeFolders, parts: dict[str, PlanPart], name: str) -> dict[str, int]:
-    outcomes = folders.storage.read_table(
-        folders.outcomes, KEPT, f"{name}.parquet", stored=OUTCOMES
-    )
-    note = need_record(folders.storage, Kept, folders.outcomes, KEPT, f"{name}.json")
-    answered = outcomes.num_rows + note["counts"].get("not_needed", 0)
-    extra = {**note["counts"], "left_out": parts[name].num_units - answered}
+    outcomes, counts, _ = kept_of(folders, name)
+    answered = outcomes.num_rows + counts.get("not_needed", 0)
+    extra = {**counts, "left_out": parts[name].num_units - answered}
     return commit(folders, parts[name].source, name, outcomes, extra)
 
 

@@ -84,14 +84,14 @@ class _Rows:
         except csv.Error as error:
             if not _is_open(error):
                 return number, Refused(number, "bad_csv", str(error))
-        fields = self._continued(text)
+        fields = self._continued(number, text)
         return number, fields or Refused(number, "bad_csv", "a quote that is not closed")
 
-    def _continued(self, text: str) -> list[str] | None:
-        """The fields of the row that begins with `text`; None when it does not end as a row
-        should: then the lines after it stand for themselves."""
+    def _continued(self, number: int, text: str) -> list[str] | None:
+        """The fields of the row that begins with `text` in line `number`; None when it does not
+        end as a row should: then the lines after it stand for themselves."""
         taken: list[tuple[int, str | Refused]] = []
-        texts = [text]
+        texts, whole = [text], text
         while len(taken) < MAX_RECORD_LINES:
             following = self._ahead.popleft() if self._ahead else next(self._lines, None)
             if following is None:
@@ -100,9 +100,12 @@ class _Rows:
             if isinstance(following[1], Refused):
                 break
             texts.append(following[1])
+            # Blank lines are no rows, but within quotes they are text.
+            whole += "\n" * (following[0] - number) + following[1]
+            number = following[0]
             if self._quote in following[1]:  # type: ignore[operator]
                 try:
-                    fields = self._parsed("\n".join(texts))
+                    fields = self._parsed(whole)
                 except csv.Error as error:
                     if not _is_open(error):
                         break

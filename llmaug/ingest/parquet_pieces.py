@@ -25,6 +25,12 @@ def parquet_pieces(place: Storage, source: Source, layout: Layout) -> Iterator[P
         names = layout.columns_in(stored.names, source)
         heads = {ours: _head(theirs, stored.names) for ours, theirs in names.items()}
         heads["explode"] = _head(layout.files.explode or "", stored.names)
+        if layout.files.explode and heads["explode"] is None:
+            raise UserError(
+                f"{source.name}: no column '{layout.files.explode}' for explode; there are "
+                f"{', '.join(stored.names) or 'none'}; set {layout.where}.explode to a list that "
+                "each of the files has"
+            )
         columns = list(dict.fromkeys(head for head in heads.values() if head))
         if twice := [name for name in columns if stored.names.count(name) > 1]:
             raise UserError(

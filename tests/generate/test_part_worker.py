@@ -204,6 +204,12 @@ def test_told_to_stop_it_keeps_what_is_there_and_the_next_one_asks_for_the_rest(
     assert [row["unit_id"] for row in rows(storage)] == [digest(n) for n in range(10)]
 
 
+def test_a_damaged_note_of_what_was_put_aside_is_named(storage: Storage) -> None:
+    storage.write_json({"counts": {}}, "runs/test/outcomes", KEPT, f"{ROW['name']}.json")
+    with pytest.raises(UserError, match=f"{ROW['name']}.json.*only: Field required"):
+        worker(storage, Recorder())(ROW)
+
+
 def test_a_part_that_killed_its_engine_twice_is_run_unit_by_unit(storage: Storage) -> None:
     def crashed(**note: Any) -> None:
         storage.write_json(note, "runs/test/outcomes", ATTEMPTS, f"{ROW['name']}.json")

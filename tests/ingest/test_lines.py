@@ -257,6 +257,14 @@ def test_sessions_of_events_are_exploded(tmp_path: Path) -> None:
         assert pieces[0].rows.tolist() in ([1, 2, 3], [1, 2, 4])
 
 
+def test_a_file_without_the_list_that_is_exploded_is_named(tmp_path: Path) -> None:
+    rows = [{"session": 1, "aid": 7, "ts": 1, "note": "x"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "day2.parquet")
+    columns = {"user_id": "session", "item_id": "aid", "timestamp": "ts"}
+    with pytest.raises(UserError, match=r"day2.parquet: no column 'tags' for explode; there are "):
+        read(tmp_path, "parquet", columns, explode="tags")
+
+
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 def test_a_list_in_a_struct_is_exploded(tmp_path: Path, format: str) -> None:
     rows = [
@@ -312,6 +320,12 @@ def test_text_with_line_ends_is_one_field(tmp_path: Path) -> None:
     pieces = read(tmp_path, "csv")
     assert (users(pieces), refusals(pieces)) == (["u1", "u2"], [])
     assert pieces[0].rows[0] == 1
+
+
+def test_blank_lines_of_a_text_are_text(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f'{HEADER}\nu1,a,1,"a\n\n\nb"\n\nu2,b,2,x\n')
+    pieces = read(tmp_path, "csv", {"action": "note"})
+    assert [row["action"] for row in rows_of(pieces)] == ["a\n\n\nb", "x"]
 
 
 @pytest.mark.parametrize(
