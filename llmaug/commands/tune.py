@@ -49,6 +49,7 @@ class Row:
     by_steps: dict[int, dict[str, float]] = field(default_factory=dict)
     """{steps: {seed: validation NDCG@10}}."""
     synthetic: int = 0
+    """Synthetic events, and real ones with soft targets."""
     seconds: float = 0.0
     """Of all its trainings, those of earlier calls, too."""
     lift: dict[str, Any] | None = None
@@ -199,7 +200,7 @@ class _Tuning:
                 "candidate": row.candidate.name,
                 "steps": steps,
                 "by_seed": by_seed(manifests[f"model/{arm}"]["counts"]),
-                "synthetic": merged["counts"]["synthetic"] if merged else 0,
+                "synthetic": _learned_from(merged["counts"]) if merged else 0,
                 "lift": self._lift(config, arm) if share == 1.0 and row is not real else None,
                 "seconds": round(self._clock() - begin, 2),
             }
@@ -297,6 +298,11 @@ def by_seed(seeds: dict[str, Any]) -> dict[str, float]:
     if None in found.values():
         raise UserError("no user has both training and validation events: nothing to choose by")
     return found
+
+
+def _learned_from(merged: dict[str, Any]) -> int:
+    """Events that the generator has a part in, by the counts of the merged shards."""
+    return merged["synthetic"] + merged.get("soft", 0)
 
 
 def _failed(error: Exception) -> str:

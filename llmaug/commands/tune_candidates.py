@@ -148,13 +148,20 @@ def built_in(config: Config, facts: Facts) -> list[Candidate]:
     """Those that fit, beside `none`: cheap ones first, then ever more synthetic events."""
     has = type(config.train).model_fields
     found: list[Candidate] = []
-    if facts.has_features and not getattr(config.train, "item_features", False):
+    reads = facts.has_features and not getattr(config.train, "item_features", False)
+    if reads:
         found += [Candidate(FUSION, FUSION)]
     start = Candidate("started", "started")
     if "start_from" in has and config.lm.item_table and config.train.start_from is None:  # type: ignore[attr-defined]
         found += [start, Candidate("restarted", "restarted")]
     if config.plan.strategies:
         found += [Candidate("config", AUGMENTED)]
+    soft = _mixed(config, {"strategies": [{"kind": "soft_events"}]}, 1.0)
+    found += [Candidate("soft", AUGMENTED, soft)]
+    if reads:
+        found += [Candidate("soft-fusion", "augmented_fusion", soft)]
+    if start in found:
+        found += [Candidate("soft-started", "augmented_started", soft)]
     for kind in ("continue", "prefix"):  # more events after short histories, and before them
         some = {"samples_per_user": 1, "num_events": 3, "max_history_len": facts.mean_len}
         plan = {"strategies": [{"kind": kind, **some}]}

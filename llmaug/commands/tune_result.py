@@ -11,7 +11,7 @@ from rich.table import Table
 
 from llmaug.arms.arms import CONTROLS, REAL
 from llmaug.commands.tune import Row, Tuned, run_of
-from llmaug.commands.tune_candidates import joined
+from llmaug.commands.tune_candidates import Candidate, joined
 from llmaug.config import Config, load_config
 from llmaug.config.file import read_config_file
 from llmaug.core.terminal import plain
@@ -30,6 +30,13 @@ _MADE_BY = {
     "of items.",
     "augmented": "It learns from synthetic events.",
 }
+
+
+def _made_by(config: Config, candidate: Candidate) -> str:
+    said = _MADE_BY.get(candidate.arm, "")
+    if candidate.config(config).plan.has_events:
+        return said
+    return said.replace("from synthetic events", "from soft events, on real events alone")
 
 
 def place_of(to: Path | None, config: Path) -> Path:
@@ -105,7 +112,7 @@ def statement(config: Config, tuned: Tuned) -> str:
             f"`{winner.candidate.name}` (arm {arm}) is best: validation NDCG@10 "
             f"{winner.ndcg(steps):.4f}, arm real {own}."
         )
-        said += [_MADE_BY.get(arm, ""), _control(tuned, winner), _proved(winner)]
+        said += [_made_by(config, winner.candidate), _control(tuned, winner), _proved(winner)]
     if tuned.generator and not tuned.generator["ahead"]:
         said.append(
             "The generator ranks validation events no better than real: candidates with its "

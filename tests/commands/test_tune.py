@@ -101,8 +101,8 @@ def of_users(name: str, num_users: int) -> Candidate:
 def test_the_list_is_made_from_config_and_logs() -> None:
     names = {c.name: c for c in built_in(base(), FACTS)}
     assert list(names) == [
-        "fusion", "started", "restarted", "short-continue", "x0.25", "x1", "x1-light", "x1-before",
-        "x1-light-started", "x3", "x3-light", "x3-before",
+        "fusion", "started", "restarted", "soft", "soft-fusion", "soft-started", "short-continue",
+        "x0.25", "x1", "x1-light", "x1-before", "x1-light-started", "x3", "x3-light", "x3-before",
     ]  # fmt: skip
     made = names["x3-light"].config(base())
     assert made.plan.strategies[0].num_users == 300  # type: ignore[union-attr]
@@ -131,6 +131,9 @@ def test_what_does_not_fit_is_not_on_it() -> None:
     plain = Facts(100, 2_000, False, 90, "content")
     ngram = [c.name for c in built_in(base(lm={"model": "ngram"}), plain)]
     assert not {"fusion", "started", "restarted", "x1-light-started", "short-prefix"} & set(ngram)
+    assert not any(name.startswith("soft") for name in ngram)
+    unread = [c.name for c in built_in(base(), plain)]
+    assert "soft-started" in unread and "soft-fusion" not in unread
     linear = {c.arm for c in built_in(parse_config({"train": {"model": "linear"}}), FACTS)}
     assert linear == {"augmented"}
     both = base(lm={"directions": {"forward": 1, "reverse": 1}})
@@ -217,6 +220,17 @@ def test_a_tie_is_no_reason_to_generate(tmp_path: Path, monkeypatch: pytest.Monk
     said = result.statement(base(), found)
     assert said.startswith("`none` wins: train on real events alone")
     assert "90 validation users and 2 seeds" in said and "No lift is claimed" in said
+
+
+def test_a_winner_of_soft_events_is_no_winner_of_synthetic_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft = {c.name: c for c in built_in(base(), FACTS)}["soft-fusion"]
+    found = tuned(Logs(augmented_fusion=0.2), tmp_path, monkeypatch, candidates=[soft])
+    assert (
+        "It learns from soft events, on real events alone, and its recommender reads tags"
+        in result.statement(base(), found)
+    )
 
 
 def test_the_control_of_what_goes_on_goes_on(
