@@ -198,8 +198,8 @@ class Published:
         return recommend.for_users(self.served, _texts(user_ids, "user id"), k)
 
     def score(self, pairs: Iterable[tuple[str, str]]) -> pa.Table:
-        """Score in (0, 1) of each (user id, item id), in their order (schema.SCORED_PAIR:
-        user_id, item_id, score, known_user, known_item).
+        """Score in (0, 1), or rating (linear_rating), of each (user id, item id), in their order
+        (schema.SCORED_PAIR: user_id, item_id, score, known_user, known_item).
 
         The score of an item outside the catalogue is null, and that of the mean item with the
         linear model.

@@ -19,7 +19,7 @@ def score(
     endpoint_url: ENDPOINT = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Score in (0, 1) of user-item pairs by the published model, as CSV.
+    """Score (0 to 1; a rating by linear_rating) of user-item pairs by the published model, as CSV.
 
     Example: `llmaug score --pairs pairs.csv`
     """

@@ -238,7 +238,7 @@ class PlanConfig(Section):
     """Which Units are generated."""
 
     strategies: Annotated[list[Annotated[Strategy, STRATEGIES]], Field(max_length=16)] = []
-    """What to generate; empty: nothing, only the arm `real` is trained."""
+    """What to generate; empty: nothing, and the arms that would learn from it fall away."""
     units_per_part: int = Field(default=512, ge=1)
     """Units in one part, the piece of work that is committed as a whole."""
     allocation: Literal["sparse_first", "uniform", "proportional"] = "sparse_first"

@@ -56,8 +56,8 @@ class VocabularyConfig(Section):
     text_encoder: str | None = None
     """`minilm`: all-MiniLM-L6-v2 (English), which set-up installs. Or the Hugging Face folder of a
     sentence encoder (or of an LLM, which then serves as one): `{root}/...`, a path (`./minilm` for
-    one of that name) or a URI. Its vectors of the items' titles and tags are item
-    features beside the tags. It is copied below the root once."""
+    one of that name) or a URI. Its vectors of the items' titles, tags and
+    descriptions are item features beside the tags. It is copied below the root once."""
     max_atomic_items: int = Field(default=100_000, ge=1)
     """In larger catalogues causal models write semantic ids, some code words an item, where
     else an item is one token."""

@@ -282,13 +282,14 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def score_pairs(storage: Storage, name: str, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Score in (0, 1) of each (user id, item id) by the published model `name`: rows of
-    SCORED_PAIR."""
+    """Score in (0, 1), or rating (linear_rating), of each (user id, item id) by the published
+    model `name`: rows of SCORED_PAIR."""
     return score_table(serve(storage, name), pairs).to_pylist()
 
 
 def score_table(served: Served, pairs: Sequence[tuple[str, str]]) -> pa.Table:
-    """Score in (0, 1) of each (user id, item id), in their order (schema SCORED_PAIR).
+    """Score in (0, 1), or rating (linear_rating), of each (user id, item id), in their order
+    (schema SCORED_PAIR).
 
     An item outside the catalogue has score None with a sequence model, and that of the
     mean item with the linear one; `known_user` and `known_item` say what was known.
