@@ -17,10 +17,11 @@ _WRITING = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipar
 
 
 def policy(place: str) -> dict[str, Any]:
-    """place: `bucket/prefix` of the root."""
+    """place: `bucket/prefix` of the root, or a bucket that is one."""
+    place = place.removeprefix("s3://").strip("/")
     bucket, _, prefix = place.partition("/")
     bucket_arn, root = f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{place}"
-    below = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}}
+    below = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"] if prefix else ["*"]}}
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -48,4 +49,6 @@ def policy(place: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(policy(*sys.argv[1:]), indent=2))
+    if len(sys.argv) != 2:
+        sys.exit("usage: python scripts/s3_policy.py BUCKET/PREFIX")
+    print(json.dumps(policy(sys.argv[1]), indent=2))

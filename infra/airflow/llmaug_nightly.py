@@ -16,12 +16,17 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 ROOT = "s3://example-bucket/llmaug"
 # `ds` is the day before: the logs of a whole day. A retry resumes the run of its day; a submission
 # id is used once.
+JOB = "llmaug-{{ ds }}-{{ ti.try_number }}"
+ADDRESS = "--address {{ var.value.llmaug_ray_address }}"
+# At its time limit, or when somebody ends it, the task is told by a signal, and takes the job with
+# it: else the retry would find the run held.
 COMMAND = (
-    "ray job submit --address {{ var.value.llmaug_ray_address }}"
-    " --submission-id llmaug-{{ ds }}-{{ ti.try_number }} --"
+    f"trap 'ray job stop {ADDRESS} {JOB}' TERM INT;"
+    f" ray job submit {ADDRESS} --submission-id {JOB} --"
     " python /home/ray/llmaug/jobs/nightly.py --config /home/ray/llmaug/configs/demo.yaml"
     f" --root {ROOT}"
-    " --date {{ ds }}"
+    " --date {{ ds }} &"
+    " wait $!"
 )
 
 with DAG(

@@ -42,6 +42,7 @@ def tune(
     from llmaug.commands.tune import FOLDER
     from llmaug.commands.tune import tune as choose
     from llmaug.commands.tune_candidates import from_file
+    from llmaug.config.dates import day_of
     from llmaug.core.cluster import disconnect
     from llmaug.core.progress import Progress
 
@@ -67,7 +68,7 @@ def tune(
         ) from stop
     finally:
         disconnect()
-    result.write(place, config, parsed, tuned)
+    result.write(place, config, parsed, tuned, day_of(date) if date else None)
     found = {**result.summary(parsed, tuned), "config": str(place)}
     storage.write_json(found, FOLDER, parsed.name, "tune.json")
     if as_json:

@@ -144,8 +144,9 @@ def _predict(
         }
         for name in ("output_tokens", "engine_seconds", "accepted")
     }
-    start_up_h = max(seen["engine_hours"] - seen["span_s"] / 3600, 0)
     engines = context.config.generate.num_actors
+    up = max(min(engines, len(probe)), 1)  # engines of the probe, each of which had to start
+    start_up_h = max(seen["engine_hours"] / up - seen["span_s"] / 3600, 0)
     new = sum(found["new_share_seconds"] for found in strategies.values())
     paid = new / max(total["engine_seconds"]["mean"], 1e-9)  # the cache answers the rest
     hours = {

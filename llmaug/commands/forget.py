@@ -29,6 +29,7 @@ from llmaug.publish import pointer
 MARK = "_retrain.json"
 """In the folder of a published version that was trained on somebody who is forgotten."""
 RECEIPTS = f"{FOLDER}/receipts"
+LEASE = "lease.json", "lease.json.lock"
 
 
 def forget(
@@ -78,6 +79,7 @@ def forget(
         }
     if storage.is_local:
         for run_id in found.runs:
+            storage.delete(RUNS, run_id, LEASE[1])
             storage.delete(RUNS, run_id)
     whole = {**receipt, "removed": removed, "finished_utc": utc_now()}
     storage.write_json({**whole, "digest": digest(whole)}, RECEIPTS, name)
@@ -99,12 +101,12 @@ def _logs(storage: Storage) -> list[str]:
 def _remove_run(storage: Storage, run_id: str, found: Descent, lease: Lease) -> dict[str, Any]:
     """{files, bytes, digest: of their names and sizes} of what was there."""
     folder = f"{RUNS}/{run_id}"
-    sizes = {n: size for n, size in storage.sizes(folder).items() if n != "lease.json"}
+    sizes = {n: size for n, size in storage.sizes(folder).items() if n not in LEASE}
     naming = {path.split("/")[2] for path in found.rows if path.startswith(f"{folder}/")}
     # Of a run that is half removed there is still what it is found by: the tables that name a
     # user, in ingest/ which names they have, and that it is a run.
     last = [*sorted(naming - {"ingest"}), "ingest", "run.json"]
-    first = [name for name in storage.names(folder) if name not in ("lease.json", *last)]
+    first = [name for name in storage.names(folder) if name not in (*LEASE, *last)]
     for name in [*first, *last]:
         lease.confirm()
         storage.delete(folder, name)
@@ -187,7 +189,8 @@ def _point_elsewhere(
     if seen.get("version") not in gone:
         return
     past = [seen.get("previous"), *seen.get("earlier", [])]
-    left = [version for version in past if version and version not in gone]
+    whole = {card["version"] for card in pointer.cards(storage, name)}  # gc removes old ones
+    left = [version for version in past if version in whole - gone]
     if left:
         pointer.roll_back(storage, name, left[0].rpartition("/")[2])
         tell(f"{name}: {left[0]} is current now")

@@ -173,7 +173,7 @@ def _runs(storage: Storage, keep: int, published: set[str]) -> list[Found]:
         }
         if built_on <= set(why):
             break
-        why |= dict.fromkeys(built_on - set(why), "a run that is kept builds on its model")
+        why |= dict.fromkeys(built_on - set(why), "a run that is kept builds on it")
     return [
         Found(_RUN, run_folder(run), _files(storage, run_folder(run)), why.get(run, ""))
         for run in configs
@@ -196,6 +196,9 @@ def _built_on(config: dict[str, Any]) -> Iterator[str]:
         value = lm.get(name)
         if isinstance(value, str) and value:
             yield value.removeprefix("runs/").split("/")[0]
+    drift = (config.get("gate") or {}).get("drift") or {}
+    if isinstance(against := drift.get("against"), str):
+        yield against
 
 
 def _answers(storage: Storage, kept: set[str], gone: set[str]) -> list[Found]:

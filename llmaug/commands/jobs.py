@@ -115,10 +115,21 @@ def follow(jobs: Jobs, run_id: str, write: Callable[[str], None]) -> int:
         async for lines in jobs.tail_job_logs(name):
             write(lines)
 
+    import aiohttp  # Ray's client stands on it
+
     name = _known(jobs, run_id)
-    asyncio.run(tail())
+    lost = ""
+    try:
+        asyncio.run(tail())
+    except (RuntimeError, OSError, aiohttp.ClientError) as error:
+        lost = f" ({error})"
     info = jobs.get_job_info(name)
     status = _text(info.status)
+    if status in _RUNNING:
+        raise UserError(
+            f"the connection to the cluster broke off{lost}; the job goes on: "
+            f"`llmaug logs {run_id} --follow` shows what it says"
+        )
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ from llmaug.core.stored import notes_of_parts, read_note
 from llmaug.errors import UserError
 from llmaug.generate import stage as generate
 from llmaug.generate.part_answer import OutcomeFolders, keep
+from llmaug.generate.watch import Spent
 from llmaug.pipeline import reopened
 from llmaug.plan.parts import read_parts
 from llmaug.schema import FAILED
@@ -74,6 +76,7 @@ def retry_failed(
             there = ", ".join(f"{name} ({n:,})" for name, n in failures.items()) or "none"
             raise UserError(f"run {run_id}: no unit failed with reason '{reason}'; failed: {there}"
                             if reason else f"run {run_id}: no unit failed")  # fmt: skip
+        _check_budget(context)
         revision = manifest.get("revision", 0) + 1
         storage.write_json({"revision": revision}, outcomes, REVISION)
         storage.delete(outcomes, MANIFEST)
@@ -82,6 +85,23 @@ def retry_failed(
         return {
             "retried": sum(wanted.values()), "by_reason": wanted, "still_failed": counts[FAILED]
         }  # fmt: skip
+
+
+def _check_budget(context: Context) -> None:
+    """Raises UserError where the run's budget lets no engine answer: units would be left out."""
+    spent = Spent(context.storage, context.folder("outcomes"))
+    now = datetime.now(UTC)
+    limits = generate.limits_of(context.config.budget, spent.before, now)
+    if limits.deadline is not None and limits.deadline <= now.timestamp():
+        raise UserError(
+            f"budget.deadline of the run, {context.config.budget.deadline}, is past: no unit would "
+            "be asked again. Run the job with a later one; the outcomes cache answers what is known"
+        )
+    if limits.engine_seconds == 0:
+        raise UserError(
+            "budget.max_gpu_hours of the run is spent: no unit would be asked again. Run the job "
+            "with more; the outcomes cache answers what is known"
+        )
 
 
 def _asked(whole: Context, text_task: str | None) -> tuple[Stage, Context]:

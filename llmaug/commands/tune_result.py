@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +179,15 @@ def arms_of(row: Row) -> list[str]:
     return list(dict.fromkeys([REAL, CONTROLS[arm], arm]))
 
 
-def write(place: Path, given: Path, config: Config, tuned: Tuned) -> None:
+def write(place: Path, given: Path, config: Config, tuned: Tuned, day: date | None = None) -> None:
     """The winning config: `base: GIVEN` and what differs, or all of it where the base would lie
-    outside the folder of the config. The table stands above as comments."""
+    outside the folder of the config or bring back what has to go. The table stands above as
+    comments. `day` is that of a dated config."""
     sections = tuned.winner.candidate.sections(config, arms_of(tuned.winner))
     folder, base = os.path.realpath(place.parent), os.path.realpath(given)
-    if os.path.commonpath([folder, base]) == folder:
+    # A base would bring the weights of its strategies back where others are asked.
+    reweighed = "plan" in sections and config.merge.strategy_weights
+    if os.path.commonpath([folder, base]) == folder and not reweighed:
         raw: dict[str, Any] = {"base": os.path.relpath(base, folder), **sections}
     else:
         raw = joined(read_config_file(given), sections)
@@ -201,7 +205,7 @@ def write(place: Path, given: Path, config: Config, tuned: Tuned) -> None:
     text = "\n".join([_FIRST_LINE, *(f"# {one}".rstrip() for c in comments for one in _wrapped(c))])
     body = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
     place.write_text(f"{plain(text)}\n{body}", encoding="utf-8")
-    load_config(place)  # it has to be one
+    load_config(place, day)  # it has to be one
 
 
 def _proved(winner: Row) -> str:

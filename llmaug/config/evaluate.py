@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from llmaug.config.train import ArmName
 class EvaluateConfig(Section):
     """Before and after, on held-out real events."""
 
-    cutoffs: list[int] = Field(default=[10, 20], min_length=1)
+    cutoffs: list[Annotated[int, Field(ge=1)]] = Field(default=[10, 20], min_length=1)
     """k of the metrics; the first is the one that gate and lift look at."""
     targets: Literal["first", "all"] = "first"
     """Which held-out events of a user are to be found: the first one after the cut-off, or

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -78,7 +78,7 @@ class TrainConfig(Section):
     `real` is always one of them."""
     yardsticks: YardsticksConfig = YardsticksConfig()
     """Of the arms popularity and ease."""
-    seeds: list[int] = Field(default=[1], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[1], min_length=1)
     """One model a seed and arm; the first is the one published."""
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from llmaug.config.base import Name, Section
 from llmaug.config.dates import dated
@@ -43,7 +43,7 @@ class Config(Section):
 
     name: Name = "llmaug"
     """Name of the job; also the run id when none is given."""
-    seed: int = 7
+    seed: int = Field(default=7, ge=0, lt=2**32)
     """Of everything random."""
     storage: StorageConfig = StorageConfig()
     ingest: IngestConfig = IngestConfig()

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from llmaug.core.formats import UNITS
 from llmaug.core.stage import Context, map_parts
-from llmaug.generate.outcome_cache import cache_folder, recall
+from llmaug.generate.outcome_cache import cache_folder, file_of, recall
 from llmaug.generate.part_answer import OutcomeFolders, commit, in_order, keep, kept_of
 from llmaug.plan.parts import PlanPart
 
@@ -34,14 +34,17 @@ def _answer_source(
     folders: OutcomeFolders, by_source: dict[str, list[str]], known: list[str], source: str
 ) -> dict[str, int]:
     """Commit the parts that the cache answers whole; keep what it has of the others, beside what
-    was put aside of them: a part that is asked for some units alone stays one."""
+    was put aside of them: a part that is asked for some units alone (`retry-failed`) stays one, and
+    what this run itself remembered of it is no answer to them."""
     storage, hits = folders.storage, 0
     parts = by_source[source]
     asked = {part: _unit_ids(folders, part) for part in parts}
     everything = pa.concat_arrays(list(asked.values()))
-    recalled = recall(storage, folders.generator, source, known, everything)
+    aside = {part: kept_of(folders, part) for part in parts}
+    own = {file_of(folders.run_id, part) for part, (*_, only) in aside.items() if only is not None}
+    recalled = recall(storage, folders.generator, source, known, everything, own)
     for part in parts if recalled.num_rows else []:
-        kept, counts, only = kept_of(folders, part)
+        kept, counts, only = aside[part]
         open_ids = asked[part] if only is None else pa.array(only, pa.string())
         open_ids = open_ids.filter(pc.invert(pc.is_in(open_ids, kept["unit_id"].combine_chunks())))
         found = recalled.filter(pc.is_in(recalled["unit_id"], open_ids))

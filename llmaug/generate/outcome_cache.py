@@ -11,6 +11,7 @@ that are used are written again with tonight's run, so old ones can be expired b
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,10 @@ def cache_folder(generator: str) -> str:
     return f"{FOLDER}/{re.sub('[^A-Za-z0-9._@-]', '_', generator)}"
 
 
+def file_of(run_id: str, part: str) -> str:
+    return f"{run_id}-{part}.parquet"
+
+
 def remember(
     storage: Storage, generator: str, source: str, run_id: str, part: str, outcomes: pa.Table
 ) -> None:
@@ -33,19 +38,25 @@ def remember(
     generated = outcomes.filter(pc.equal(outcomes["status"], GENERATED))
     if generated.num_rows:
         folder = f"{cache_folder(generator)}/{source}"
-        storage.write_table(OUTCOMES.stamped(generated), folder, f"{run_id}-{part}.parquet")
+        storage.write_table(OUTCOMES.stamped(generated), folder, file_of(run_id, part))
 
 
 def recall(
-    storage: Storage, generator: str, source: str, sources: list[str], unit_ids: pa.Array
+    storage: Storage,
+    generator: str,
+    source: str,
+    sources: list[str],
+    unit_ids: pa.Array,
+    without: Collection[str] = (),
 ) -> pa.Table:
     """The first answer of each of `unit_ids`, units of `source`, that there is one of; `sources`
-    are those that the cache has (`storage.names(cache_folder(generator))`)."""
+    are those that the cache has (`storage.names(cache_folder(generator))`), `without` files that
+    are not looked at."""
     kind = _kind(source)
     found = [OUTCOME.empty_table()]
     for name in [source] if source in sources else [s for s in sources if _kind(s) == kind]:
         for file in storage.names(cache_folder(generator), name):
-            if file.endswith(".parquet"):
+            if file.endswith(".parquet") and file not in without:
                 answers = storage.read_table(
                     cache_folder(generator), name, file, stored=OUTCOMES
                 ).select(OUTCOME.names)

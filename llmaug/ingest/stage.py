@@ -82,6 +82,10 @@ def run(context: Context) -> dict[str, Any]:
     ledger |= write_side_table(storage, folder, items, kept)
     ledger |= write_side_table(storage, folder, users)
     storage.delete(clean)
+    if read_people(context).identity != people.identity:
+        raise UserError(
+            "somebody was forgotten (`llmaug forget`) while the logs were read: run it again"
+        )
     return IngestCounts.keeps(ledger)
 
 

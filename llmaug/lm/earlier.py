@@ -74,8 +74,15 @@ def refuse_leaks(context: Context, model: EarlierModel, setting: str) -> None:
             f"{setting}: its model goes back to {', '.join(gone)}, whose events are gone: whether "
             "any of them is held out now cannot be seen"
         )
+    own_key = _pseudonym_key(storage, context.run_id)
     for run_id in there:
         run = run_folder(run_id)
+        if _pseudonym_key(storage, run_id) != own_key:
+            raise UserError(
+                f"{setting}: run {run_id} knows its users by other pseudonyms (or by none) than "
+                "this one (privacy.pseudonyms): whether it trained on what is held out here "
+                f"cannot be seen. Train a new one (leave {setting} out)"
+            )
         trained = f"{run}/split/{TRAIN}"
         end_s = load_statistics(storage, f"{run}/vocabulary").window_end_s
         earlier = {number_of(part): part for part in storage.parts(trained)}
@@ -98,6 +105,11 @@ def still_there(storage: Storage, model: EarlierModel) -> list[str]:
     """Runs that it learned from and whose training events have not been removed."""
     found = ((run_id, f"{run_folder(run_id)}/split/{TRAIN}") for run_id in model.learned_from)
     return [run_id for run_id, folder in found if storage.parts(folder)]
+
+
+def _pseudonym_key(storage: Storage, run_id: str) -> Any:
+    manifest = read_manifest(storage, f"{run_folder(run_id)}/ingest") or {}
+    return (manifest.get("outside") or {}).get("pseudonym_key_id")
 
 
 def _run_of(folder: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +178,33 @@ def test_wherever_it_is_stopped_the_next_one_does_the_rest(
         # That there was a run, and how it was configured, may be left of one.
         assert {path.split("/")[-1] for path in left_of(storage)} <= {"run.json"}
     assert num > 20 and not left_of(storage)
+
+
+def test_a_version_that_gc_removed_is_not_made_current(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    make_family(storage)
+    place = "published/shop/versions"
+    current = {"version": f"{place}/parent-1", "previous": f"{place}/old-1", "earlier": []}
+    storage.write_json(current, "published/shop", "CURRENT")
+    forget(storage, ["u1"], delete=True, models=True)
+    assert not storage.exists("published/shop", "CURRENT")
+
+
+def test_the_receipt_is_whole_where_the_lease_beats_while_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Storage.delete
+
+    def slow(storage: Storage, *names: str) -> None:
+        real(storage, *names)
+        time.sleep(0.05)
+
+    monkeypatch.setattr("llmaug.core.lease.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(Storage, "delete", slow)
+    storage = Storage(str(tmp_path))
+    make_family(storage)
+    receipt = Path(forget(storage, ["u1"], delete=True, models=True)["receipt"])
+    assert "finished_utc" in receipt.read_text() and not storage.names("runs")
 
 
 def test_a_pseudonym_is_not_what_the_logs_are_searched_for(storage: Storage) -> None:

@@ -110,8 +110,14 @@ def test_models_that_kept_runs_build_on_stay_and_those_that_these_build_on(
     write_night(storage, NIGHTS[1], {"lm": {"warm_start": NIGHTS[0]}})
     write_night(storage, NIGHTS[4], {"lm": {"from_run": NIGHTS[1]}})
     found = look(storage, keep=1)
-    assert why(found, f"runs/{NIGHTS[1]}") == "a run that is kept builds on its model"
-    assert why(found, f"runs/{NIGHTS[0]}") == "a run that is kept builds on its model"
+    assert why(found, f"runs/{NIGHTS[1]}") == "a run that is kept builds on it"
+    assert why(found, f"runs/{NIGHTS[0]}") == "a run that is kept builds on it"
+
+
+def test_the_night_that_drift_is_measured_against_stays(storage: Storage) -> None:
+    write_night(storage, NIGHTS[4], {"gate": {"drift": {"against": NIGHTS[0]}}})
+    found = look(storage, keep=1)
+    assert NIGHTS[0] not in goes(found) and NIGHTS[1] in goes(found)
 
 
 def test_rows_of_logs_that_no_kept_run_used_go(storage: Storage) -> None:

@@ -138,6 +138,23 @@ def test_following_it_ends_with_its_exit_code(
     assert said == ["first ", "last"]
 
 
+@pytest.mark.parametrize("error", [None, RuntimeError("WebSocket closed"), OSError("reset")])
+def test_where_the_connection_breaks_the_job_goes_on_and_it_says_so(
+    error: Exception | None, tmp_path: Path
+) -> None:
+    class Far(Cluster):
+        async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+            yield "first "
+            if error:
+                raise error
+
+    cluster, said = Far(), list[str]()
+    submit(cluster, RUN, "run", tmp_path)
+    with pytest.raises(UserError, match=f"the job goes on: `llmaug logs {RUN} --follow`"):
+        follow(cluster, RUN, said.append)
+    assert said == ["first "]
+
+
 def test_it_is_stopped_once(tmp_path: Path) -> None:
     cluster = Cluster()
     submit(cluster, RUN, "run", tmp_path)

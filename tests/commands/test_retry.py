@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from llmaug.commands import retry
-from llmaug.commands.retry import retry_failed
+from llmaug.commands.retry import _check_budget, retry_failed
 from llmaug.core.formats import RUN
 from llmaug.core.stage import MANIFEST, Context, fingerprint, run_stage
 from llmaug.errors import UserError
 from llmaug.generate import stage as generate
 from llmaug.generate.engines import UniformEngine
 from llmaug.generate.units import Units
+from llmaug.generate.watch import SPENT
 from llmaug.plan import stage as plan
 from tests.tables import catalogue, read_rows, write_finished, write_vocabulary
 
@@ -135,3 +136,17 @@ def test_unfinished_and_unknown_runs_are_errors(context: Context) -> None:
     context.storage.delete(context.folder("outcomes"), MANIFEST)
     with pytest.raises(UserError, match="generation is not finished"):
         retry_failed(context.storage, "test")
+
+
+@pytest.mark.parametrize(
+    ("budget", "why"),
+    [({"deadline": "2020-01-01T00:00:00Z"}, "is past"), ({"max_gpu_hours": 1.0}, "is spent")],
+)
+def test_under_a_budget_that_is_spent_nothing_is_opened_again(
+    budget: dict[str, Any], why: str, make_context: MakeContext
+) -> None:
+    """Its units would be left out, and be failures no more."""
+    context = make_context(budget=budget)
+    context.storage.write_json({"attempt": 3600.0}, context.folder("outcomes"), SPENT)
+    with pytest.raises(UserError, match=why):
+        _check_budget(context)

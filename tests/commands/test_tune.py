@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,29 @@ def test_the_config_that_is_written_is_the_winner(
     result.write(elsewhere, given, config, found)
     assert "base" not in yaml.safe_load(elsewhere.read_text())
     assert load_config(elsewhere) == made
+
+
+@pytest.mark.parametrize("wins", ["augmented_7", "fusion", "real"])
+def test_dated_configs_and_weights_of_strategies_can_be_written(
+    wins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, day = tmp_path / "night.yaml", date(2026, 1, 31)
+    both = {"strategies": [{"kind": "continue"}, {"kind": "new_users"}]}
+    weights = {"strategy_weights": {"continue": 0.5, "new_users": 0.25}}
+    dated = {"path": "{root}/logs/dt={date}"}
+    given.write_text(
+        yaml.safe_dump({"name": "night", **STEPS, "plan": both, "merge": weights, "ingest": dated})
+    )
+    config = load_config(given, day)
+    few = [of_users("bold", 7), Candidate("fusion", "fusion")]
+    logs = Logs(**{wins: 0.2})
+    found = tuned(logs, tmp_path, monkeypatch, config=config, candidates=few)
+    place = result.place_of(None, given)
+    result.write(place, given, config, found, day)
+    assert "{date}" in place.read_text() or "base" in yaml.safe_load(place.read_text())
+    made = load_config(place, day)
+    kinds = {strategy.kind for strategy in made.plan.strategies}
+    assert set(made.merge.strategy_weights) <= kinds
 
 
 def test_when_none_wins_the_config_generates_nothing(

@@ -88,6 +88,10 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"split": {"kind": "leave_one_out", "num_test_events": 5}}, "evaluate.targets: all"),
         ({"ingest": {"format": "text"}}, "ingest: pattern"),
         ({"ray": {"num_cpus": 2}}, "ray.num_cpus"),
+        ({"seed": -1}, "greater than or equal to 0"),
+        ({"seed": 202601311200}, "less than 4294967296"),  # a time is none: sklearn takes 32 bits
+        ({"train": {"seeds": [1, -1]}}, "greater than or equal to 0"),
+        ({"evaluate": {"cutoffs": [10, 0]}}, "greater than or equal to 1"),
         (
             {
                 "lm": {"context_len": 8},

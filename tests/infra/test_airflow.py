@@ -68,9 +68,12 @@ def test_one_night_at_a_time_and_none_of_the_past(made: list[dict[str, Any]]) ->
 def test_a_retry_resumes_the_run_by_a_new_submission(made: list[dict[str, Any]]) -> None:
     command = jinja2.Template(made[1]["bash_command"], undefined=jinja2.StrictUndefined)
     address = {"value": {"llmaug_ray_address": "http://head:8265"}}
+    texts = [command.render(ds="2026-01-31", ti={"try_number": n}, var=address) for n in (1, 2)]
+    # A task that is ended takes its job with it: the retry would find the run held.
+    stop = "ray job stop --address http://head:8265 llmaug-2026-01-31-1"
+    assert texts[0].startswith(f"trap '{stop}' TERM INT; ") and texts[0].endswith("& wait $!")
     first, second = (
-        shlex.split(command.render(ds="2026-01-31", ti={"try_number": n}, var=address))
-        for n in (1, 2)
+        shlex.split(text.partition("; ")[2].removesuffix(" & wait $!")) for text in texts
     )
     assert first[:3] == ["ray", "job", "submit"] and "http://head:8265" in first
     changed = [(a, b) for a, b in zip(first, second, strict=True) if a != b]

@@ -124,6 +124,9 @@ def test_policy_writes_only_what_runs_make() -> None:
     """tests/whole/test_end_to_end.py compares the same list with what a night leaves on S3."""
     stored = json.loads((ROOT / "infra" / "s3-policy.json").read_text())
     assert stored == policy("example-bucket/llmaug"), "python scripts/s3_policy.py renews it"
+    assert policy("s3://example-bucket/llmaug/") == stored
+    whole = policy("example-bucket")["Statement"][0]["Condition"]
+    assert whole == {"StringLike": {"s3:prefix": ["*"]}}  # keys below a bucket begin with no slash
     *reading, writing = stored["Statement"]
     assert {each["Action"] for each in reading} == {"s3:ListBucket", "s3:GetObject"}
     assert not any("*" in action for action in writing["Action"])

@@ -55,6 +55,20 @@ def test_what_that_run_trained_on_may_not_be_held_out(night: Callable[..., Conte
     refuse(night("others", histories(u1="ab"), [("u3", "c", 2.0)]), "monday")
 
 
+def test_where_ids_have_changed_nobody_can_see_what_was_learned(
+    night: Callable[..., Context],
+) -> None:
+    monday = night("monday", histories(u1="abc"))
+    tonight = night("tonight", histories(p1="ab"), [("p1", "c", 2.0)])
+    for context, key in ((monday, "first"), (tonight, "second")):
+        write_finished(context, "ingest")
+        path = (context.folder("ingest"), "_manifest.json")
+        manifest = context.storage.read_json(*path)
+        context.storage.write_json({**manifest, "outside": {"pseudonym_key_id": key}}, *path)
+    with pytest.raises(UserError, match="run monday knows its users by other pseudonyms"):
+        refuse(tonight, "monday")
+
+
 def test_a_model_that_was_taken_over_knows_what_its_own_run_saw(
     night: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
