@@ -12,18 +12,31 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from llmaug.config.names import CLEAN_LOGS, PUBLISHED, run_folder
 from llmaug.core.lease import Lease
 from llmaug.core.storage import Storage
-from llmaug.core.stored import MANIFEST
+from llmaug.core.stored import MANIFEST, checked
 from llmaug.errors import UserError
 from llmaug.generate.outcome_cache import FOLDER as CACHE
 from llmaug.ingest.clean_logs import owner_of, used_by
 from llmaug.publish import pointer
 
 _RUN, _VERSION, _ANSWERS, _ROWS = "run", "version", "cached answers", "rows of logs"
+
+
+class _Gate(TypedDict):
+    drift: NotRequired[dict[str, Any] | None]
+
+
+class _Config(TypedDict):
+    """Of a run, as far as it names others."""
+
+    lm: NotRequired[dict[str, Any] | None]
+    gate: NotRequired[_Gate | None]
 
 
 @dataclass(frozen=True)
@@ -156,6 +169,8 @@ def _runs(storage: Storage, keep: int, published: set[str]) -> list[Found]:
     for run in storage.names("runs"):
         record = storage.read_any(run_folder(run), "run.json")[0]
         configs[run] = record.get("config", {}) if isinstance(record, dict) else None
+        if configs[run] is not None:  # a damaged one may build on any of the others
+            checked(storage, _Config, configs[run], run_folder(run), "run.json")
         when[run] = _finished(storage, run)
     known = sorted((run for run in when if when[run]), key=lambda run: when[run])
     why = dict.fromkeys(known[-keep:], f"one of the newest {keep}")

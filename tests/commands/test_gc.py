@@ -120,6 +120,15 @@ def test_the_night_that_drift_is_measured_against_stays(storage: Storage) -> Non
     assert NIGHTS[0] not in goes(found) and NIGHTS[1] in goes(found)
 
 
+@pytest.mark.parametrize("config", [{"lm": ["x"]}, {"gate": {"drift": 3}}, {"gate": 1}, ["lm"]])
+def test_where_a_config_is_damaged_nobody_knows_what_it_builds_on(
+    config: Any, storage: Storage
+) -> None:
+    storage.write_json({"config": config}, f"runs/{NIGHTS[4]}", "run.json")
+    with pytest.raises(UserError, match=f"{NIGHTS[4]}/run.json: damaged"):
+        look(storage, keep=1)
+
+
 def test_rows_of_logs_that_no_kept_run_used_go(storage: Storage) -> None:
     """Each night used its own day's file and the next; a setting was changed after the third."""
     files = [digest(day) for day in range(6)]
