@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llmaug.config.names import CLEAN_LOGS, PUBLISHED, RUNS
-from llmaug.core.contents import PSEUDONYMS, read_manifest, read_object
+from llmaug.core.contents import PSEUDONYMS, pseudonym_key_of, read_manifest, read_object
 from llmaug.core.pseudonyms import from_environment
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -102,8 +102,8 @@ def _names_in(storage: Storage, run_id: str, user_ids: Sequence[str], found: Des
     for part in parts:
         rows = storage.read_part(mapping, part)
         names |= set(rows.filter(pc.is_in(rows["user_id"], wanted))["pseudonym"].to_pylist())
-    manifest = read_manifest(storage, f"{RUNS}/{run_id}/ingest") or {}
-    key_id = (manifest.get("outside") or {}).get("pseudonym_key_id")
+    manifest = read_manifest(storage, f"{RUNS}/{run_id}/ingest")
+    key_id = pseudonym_key_of(manifest)
     try:
         key = from_environment(pseudonyms["key_env"])
     except UserError:

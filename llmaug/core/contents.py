@@ -94,6 +94,12 @@ def read_manifest(storage: Storage, folder: str) -> dict[str, Any] | None:
     return formats.MANIFEST.upgraded(manifest, storage.uri(folder, MANIFEST)) if whole else None
 
 
+def pseudonym_key_of(ingest: dict[str, Any] | None) -> str | None:
+    """By the manifest of a run's ingest: id of the key of its users' pseudonyms; None where they
+    have their own ids."""
+    return ((ingest or {}).get("outside") or {}).get("pseudonym_key_id")
+
+
 def check_stage(storage: Storage, run_id: str, name: str, verify: bool = False) -> None:
     """Raises UserError, naming a file, when the finished stage `name` of a run has lost any or
     has other ones than its manifest promises. A stage that has not happened has none."""

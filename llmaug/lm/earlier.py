@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from llmaug.config.names import run_folder
-from llmaug.core.contents import check_stage, read_manifest
+from llmaug.core.contents import check_stage, pseudonym_key_of, read_manifest
 from llmaug.core.stage import Context, map_parts
 from llmaug.core.storage import Storage
 from llmaug.errors import UserError
@@ -74,10 +74,10 @@ def refuse_leaks(context: Context, model: EarlierModel, setting: str) -> None:
             f"{setting}: its model goes back to {', '.join(gone)}, whose events are gone: whether "
             "any of them is held out now cannot be seen"
         )
-    own_key = _pseudonym_key(storage, context.run_id)
+    own_key = _key_of(storage, context.run_id)
     for run_id in there:
         run = run_folder(run_id)
-        if _pseudonym_key(storage, run_id) != own_key:
+        if _key_of(storage, run_id) != own_key:
             raise UserError(
                 f"{setting}: run {run_id} knows its users by other pseudonyms (or by none) than "
                 "this one (privacy.pseudonyms): whether it trained on what is held out here "
@@ -107,9 +107,8 @@ def still_there(storage: Storage, model: EarlierModel) -> list[str]:
     return [run_id for run_id, folder in found if storage.parts(folder)]
 
 
-def _pseudonym_key(storage: Storage, run_id: str) -> Any:
-    manifest = read_manifest(storage, f"{run_folder(run_id)}/ingest") or {}
-    return (manifest.get("outside") or {}).get("pseudonym_key_id")
+def _key_of(storage: Storage, run_id: str) -> str | None:
+    return pseudonym_key_of(read_manifest(storage, f"{run_folder(run_id)}/ingest"))
 
 
 def _run_of(folder: str) -> str:

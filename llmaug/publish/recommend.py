@@ -17,7 +17,7 @@ import pyarrow as pa
 from llmaug import recommenders
 from llmaug.arms.arms import chosen
 from llmaug.config import Config, RecommendConfig
-from llmaug.core.contents import check_stage, read_manifest
+from llmaug.core.contents import check_stage, pseudonym_key_of, read_manifest
 from llmaug.core.placing import Ask
 from llmaug.core.pseudonyms import stored_names
 from llmaug.core.stage import Context, Stage, map_parts
@@ -171,8 +171,8 @@ class Served:
         pseudonyms = self.config.privacy.pseudonyms
         if pseudonyms is None:
             return {user: user for user in user_ids}
-        manifest = read_manifest(self.storage, f"runs/{self.card['run_id']}/ingest") or {}
-        key_id = (manifest.get("outside") or {}).get("pseudonym_key_id")
+        ingest = read_manifest(self.storage, f"runs/{self.card['run_id']}/ingest")
+        key_id = pseudonym_key_of(ingest)
         return stored_names(user_ids, pseudonyms.key_env, key_id)
 
     def histories(self, user_ids: Iterable[str]) -> dict[str, list[int] | None]:
